@@ -1,0 +1,3 @@
+"""trisync: a reliable real-time data synchronisation server."""
+
+__version__ = "0.1.0"

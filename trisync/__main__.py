@@ -1,0 +1,5 @@
+"""`python -m trisync`."""
+
+from trisync.cli import main
+
+main(prog_name="trisync")

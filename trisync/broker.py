@@ -1,0 +1,205 @@
+"""The broker: publishes in, one group commit after the other, acknowledgements and deliveries out.
+
+It stands between the log and the connections, and knows the latter only as outlets. While a batch commits in
+the log's thread, the next one gathers; load makes batches grow by themselves.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+
+import trio
+
+from trisync.cache import RunCache
+from trisync.channels import Channel
+from trisync.errors import WireError
+from trisync.log import Log, LogUnavailable, Page, Refused, Run, Submission
+from trisync.protocol import Publish, data_text, ephemeral_message
+from trisync.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+PAGE_COUNT_MAX = 1000
+PAGE_BYTES_MAX = 256 * 1024
+"""Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
+
+
+class Broker:
+    """Channels, group commit and reads over one log. run() must be running for publishes to be answered."""
+
+    def __init__(self, log: Log, settings: Settings, *, timer: Callable[[], float], now_ms: Callable[[], int]) -> None:
+        self._log = log
+        self._settings = settings
+        self._now_ms = now_ms
+        self._cache = RunCache(settings.cache_bytes_max, settings.cache_ttl_s, timer)
+        self._channels: dict[str, Channel] = {}
+        self._queue: deque[Submission] = deque()
+        self._queued_bytes = 0
+        self._arrived = trio.Event()
+        self._settled = trio.Event()  # replaced after each batch: whoever waits for room or rest looks again
+        self._committing = False
+        self._reading: dict[tuple[str, int], trio.Event] = {}
+        self._producers: dict[str, Callable[[], None]] = {}
+        self.draining = False
+
+    @property
+    def epoch(self) -> str:
+        """The log's identity."""
+        return self._log.epoch
+
+    # Publishing
+
+    def submit(self, submission: Submission) -> None:
+        """Queue publishes for the next batch; `submission.settle` is called when their verdicts are there."""
+        if self.draining:
+            error = WireError("draining", "the server is stopping; nothing was stored")
+            submission.items = [
+                item if type(item) is Refused else Refused(error, item.id, item.seq) for item in submission.items
+            ]
+        self._queue.append(submission)
+        self._queued_bytes += submission.size
+        self._arrived.set()
+
+    async def room(self) -> None:
+        """Wait until the queue is below its bound: publishers are not read from until then."""
+        while self._queued_bytes > self._settings.queue_bytes_max:
+            await self._settled.wait()
+
+    async def rest(self) -> None:
+        """Wait until everything that was submitted has its verdict."""
+        while self._queue or self._committing:
+            await self._settled.wait()
+
+    async def run(self) -> None:
+        """Commit batches until cancelled. An outcome that is not known is raised: the server must stop."""
+        while True:
+            await self._arrived.wait()
+            while self._queue:
+                await self._commit(self._take_batch())
+                self._settled.set()
+                self._settled = trio.Event()
+                try:
+                    await self._log.maintain()
+                except LogUnavailable as problem:
+                    logger.warning("the log could not be maintained: %s", problem)
+            self._arrived = trio.Event()
+
+    def _take_batch(self) -> list[Submission]:
+        batch: list[Submission] = []
+        count = size = 0
+        while self._queue and count < self._settings.batch_messages_max and size < self._settings.batch_bytes_max:
+            submission = self._queue.popleft()
+            batch.append(submission)
+            count += len(submission.items)
+            size += submission.size
+        return batch
+
+    async def _commit(self, batch: list[Submission]) -> None:
+        self._committing = True
+        runs: list[Run] = []
+        if any(submission.durable for submission in batch):
+            try:
+                runs = await self._log.append(batch)
+            except LogUnavailable as problem:
+                logger.warning("a batch of %d submissions was not stored: %s", len(batch), problem)
+                error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
+                for submission in batch:
+                    submission.refuse(error)
+        else:
+            for submission in batch:
+                submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
+        for submission in batch:
+            self._queued_bytes -= submission.size
+            submission.settle(submission)
+        for run in runs:
+            self._cache.add(run)
+            channel = self._channels.get(run.channel)
+            if channel is not None:
+                await channel.fan_out(run)
+        self._deliver_ephemeral(batch)
+        self._committing = False
+
+    def _deliver_ephemeral(self, batch: list[Submission]) -> None:
+        """What is not stored goes out behind what was stored with it."""
+        for submission in batch:
+            for item, verdict in zip(submission.items, submission.verdicts, strict=True):
+                if verdict == 0 and type(item) is Publish and item.channel in self._channels:
+                    data = data_text(item.data)
+                    payload = ephemeral_message(item.channel, self._now_ms(), submission.sender, data)
+                    self._channels[item.channel].flash(payload)
+
+    # Subscribing
+
+    async def enter(self, name: str) -> Channel:
+        """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable."""
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name)
+        channel.members += 1
+        if channel.loading is not None:
+            try:
+                async with channel.loading:
+                    if channel.loading is not None:
+                        channel.learn(await self._log.extent(name))
+                        channel.loading = None
+            except BaseException:
+                self.leave(channel)
+                raise
+        return channel
+
+    def leave(self, channel: Channel) -> None:
+        """Undo one enter()."""
+        channel.members -= 1
+        if channel.members == 0:
+            del self._channels[channel.name]
+
+    async def run_behind(self, channel: Channel, after: int) -> Run | None:
+        """The messages behind an offset below the head, a page of them, from the cache or the log.
+
+        It ends at the head at the latest, and may begin later than asked for where the channel was trimmed;
+        None where all up to the head was. Readers at the same place share one read. Raises LogUnavailable.
+        """
+        key = (channel.name, after)
+        while (run := self._cache.find(channel.name, after)) is None and key in self._reading:
+            await self._reading[key].wait()
+        if run is None:
+            done = self._reading[key] = trio.Event()
+            try:
+                page = await self._log.read(channel.name, after, PAGE_COUNT_MAX, PAGE_BYTES_MAX)
+            finally:
+                del self._reading[key]
+                done.set()
+            channel.trimmed = max(channel.trimmed, page.extent.trimmed)
+            run = page.run
+            if run is not None:
+                self._cache.add(run)
+        if run is None or run.after >= channel.head:
+            return None
+        # Committed but not yet fanned out: its publisher's `ok` comes first.
+        return run if run.last <= channel.head else run.until(channel.head)
+
+    # Asking
+
+    async def history(self, name: str, since: int | None, count_max: int) -> Page:
+        """The newest messages of a channel, or those behind `since`. Raises LogUnavailable."""
+        bytes_max = self._settings.message_bytes_max
+        if since is None:
+            return await self._log.newest(name, count_max, bytes_max)
+        return await self._log.read(name, since, count_max, bytes_max)
+
+    async def take_producer(self, producer: str, fence: Callable[[], None]) -> int:
+        """Make a connection the producer's only one; returns the last settled seq. Raises LogUnavailable.
+
+        `fence` is called when another connection takes the producer over. The earlier one's publishes that are
+        queued already stay before everything that the new one sends.
+        """
+        earlier = self._producers.get(producer)
+        if earlier is not None and earlier != fence:
+            earlier()
+        self._producers[producer] = fence
+        return await self._log.settled_seq(producer)
+
+    def release_producer(self, producer: str, fence: Callable[[], None]) -> None:
+        """Forget who a producer's connection is, if it is still the one that had passed `fence`."""
+        if self._producers.get(producer) == fence:
+            del self._producers[producer]

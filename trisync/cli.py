@@ -1,0 +1,251 @@
+"""The command line: serve, and talk to a server from a shell."""
+
+import logging
+import os
+import signal
+import sys
+from collections.abc import Awaitable, Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+import click
+import msgspec
+import trio
+from rich.console import Console
+from rich.panel import Panel
+
+from trisync import __version__, config
+from trisync.http_rules import is_loopback
+from trisync.lines_client import DEFAULT_URL, LinesClient, ServerError
+from trisync.log import LogRefused
+from trisync.server import Address, Server
+from trisync.settings import Settings
+
+STOPPED_AT_ONCE = 1
+"""Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="trisync")
+def main() -> None:
+    """A reliable real-time data synchronisation server, and tools to talk to one.
+
+    \b
+    Start one, and talk to it:
+      trisync serve
+      nc localhost 2345
+      trisync subscribe lobby --last 10
+      trisync publish lobby '{"text": "hello"}'
+    """
+
+
+def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command an option for every setting."""
+    for name, field in reversed(config.fields().items()):
+        default = config.default(field)
+        command = click.option(
+            "--" + name.replace("_", "-"),
+            name,
+            multiple=config.is_list(field),
+            metavar=_metavar(default),
+            help=f"{config.description(field)}.  [{_shown(default)}]",
+        )(command)
+    return command
+
+
+def _metavar(default: object) -> str:
+    return {int: "INTEGER", float: "SECONDS"}.get(type(default), "TEXT")
+
+
+def _shown(default: object) -> str:
+    return "none" if default == [] else f"{default:g}" if isinstance(default, float) else str(default)
+
+
+@main.command()
+@click.option(
+    "--config",
+    "config_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    envvar="TRISYNC_CONFIG",
+    help="A TOML file with settings, by the same names: tcp_port = 2345",
+)
+@_setting_options
+def serve(config_file: Path | None, **given: Any) -> None:
+    """Run a server until Ctrl-C or SIGTERM, which drain it; a second one stops it at once.
+
+    Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
+    line is stronger than the environment, and that is stronger than the file.
+    """
+    given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value not in (None, ())}
+    try:
+        settings = config.load_settings(given, os.environ, config_file)
+    except config.ConfigError as error:
+        raise click.UsageError(str(error)) from None
+    logging.basicConfig(
+        stream=sys.stderr,
+        level=settings.log_level.upper(),
+        format="%(asctime)s %(levelname)-7s %(message)s",
+    )
+    if not is_loopback(settings.host):
+        Console(stderr=True).print(
+            f"[bold red]{settings.host} can be reached from other machines, and anybody there can read and write "
+            "everything: there are no passwords yet.[/]"
+        )
+    try:
+        sys.exit(trio.run(_serve, settings))
+    except* (LogRefused, OSError) as group:
+        raise click.ClickException(str(_first_of(group))) from None
+
+
+def _first_of(error: BaseException) -> BaseException:
+    """The first exception in a group of groups."""
+    while isinstance(error, BaseExceptionGroup):
+        error = error.exceptions[0]
+    return error
+
+
+async def _serve(settings: Settings) -> int:
+    server = Server(settings)
+    status = 0
+
+    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
+        nonlocal status
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                if server.draining:
+                    status = STOPPED_AT_ONCE
+                    nursery.cancel_scope.cancel()
+                else:
+                    logging.getLogger("trisync").info("stopping; once more to stop at once")
+                    server.drain()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: heed_signals(task_status))
+
+        async def run(task_status: trio.TaskStatus[Address]) -> None:
+            await server.serve(task_status=task_status)
+            nursery.cancel_scope.cancel()
+
+        _announce(await nursery.start(lambda task_status: run(task_status)))
+    return status
+
+
+def _announce(address: Address) -> None:
+    """Say where to connect: one line for programs, and more for a person at a terminal."""
+    host = f"[{address.host}]" if ":" in address.host else address.host
+    print(f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}", flush=True)
+    console = Console()
+    if console.is_terminal:
+        name = "localhost" if is_loopback(address.host) else address.host
+        console.print(
+            Panel(
+                f"netcat    [bold]nc {name} {address.tcp_port}[/]\n"
+                f"browser   [bold]http://{name}:{address.web_port}/[/]\n"
+                f"data      {Path(address.data).resolve()}\n\n"
+                "[dim]Ctrl-C stops in good order.[/]",
+                title=f"trisync {__version__}",
+                expand=False,
+            )
+        )
+
+
+_url_option = click.option(
+    "--url", default=DEFAULT_URL, envvar="TRISYNC_URL", show_default=True, help="The server's TCP door."
+)
+
+
+def _run(talk: Callable[[], Awaitable[None]]) -> None:
+    """Run a client command; what goes wrong is one line for a person, and exit status 1."""
+    try:
+        trio.run(talk)
+    except (ServerError, EOFError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _as_data(text: str) -> object:
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return text
+
+
+@main.command()
+@click.argument("channel")
+@click.argument("data", required=False)
+@click.option("--name", help="Who says it.")
+@_url_option
+def publish(channel: str, data: str | None, name: str | None, url: str) -> None:
+    """Publish DATA to CHANNEL, and print the offset it got once it is on the server's disk.
+
+    DATA is JSON, or else text. Without it, every line of standard input is published.
+
+    \b
+      trisync publish lobby '{"text": "hello"}'
+      trisync publish lobby hello --name alice
+      dmesg | trisync publish logs
+    """
+
+    lines: Iterable[str] = click.get_text_stream("stdin") if data is None else [data]
+
+    async def talk() -> None:
+        async with LinesClient(url) as client:
+            if name is not None:
+                await client.request("hello", name=name)
+            for line in lines:
+                answer = await client.request("publish", channel=channel, data=_as_data(line.rstrip("\n")))
+                click.echo(answer["offset"])
+
+    _run(talk)
+
+
+@main.command()
+@click.argument("channel")
+@click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset.")
+@click.option("--last", type=click.IntRange(1, 1000), help="Begin with the last N messages.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
+@_url_option
+def subscribe(channel: str, since: int | None, last: int | None, count: int | None, url: str) -> None:
+    """Print what is published to CHANNEL, one JSON object a line, until Ctrl-C.
+
+    \b
+      trisync subscribe lobby --last 10
+      trisync subscribe lobby --since 0 | jq .data
+    """
+    asked = {name: value for name, value in (("since", since), ("last", last)) if value is not None}
+
+    async def talk() -> None:
+        async with LinesClient(url) as client:
+            await client.request("subscribe", channel=channel, **asked)
+            left = -1 if count is None else count
+            while left:
+                line = await client.receive()
+                click.echo(line)
+                left -= msgspec.json.decode(line)["op"] == "message"
+
+    _run(talk)
+
+
+@main.command()
+@click.argument("channel")
+@click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset; else the newest are shown.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many messages.")
+@_url_option
+def history(channel: str, since: int | None, limit: int, url: str) -> None:
+    """Print messages of CHANNEL that are stored, one JSON object a line, oldest first.
+
+    \b
+      trisync history lobby
+      trisync history lobby --since 1000 --limit 500
+    """
+    asked = {"limit": limit} | ({} if since is None else {"since": since})
+
+    async def talk() -> None:
+        async with LinesClient(url) as client:
+            answer = await client.request("history", channel=channel, **asked)
+            for message in answer["messages"]:
+                click.echo(msgspec.json.encode(message))
+
+    _run(talk)

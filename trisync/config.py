@@ -1,0 +1,87 @@
+"""Reading the settings: defaults, then a TOML file, then TRISYNC_* variables, then the command line.
+
+The settings themselves, with their defaults and reasons, are in settings.py; nothing is repeated here.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from trisync.settings import Settings
+
+PREFIX = "TRISYNC_"
+OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL"}
+"""Variables of the command line that are no settings of the server."""
+
+
+class ConfigError(Exception):
+    """A setting cannot be had; the message says which, where it came from, and what is wrong."""
+
+
+def fields() -> dict[str, msgspec.inspect.Field]:
+    """The settings by name, with type, default and description."""
+    kind = msgspec.inspect.type_info(Settings)
+    assert isinstance(kind, msgspec.inspect.StructType)
+    return {field.name: field for field in kind.fields}
+
+
+def description(field: msgspec.inspect.Field) -> str:
+    """A setting's help text."""
+    assert isinstance(field.type, msgspec.inspect.Metadata)
+    extra = field.type.extra_json_schema or {}
+    return str(extra["description"])
+
+
+def default(field: msgspec.inspect.Field) -> Any:
+    """A setting's default."""
+    return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
+
+
+def is_list(field: msgspec.inspect.Field) -> bool:
+    """Whether a setting is a list; on the command line repeated, in the environment separated by commas."""
+    kind = field.type
+    while isinstance(kind, msgspec.inspect.Metadata):
+        kind = kind.type
+    return isinstance(kind, msgspec.inspect.ListType)
+
+
+def load_settings(given: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> Settings:
+    """The settings in force. `given` are the command line's, by name. Raises ConfigError."""
+    values: dict[str, Any] = {}
+    if file is not None:
+        values |= _checked(_read_file(file), str(file), strict=True)
+    values |= _checked(_read_environment(environ), "the environment", strict=False)
+    values |= _checked(given, "the command line", strict=False)
+    return msgspec.convert(values, Settings)
+
+
+def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
+    try:
+        settings = msgspec.convert(values, Settings, strict=strict)
+    except msgspec.ValidationError as error:
+        problem = str(error).replace("`", "").replace("$.", "")
+        raise ConfigError(f"{source}: {problem}") from None
+    return {name: getattr(settings, name) for name in values}
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(file.read_text())
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
+        raise ConfigError(f"{file}: {error}") from None
+
+
+def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
+    values: dict[str, Any] = {}
+    known = fields()
+    for variable, text in environ.items():
+        if not variable.startswith(PREFIX) or variable in OTHER_VARIABLES:
+            continue
+        name = variable.removeprefix(PREFIX).lower()
+        if name not in known:
+            raise ConfigError(f"the environment: {variable} is no setting; trisync serve --help lists them")
+        values[name] = [part.strip() for part in text.split(",")] if is_list(known[name]) else text
+    return values

@@ -1,0 +1,196 @@
+"""One client's connection from its first byte to its last: conversation, farewell, close.
+
+The doors bring a stream and a conversation, the session speaks through it. Every end has a named reason, and
+every failure stops here: this is the one boundary between a client and the rest of the server.
+"""
+
+import logging
+import math
+import secrets
+from collections.abc import Awaitable, Callable
+
+import trio
+from msgspec import UNSET, UnsetType
+
+from trisync.channels import Outlet
+from trisync.errors import WireError
+from trisync.framing import JOIN, Framing
+from trisync.outbox import Outbox
+from trisync.settings import Settings
+
+logger = logging.getLogger(__name__)
+
+RECEIVE_BYTES = 65536
+"""Most bytes of one read; all whole messages in it are handled together."""
+
+HUNG_UP = "the client hung up"
+DRAINING = "the server is stopping"
+_ORDINARY = {HUNG_UP, DRAINING}
+
+
+class Connection(Outlet):
+    """A client's stream with its outbox, its tasks and its end."""
+
+    __slots__ = (
+        "_answered",
+        "_conversation",
+        "_deadline",
+        "_nursery",
+        "_settings",
+        "_stream",
+        "_unanswered",
+        "_was_refused",
+        "ending",
+        "framing",
+        "outbox",
+        "peer",
+        "render",
+    )
+
+    def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings, peer: str) -> None:
+        self.peer = peer
+        """Where it came from and through which door, for the log."""
+        self.framing: Framing | None = None
+        """None until it is known what the client speaks: until then nothing is said to it."""
+        self.render: Callable[[bytes], bytes] | None = None
+        """How the server's own messages are written where it is not as JOIN has it: for people."""
+        self.ending: str | None = None
+        """Why the conversation is over, None while it goes on."""
+        self.outbox = Outbox(stream, settings.backlog_bytes_max, self.start_soon, lambda: self.end(HUNG_UP))
+        self._stream = stream
+        self._settings = settings
+        self._nursery: trio.Nursery | None = None
+        self._conversation: trio.CancelScope | None = None
+        self._deadline = math.inf
+        self._unanswered = 0
+        self._answered: trio.Event | None = None
+        self._was_refused = False
+
+    async def serve(self, converse: Callable[[], Awaitable[None]], farewell: Callable[[], None] = lambda: None) -> None:
+        """Hold the conversation, answer what is still unanswered, say farewell, hang up.
+
+        `farewell` writes the last bytes, once all answers are written. The stream is closed in any case; nothing
+        but cancellation comes out of here.
+        """
+        try:
+            async with trio.open_nursery() as self._nursery:
+                with trio.CancelScope() as self._conversation:
+                    await self.guard(converse)
+                self.end(HUNG_UP)
+                with trio.move_on_after(self._settings.drain_s):
+                    await self._hang_up(farewell)
+                self._nursery.cancel_scope.cancel()
+        finally:
+            self._nursery = None
+            await trio.aclose_forcefully(self._stream)
+            logger.log(
+                logging.DEBUG if self.ending in _ORDINARY else logging.INFO, "%s closed: %s", self.peer, self.ending
+            )
+
+    async def guard(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run a part of the conversation; whatever it raises ends the connection and nothing else."""
+        try:
+            await work()
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            self.end(HUNG_UP)
+        except WireError as error:
+            self.refuse(error)
+        except Exception:
+            reference = secrets.token_hex(4)
+            logger.exception("%s: a bug, reference %s", self.peer, reference)
+            self.refuse(WireError("internal", f"an internal error, logged with the reference {reference}"))
+
+    async def _hang_up(self, farewell: Callable[[], None]) -> None:
+        while self._unanswered:
+            self._answered = trio.Event()
+            await self._answered.wait()
+        farewell()
+        self.outbox.close()
+        await self.outbox.flush()
+        try:
+            await self._stream.send_eof()
+            # Closing with bytes unread would reset the connection, and the client could lose what it has not
+            # read yet. So it may hang up first.
+            with trio.move_on_after(self._settings.linger_s):
+                while await self._stream.receive_some(RECEIVE_BYTES):
+                    pass
+        except (trio.BrokenResourceError, trio.ClosedResourceError):
+            pass  # it is gone already
+
+    def end(self, reason: str) -> None:
+        """End the conversation; what is queued is still sent, within deadlines. The first reason counts."""
+        if self.ending is None:
+            self.ending = reason
+            if self._conversation is not None:
+                self._conversation.cancel()
+
+    # Sending
+
+    def offer(self, data: bytes) -> bool:
+        return self.outbox.offer(data)
+
+    def reply(self, payload: bytes) -> None:
+        if self.render is not None:
+            self.outbox.write(self.render(payload))
+        elif self.framing is not None:
+            self.outbox.write(JOIN[self.framing]([payload]))
+
+    async def room(self) -> None:
+        if self.outbox.over:
+            await self.outbox.room()
+
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run an async function until it ends or the connection does; if it fails, the connection ends."""
+        if self._nursery is not None:
+            self._nursery.start_soon(self.guard, work)
+
+    def refuse(self, error: WireError, id: int | str | UnsetType = UNSET) -> None:
+        """Send an error, and end the conversation if the error is of that kind."""
+        self.note(f"{error.code}: {error.message}")
+        self.reply(error.encode(id))
+        if error.closes:
+            self.end(error.code)
+
+    def note(self, refusal: str) -> None:
+        """Log the first refusal of a connection. More of the same is not news, and would let a client fill the log."""
+        if not self._was_refused:
+            self._was_refused = True
+            logger.info("%s: %s", self.peer, refusal)
+
+    # Receiving
+
+    async def receive(self) -> bytes:
+        """The next bytes from the client, b"" at its end.
+
+        Waits first until the client has taken enough of what was sent to it: who does not read is not read from.
+        Raises WireError when the rest of a message does not come in time; see expect().
+        """
+        await self.room()
+        if self._deadline == math.inf:
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        with trio.CancelScope(deadline=self._deadline):
+            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+        waited_s = self._settings.half_message_s
+        raise WireError("bad_request", f"the rest of a message did not come within {waited_s:g} s", closes=True)
+
+    def expect(self, *, partial: bool, progress: bool) -> None:
+        """Set the deadline for the next bytes: `partial` is whether a message has begun and not ended,
+
+        `progress` whether any ended since the last call. A message that has begun has `half_message_s`.
+        """
+        if not partial:
+            self._deadline = math.inf
+        elif progress or self._deadline == math.inf:
+            self._deadline = trio.current_time() + self._settings.half_message_s
+
+    # Answers to come
+
+    def awaits_answer(self) -> None:
+        """A submission was queued: the connection stays for its answer."""
+        self._unanswered += 1
+
+    def was_answered(self) -> None:
+        """A submission's answer was written."""
+        self._unanswered -= 1
+        if self._unanswered == 0 and self._answered is not None:
+            self._answered.set()

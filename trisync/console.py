@@ -1,0 +1,200 @@
+"""The dialect of people at netcat and telnet: what they type to requests, and the server's messages to text.
+
+Sans-IO. A person is in one channel at a time; what is no command is published to it. Nothing that others
+wrote reaches a terminal as control characters or escapes.
+"""
+
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import msgspec
+from msgspec import UNSET, Raw
+
+from trisync.protocol import (
+    HISTORY_LIMIT_MAX,
+    AnyRequest,
+    Hello,
+    History,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    channel_is_valid,
+)
+
+FIRST_CHANNEL = "lobby"
+HISTORY_DEFAULT = 20
+NOBODY = "anonymous"
+
+HELP = """\
+What you type is published to the channel you are in, and you see what others say there.
+  /join CHANNEL [N]   go to another channel, beginning with its last N messages
+  /leave              be in no channel
+  /name NAME          say who you are
+  /history [N]        the last N messages here
+  /json               go on in JSON lines, as programs do
+  /quit               good-bye
+A line that begins with // is published with one slash.
+"""
+
+
+class Say(NamedTuple):
+    """Text for the person, as it is."""
+
+    text: str
+
+
+class GoOnInJson(NamedTuple):
+    """The rest of the connection is the lines dialect."""
+
+
+class Quit(NamedTuple):
+    """The person wants to leave."""
+
+
+Action = AnyRequest | Say | GoOnInJson | Quit
+
+# Ids of the requests whose `ok` is worth a line; publishes have none, so that only their errors are shown.
+_JOIN, _LEAVE, _NAME, _HISTORY = "/join", "/leave", "/name", "/history"
+
+
+def visible(text: str) -> str:
+    """Text that is safe in a terminal and stays on its line: what is not printable is shown as an escape."""
+    if text.isprintable():
+        return text
+    # Joiners hold emoji and scripts together and move nothing; all else that is not printable is spelled out.
+    return "".join(c if c.isprintable() or c in "\u200c\u200d" else c.encode("unicode_escape").decode() for c in text)
+
+
+def message_line(payload: bytes) -> str:
+    """A `message` as people see it: `#lobby 12 alice: hello`."""
+    message = msgspec.json.decode(payload, type=dict[str, Raw])
+    offset = str(message["offset"], "ascii") if "offset" in message else "-"
+    sender = msgspec.json.decode(message["from"], type=str) if "from" in message else NOBODY
+    data = bytes(message["data"])
+    text = msgspec.json.decode(data, type=str) if data.startswith(b'"') else _compact(data)
+    return f"#{msgspec.json.decode(message['channel'], type=str)} {offset} {visible(sender)}: {visible(text)}\n"
+
+
+def _compact(data: bytes) -> str:
+    return msgspec.json.format(data, indent=-1).decode()
+
+
+def join_console(payloads: Iterable[bytes]) -> bytes:
+    """Messages as lines of text; the console's framing."""
+    return "".join([message_line(payload) for payload in payloads]).encode()
+
+
+class Console:
+    """One person's conversation: where they are, and what their words mean."""
+
+    def __init__(self) -> None:
+        self.channel: str | None = FIRST_CHANNEL
+        self._begun = False
+
+    def read(self, line: str) -> list[Action]:
+        """What one typed line asks for, in order."""
+        line = line.rstrip()
+        command, _, rest = line.partition(" ")
+        actions: list[Action] = []
+        if not self._begun:
+            self._begun = True
+            if command not in ("/join", "/quit", "/leave"):
+                actions.append(Subscribe(channel=FIRST_CHANNEL))
+        if not line:
+            return [*actions, Say(self._welcome())]
+        if not line.startswith("/"):
+            return [*actions, *self._publish(line)]
+        if line.startswith("//"):
+            return [*actions, *self._publish(line[1:])]
+        return [*actions, *self._command(command, rest.strip())]
+
+    def _welcome(self) -> str:
+        where = f"You are in #{self.channel}." if self.channel else "You are in no channel."
+        return f"Welcome to trisync. {where}\n{HELP}"
+
+    def _publish(self, text: str) -> list[Action]:
+        if self.channel is None:
+            return [Say("! you are in no channel: /join one\n")]
+        return [Publish(channel=self.channel, data=Raw(msgspec.json.encode(text)))]
+
+    def _command(self, command: str, rest: str) -> list[Action]:
+        if command == "/help":
+            return [Say(HELP)]
+        if command == "/join":
+            return self._join(rest)
+        if command == "/leave":
+            return self._leave()
+        if command == "/name":
+            if not 1 <= len(rest) <= 64 or not rest.isprintable():
+                return [Say("! /name NAME: 1 to 64 characters\n")]
+            return [Hello(id=_NAME, name=rest)]
+        if command == "/history":
+            return self._history(rest)
+        if command == "/json":
+            return [GoOnInJson()]
+        if command == "/quit":
+            return [Say("Good-bye.\n"), Quit()]
+        return [Say(f"! there is no command {visible(command)}; /help shows those there are\n")]
+
+    def _join(self, rest: str) -> list[Action]:
+        name, _, count = rest.partition(" ")
+        name = name.removeprefix("#")
+        last = _count(count.strip()) if count else UNSET
+        if not channel_is_valid(name) or last is None:
+            return [Say("! /join CHANNEL [N]: letters, digits and _ - . : / @ # = make a channel's name\n")]
+        actions: list[Action] = []
+        if self.channel is not None and self.channel != name:
+            actions.append(Unsubscribe(channel=self.channel))
+        self.channel = name
+        return [*actions, Subscribe(id=_JOIN, channel=name, last=last)]
+
+    def _leave(self) -> list[Action]:
+        if self.channel is None:
+            return [Say("! you are in no channel\n")]
+        channel, self.channel = self.channel, None
+        return [Unsubscribe(id=_LEAVE, channel=channel)]
+
+    def _history(self, rest: str) -> list[Action]:
+        limit = _count(rest) if rest else HISTORY_DEFAULT
+        if limit is None:
+            return [Say(f"! /history [N]: 1 to {HISTORY_LIMIT_MAX}\n")]
+        if self.channel is None:
+            return [Say("! you are in no channel: /join one\n")]
+        return [History(id=_HISTORY, channel=self.channel, limit=limit)]
+
+    def render(self, payload: bytes) -> str:
+        """What a person is shown of a message of the server that is not a `message`; may be nothing."""
+        reply: dict[str, Any] = msgspec.json.decode(payload)
+        match reply["op"]:
+            case "ok":
+                return self._render_ok(payload, reply)
+            case "error":
+                return f"! {visible(reply['message'])} ({reply['code']})\n"
+            case "gap" if reply["reason"] == "trimmed":
+                return f"* #{reply['channel']}: messages {reply['from']} to {reply['to']} are gone\n"
+            case "gap":
+                return f"* #{reply['channel']}: the log was replaced; it begins again\n"
+            case "goodbye":
+                return f"* the server is stopping; come back in {reply['reconnect_ms'] / 1000:.1f} s\n"
+        return ""
+
+    def _render_ok(self, payload: bytes, reply: dict[str, Any]) -> str:
+        match reply.get("id"):
+            case "/join":
+                return f"* you are in #{self.channel}, which is at {reply['offset']}\n"
+            case "/leave":
+                return "* you are in no channel\n"
+            case "/name":
+                return "* so be it\n"
+            case "/history":
+                messages = msgspec.json.decode(payload, type=_HistoryReply).messages
+                return "".join([message_line(bytes(message)) for message in messages]) or "* nothing yet\n"
+        return ""
+
+
+class _HistoryReply(msgspec.Struct):
+    messages: list[Raw]
+
+
+def _count(text: str) -> int | None:
+    return int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= HISTORY_LIMIT_MAX else None

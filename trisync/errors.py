@@ -1,0 +1,56 @@
+"""The error codes of the wire, and the exception that carries one to its client.
+
+Every refusal that a client can meet is a row of CODES; protocol.md documents the same table, and a test
+compares the two. What a code does to the connection is decided here and nowhere else.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+
+class Code(NamedTuple):
+    """What a client is told about an error code, and what becomes of its connection."""
+
+    retry: bool
+    """The same request may succeed later: nothing was settled."""
+    closes: bool
+    """The server closes the connection behind the error."""
+
+
+CODES = {
+    "bad_json": Code(retry=False, closes=False),
+    "bad_request": Code(retry=False, closes=False),
+    "unknown_op": Code(retry=False, closes=False),
+    "too_large": Code(retry=False, closes=True),
+    "out_of_sequence": Code(retry=True, closes=False),
+    "fenced": Code(retry=False, closes=False),
+    "limit": Code(retry=False, closes=False),
+    "unavailable": Code(retry=True, closes=False),
+    "draining": Code(retry=True, closes=False),
+    "internal": Code(retry=True, closes=True),
+}
+
+
+class WireError(Exception):
+    """A request is refused: `code` is a row of CODES, `message` is for a person, `details` are extra fields.
+
+    `closes` overrides what the table says of the connection (a frame length below 5 is a `bad_request`
+    after which no frame boundary can be found again).
+    """
+
+    def __init__(self, code: str, message: str, *, closes: bool | None = None, **details: Any) -> None:
+        super().__init__(code, message)
+        self.code = code
+        self.message = message
+        self.details = details
+        self.retry, default = CODES[code]
+        self.closes = default if closes is None else closes
+
+    def encode(self, id: int | str | msgspec.UnsetType = msgspec.UNSET) -> bytes:
+        """The `error` message for the wire, with the request's `id` where it had one."""
+        reply: dict[str, Any] = {"op": "error"}
+        if id is not msgspec.UNSET:
+            reply["id"] = id
+        reply |= {"code": self.code, "message": self.message, "retry": self.retry, **self.details}
+        return msgspec.json.encode(reply)

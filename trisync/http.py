@@ -1,0 +1,196 @@
+"""The web door: HTTP/1.1 on the port that browsers use, and the way from there to a WebSocket.
+
+h11 reads every request head first, under a deadline, and it is judged here; only a real upgrade is handed to
+websocket.py. The page's files are in web_files.py, the rules for hosts and origins in http_rules.py.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import h11
+import msgspec
+import trio
+
+from trisync import __version__
+from trisync.broker import Broker
+from trisync.connection import Connection
+from trisync.http_rules import (
+    Headers,
+    HttpRefusal,
+    header,
+    is_loopback,
+    refuse_host,
+    refuse_origin,
+    refuse_upgrade,
+    wants_upgrade,
+)
+from trisync.registry import Registry
+from trisync.settings import Settings
+from trisync.web_files import PAGE_HEADERS, WebFile
+from trisync.websocket import WebSocketDoor, Wire
+
+HEAD_BYTES_MAX = 16 * 1024
+"""Of a request head: what common servers allow, and a bound on what h11 keeps."""
+
+_READING = (b"GET", b"HEAD")
+_TEXT = b"text/plain; charset=utf-8"
+_JSON = b"application/json"
+
+
+class HttpDoor:
+    """Serves the web port. handle() is run once for each client."""
+
+    def __init__(
+        self, broker: Broker, registry: Registry, settings: Settings, host: str, files: Mapping[str, WebFile]
+    ) -> None:
+        self.registry = registry
+        self.settings = settings
+        self.websockets = WebSocketDoor(broker, registry, settings)
+        self.files = files
+        self.draining = False
+        """Set when the server stops: everything is answered with 503, which is what /health is asked for."""
+        self._loopback = is_loopback(host)
+
+    async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
+        """Serve one client until it or the server ends it."""
+        connection = Connection(stream, self.settings, f"web {peer}")
+        with self.registry.admit(connection, None) as admitted:
+            if admitted:
+                exchange = _Exchange(self, connection)
+                await connection.serve(exchange.run, exchange.farewell)
+            else:
+                await trio.aclose_forcefully(stream)
+
+    def judge(self, method: bytes, headers: Headers) -> HttpRefusal | None:
+        """What a request deserves, if not to be served."""
+        if self.draining:
+            return HttpRefusal(503, "the server is stopping")
+        upgrade = wants_upgrade(headers)
+        refusal = refuse_host(headers, loopback=self._loopback)
+        if refusal is None and (upgrade or method not in _READING):
+            refusal = refuse_origin(headers, self.settings.origins)
+        if refusal is None and upgrade:
+            refusal = refuse_upgrade(method, headers)
+        return refusal
+
+
+class _Exchange:
+    """One client's requests and answers, until it goes or becomes a WebSocket."""
+
+    __slots__ = ("_connection", "_door", "_http", "_wire")
+
+    def __init__(self, door: HttpDoor, connection: Connection) -> None:
+        self._door = door
+        self._connection = connection
+        self._http: h11.Connection | None = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._wire: Wire | None = None
+
+    async def run(self) -> None:
+        """Answer requests; on an upgrade, go on as a WebSocket."""
+        idle_s = self._door.settings.handshake_s
+        while (request := await self._next_request(idle_s)) is not None:
+            headers = list(request.headers)
+            refusal = self._door.judge(request.method, headers)
+            if refusal is None and wants_upgrade(headers):
+                assert self._http is not None
+                rest, _ = self._http.trailing_data
+                key = header(headers, b"sec-websocket-key") or b""
+                self._http = None  # a few kilobytes that an open WebSocket does not need
+                self._wire = self._door.websockets.meet(self._connection, key, rest)
+                del request, headers
+                await self._door.websockets.converse(self._wire)
+                return
+            if refusal is not None:
+                self._refuse(refusal)
+            else:
+                self._answer(request)
+            if not self._next_cycle():
+                return
+            idle_s = self._door.settings.http_idle_s
+
+    def farewell(self) -> None:
+        """The last bytes of what became a WebSocket."""
+        if self._wire is not None:
+            self._wire.farewell()
+
+    async def _next_request(self, idle_s: float) -> h11.Request | None:
+        """The next request's head; None where there will be none. What is malformed or slow is answered here."""
+        assert self._http is not None
+        begun = False
+        with trio.move_on_after(idle_s) as waiting:
+            try:
+                while True:
+                    event = self._http.next_event()
+                    if type(event) is h11.Request:
+                        return event
+                    if type(event) is h11.ConnectionClosed:
+                        return None
+                    if event is h11.NEED_DATA:
+                        chunk = await self._connection.receive()
+                        self._http.receive_data(chunk)
+                        if not begun:
+                            begun = True
+                            waiting.deadline = trio.current_time() + self._door.settings.handshake_s
+            except h11.RemoteProtocolError as error:
+                self._refuse(HttpRefusal(error.error_status_hint, str(error)))
+                return None
+        if begun:
+            self._refuse(HttpRefusal(408, "the request did not come in time"))
+        return None
+
+    def _next_cycle(self) -> bool:
+        """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
+        assert self._http is not None
+        try:
+            while type(self._http.next_event()) is h11.Data:
+                pass
+            self._http.start_next_cycle()
+        except h11.ProtocolError:
+            return False
+        return True
+
+    def _answer(self, request: h11.Request) -> None:
+        path = request.target.split(b"?", 1)[0].decode("latin-1")
+        file = self._door.files.get(path)
+        if path == "/health":
+            body = msgspec.json.encode(
+                {"status": "ok", "server": f"trisync/{__version__}", "connections": len(self._door.registry)}
+            )
+            found = WebFile(_JSON, body)
+        elif file is not None:
+            found = file
+        else:
+            self._refuse(HttpRefusal(404, "there is nothing here"))
+            return
+        if request.method not in _READING:
+            self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
+            return
+        self._respond(200, found, PAGE_HEADERS, with_body=request.method == b"GET")
+
+    def _refuse(self, refusal: HttpRefusal) -> None:
+        """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
+        assert self._http is not None
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}\n".encode()
+        self._connection.note(f"{refusal.status} {refusal.reason}")
+        self._respond(refusal.status, WebFile(_TEXT, body), [*refusal.headers, (b"Connection", b"close")])
+
+    def _respond(
+        self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]], *, with_body: bool = True
+    ) -> None:
+        assert self._http is not None
+        response = h11.Response(
+            status_code=status,
+            reason=HTTPStatus(status).phrase.encode(),
+            headers=[
+                (b"Content-Type", file.content_type),
+                (b"Content-Length", str(len(file.body)).encode()),
+                *headers,
+            ],
+        )
+        data = self._http.send(response) or b""
+        if with_body:
+            data += self._http.send(h11.Data(data=file.body)) or b""
+        data += self._http.send(h11.EndOfMessage()) or b""
+        self._connection.outbox.write(data)

@@ -1,0 +1,110 @@
+"""Which HTTP requests the web door takes: hosts, origins, and what makes an upgrade to WebSocket. Sans-IO.
+
+A page that somebody visits can send requests to their localhost. So a request that a browser marks with a
+foreign Origin may not connect or write, and on a loopback address a foreign Host is DNS rebinding.
+"""
+
+import base64
+import binascii
+import ipaddress
+from collections.abc import Iterable, Sequence
+from typing import NamedTuple
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+WEBSOCKET_VERSION = b"13"
+
+
+class HttpRefusal(NamedTuple):
+    """A request that is answered with a status and a line of text."""
+
+    status: int
+    reason: str
+    headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def header(headers: Headers, name: bytes) -> bytes | None:
+    """The value of a header that may come once; None where it is absent, joined where it is repeated."""
+    values = [value for key, value in headers if key == name]
+    return b", ".join(values) if values else None
+
+
+def tokens(headers: Headers, name: bytes) -> set[bytes]:
+    """The comma-separated tokens of a header, in lower case (RFC 9110, section 5.6.1)."""
+    value = header(headers, name) or b""
+    return {token.strip().lower() for token in value.split(b",")}
+
+
+def is_loopback(host: str) -> bool:
+    """Whether an address or name to listen on is this machine's own."""
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def host_name(host: bytes) -> str | None:
+    """The name or address in a Host header, without its port; None where it is malformed."""
+    try:
+        text = host.decode("ascii")
+    except UnicodeDecodeError:
+        return None
+    if text.startswith("["):
+        name, bracket, port = text.partition("]")
+        name += bracket
+        valid = bool(bracket) and (not port or (port[0] == ":" and port[1:].isdigit()))
+    else:
+        name, colon, port = text.partition(":")
+        valid = bool(name) and (not colon or port.isdigit())
+        valid = valid and all(char.isalnum() or char in "-._~" for char in name)
+    return name.lower() if valid else None
+
+
+def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
+    """What a request's Host header deserves, if not to be served."""
+    host = header(headers, b"host")
+    name = None if host is None else host_name(host)
+    if name is None:
+        return HttpRefusal(400, "the Host header is missing or malformed")
+    if loopback and not is_loopback(name) and not name.endswith(".localhost"):
+        return HttpRefusal(421, "this server is on a loopback address; its name is localhost")
+    return None
+
+
+def refuse_origin(headers: Headers, allowed: Iterable[str]) -> HttpRefusal | None:
+    """What the Origin of a request that connects or writes deserves; without one it is not a browser's."""
+    origin = header(headers, b"origin")
+    if origin is None:
+        return None
+    host = (header(headers, b"host") or b"").lower()
+    if origin.lower() in (b"http://" + host, b"https://" + host):
+        return None
+    if origin.decode("latin-1") in allowed:
+        return None
+    return HttpRefusal(403, "this origin may not connect; the setting `origins` lists those that may")
+
+
+def wants_upgrade(headers: Headers) -> bool:
+    """Whether a request asks for another protocol on its connection."""
+    return b"upgrade" in tokens(headers, b"connection") or header(headers, b"upgrade") is not None
+
+
+def refuse_upgrade(method: bytes, headers: Headers) -> HttpRefusal | None:
+    """What is wrong with a WebSocket opening handshake (RFC 6455, section 4.2.1), if anything."""
+    if method != b"GET":
+        return HttpRefusal(400, "a WebSocket begins with GET")
+    if b"upgrade" not in tokens(headers, b"connection"):
+        return HttpRefusal(400, "an upgrade needs the header Connection: Upgrade")
+    if b"websocket" not in tokens(headers, b"upgrade"):
+        return HttpRefusal(400, "the upgrade served here is websocket")
+    if header(headers, b"sec-websocket-version") != WEBSOCKET_VERSION:
+        return HttpRefusal(426, "the WebSocket version is 13", ((b"Sec-WebSocket-Version", WEBSOCKET_VERSION),))
+    try:
+        key = base64.b64decode(header(headers, b"sec-websocket-key") or b"", validate=True)
+    except binascii.Error:
+        key = b""
+    if len(key) != 16:
+        return HttpRefusal(400, "Sec-WebSocket-Key is 16 bytes in base64")
+    return None

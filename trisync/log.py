@@ -1,0 +1,186 @@
+"""The durable log: what the broker may ask of a store, and the values that pass between them.
+
+A channel is a run of messages numbered 1, 2, 3 …; a store keeps them, in order, with each producer's verdicts.
+The stores themselves are elsewhere (sqlite.py). Nothing here knows a connection or a framing's details.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+from msgspec import UNSET, Struct, UnsetType
+
+from trisync.errors import WireError
+from trisync.framing import JOIN, Framing
+from trisync.protocol import Publish
+
+
+class LogUnavailable(Exception):
+    """The store cannot take or give anything now (disk full, locked, read-only). Nothing was stored."""
+
+
+class LogRefused(Exception):
+    """The store must not be opened: not a database, of a newer version, in use by another server."""
+
+
+class Refused(Struct, gc=False):
+    """A publish that was refused before it reached the log: it keeps its place among the others.
+
+    With a `seq` of a producer, and an error that is final, the refusal is settled like a verdict.
+    """
+
+    error: WireError
+    id: int | str | UnsetType = UNSET
+    seq: int | UnsetType = UNSET
+
+
+class Duplicate(NamedTuple):
+    """A retried publish that was stored already: at `offset`, or 0 where only that it was settled is known."""
+
+    offset: int
+
+
+Verdict = int | Duplicate | WireError
+"""What becomes of a publish: its offset (0 for an ephemeral one), or that it is a repetition, or refused."""
+
+
+ITEM_OVERHEAD_BYTES = 250
+"""What a queued publish holds beside its payload (measured with tracemalloc, rounded up)."""
+
+
+class Submission:
+    """Publishes that one connection sent together, in order; the log answers each in `verdicts`."""
+
+    __slots__ = ("durable", "items", "producer", "sender", "settle", "size", "verdicts")
+
+    def __init__(
+        self, settle: Callable[["Submission"], None], sender: str | None = None, producer: str | None = None
+    ) -> None:
+        self.settle = settle
+        """Called once, in the event loop, when the verdicts are there; must not block or raise."""
+        self.sender = sender
+        self.producer = producer
+        self.items: list[Publish | Refused] = []
+        self.verdicts: list[Verdict] = []
+        self.size = 0
+        """About what the publishes hold of memory, in bytes, for the bounds on queues and batches."""
+        self.durable = False
+        """Whether the log has anything to decide or to store for this."""
+
+    def add(self, item: "Publish | Refused", payload_bytes: int) -> None:
+        """Append a publish; its place in `items` is that of its verdict."""
+        self.items.append(item)
+        self.size += payload_bytes + ITEM_OVERHEAD_BYTES
+        if item.seq is not UNSET or (type(item) is Publish and not item.ephemeral):
+            self.durable = True
+
+    def refuse(self, error: WireError) -> None:
+        """Give every publish the same error; those refused already keep their own."""
+        self.verdicts = [item.error if type(item) is Refused else error for item in self.items]
+
+
+class Run:
+    """Consecutive messages of a channel, encoded once: offsets `after + 1` to `last`.
+
+    `lines` holds one JSON message a line, each ended by LF, which is also the lines dialect's framing. Other
+    framings are made from it when first asked for, and kept: every subscriber of a framing shares one object.
+    """
+
+    __slots__ = ("_encoded", "after", "channel", "last", "lines")
+
+    def __init__(self, channel: str, after: int, last: int, lines: bytes) -> None:
+        self.channel = channel
+        self.after = after
+        self.last = last
+        self.lines = lines
+        self._encoded: dict[Framing, bytes] = {}
+
+    @property
+    def size(self) -> int:
+        """Bytes that this may come to hold: its text, and that again in two framings more."""
+        return 3 * len(self.lines) + 500
+
+    def payloads(self) -> list[bytes]:
+        """The messages, one JSON object each."""
+        return self.lines[:-1].split(b"\n")
+
+    def encoded(self, framing: Framing) -> bytes:
+        """The messages under a framing, made once."""
+        if framing is Framing.LINES:
+            return self.lines
+        data = self._encoded.get(framing)
+        if data is None:
+            data = self._encoded[framing] = JOIN[framing](self.payloads())
+        return data
+
+    def since(self, offset: int) -> "Run":
+        """The part behind `offset`, which lies in this run."""
+        rest = self.lines.split(b"\n", offset - self.after)[-1]
+        return Run(self.channel, offset, self.last, rest)
+
+    def until(self, offset: int) -> "Run":
+        """The part up to `offset`, which lies in this run."""
+        kept = self.lines.split(b"\n", offset - self.after)[:-1]
+        return Run(self.channel, self.after, offset, b"\n".join(kept) + b"\n")
+
+
+class Extent(NamedTuple):
+    """Where a channel's messages lie: offsets `trimmed + 1` to `head`. Both are 0 before the first one."""
+
+    head: int
+    trimmed: int
+
+
+class Page(NamedTuple):
+    """What a read found: the messages, and the channel's extent at that moment."""
+
+    run: Run | None
+    """None where there is nothing in the asked range."""
+    extent: Extent
+
+
+class Log(ABC):
+    """A store of channels. Reads may run beside an append; appends are one after the other.
+
+    Cancelling append() never tears a batch: it is stored whole or not at all, and the outcome is unknown.
+    """
+
+    epoch: str
+    """The log's identity: it changes when offsets may have been lost or given anew."""
+
+    @abstractmethod
+    async def append(self, batch: Sequence[Submission]) -> list[Run]:
+        """Decide and store a batch in one transaction, durably; fills every submission's verdicts.
+
+        Returns what was stored, a run per channel. Each publish is judged by what the ones before it did.
+        Raises LogUnavailable when nothing was stored and none was settled; any other exception means that
+        the outcome is unknown, and that the log must not be written to again.
+        """
+
+    @abstractmethod
+    async def extent(self, channel: str) -> Extent:
+        """Where a channel's messages lie. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def read(self, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+        """The messages behind offset `after`, at most so many and about so large; at least one if there is one.
+
+        A run never begins below what was trimmed: its `after` may be larger than asked for. Raises
+        LogUnavailable.
+        """
+
+    @abstractmethod
+    async def newest(self, channel: str, count_max: int, bytes_max: int) -> Page:
+        """The newest messages, bounded as read() is; the oldest are left off. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def settled_seq(self, producer: str) -> int:
+        """The seq of a producer's last settled publish, 0 for one not known. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def maintain(self) -> None:
+        """Whatever the store wants done between two batches; called after each. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def aclose(self) -> None:
+        """Leave the store cleanly. To be called once no other call is under way."""

@@ -1,0 +1,142 @@
+"""What a connection has yet to send: one direct try, a bounded backlog, and a writer task only while there is one.
+
+All writing to a stream goes through its outbox: one writer a stream. Streams that can send without waiting
+(DirectStream, which plain sockets are) usually take everything at once, and an idle connection has no task.
+"""
+
+from abc import abstractmethod
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+import trio
+
+
+class DirectStream(trio.abc.HalfCloseableStream):
+    """A stream that can also send as much as it takes without waiting."""
+
+    @abstractmethod
+    def try_send(self, data: bytes | memoryview) -> int:
+        """Send now what fits; returns how many bytes, perhaps 0. Raises trio.BrokenResourceError."""
+
+
+WRITE_BYTES = 256 * 1024
+"""Small pieces of the backlog are joined up to about this size for one send()."""
+
+
+class Outbox:
+    """The sending side of one stream. `broke` is called once, when the stream will take nothing more."""
+
+    __slots__ = (
+        "_backlog_max",
+        "_broke",
+        "_closed",
+        "_direct",
+        "_drained",
+        "_queue",
+        "_start_soon",
+        "_stream",
+        "backlog",
+    )
+
+    def __init__(
+        self,
+        stream: trio.abc.Stream,
+        backlog_max: int,
+        start_soon: Callable[[Callable[[], Awaitable[None]]], None],
+        broke: Callable[[], None],
+    ) -> None:
+        self._stream = stream
+        self._direct = stream if isinstance(stream, DirectStream) else None
+        self._backlog_max = backlog_max
+        self._start_soon = start_soon
+        self._broke = broke
+        self._queue: deque[bytes | memoryview] | None = None  # made when first needed: most never have one
+        self._drained: trio.Event | None = None
+        self._closed = False
+        self.backlog = 0
+        """Bytes taken but not yet sent."""
+
+    @property
+    def over(self) -> bool:
+        """Whether the backlog is past its mark."""
+        return self.backlog > self._backlog_max
+
+    def offer(self, data: bytes) -> bool:
+        """Take data to send unless the backlog is past its mark; whether it was taken."""
+        if self.backlog > self._backlog_max:
+            return False
+        self.write(data)
+        return True
+
+    def write(self, data: bytes) -> None:
+        """Take data to send, whatever the backlog. Never blocks or raises; on a dead stream it is dropped."""
+        if self._closed:
+            return
+        if self.backlog:
+            assert self._queue is not None
+            self._queue.append(data)
+            self.backlog += len(data)
+            return
+        sent = 0
+        if self._direct is not None:
+            try:
+                sent = self._direct.try_send(data)
+            except trio.BrokenResourceError:
+                self._break()
+                return
+            if sent == len(data):
+                return
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(memoryview(data)[sent:])
+        self.backlog = len(data) - sent
+        if self.backlog:
+            self._start_soon(self._write_backlog)
+
+    def close(self) -> None:
+        """Take nothing more; what was taken is still sent."""
+        self._closed = True
+
+    async def room(self) -> None:
+        """Wait until the backlog is below half its mark, or the stream is dead."""
+        await self._wait_below(self._backlog_max // 2)
+
+    async def flush(self) -> None:
+        """Wait until everything taken was handed to the stream, or the stream is dead."""
+        await self._wait_below(0)
+
+    async def _wait_below(self, limit: int) -> None:
+        while self.backlog > limit:
+            if self._drained is None:
+                self._drained = trio.Event()
+            await self._drained.wait()
+
+    def _wake(self) -> None:
+        if self._drained is not None:
+            self._drained.set()
+            self._drained = None
+
+    async def _write_backlog(self) -> None:
+        assert self._queue is not None
+        while self._queue:
+            pieces = [self._queue.popleft()]
+            size = len(pieces[0])
+            while self._queue and size + len(self._queue[0]) <= WRITE_BYTES:
+                pieces.append(self._queue.popleft())
+                size += len(pieces[-1])
+            try:
+                await self._stream.send_all(pieces[0] if len(pieces) == 1 else b"".join(pieces))
+            except (trio.BrokenResourceError, trio.ClosedResourceError):
+                self._break()
+                return
+            # Counted as backlog until here, so that write() keeps the order by queueing behind it.
+            self.backlog -= size
+            self._wake()
+
+    def _break(self) -> None:
+        self._closed = True
+        self.backlog = 0
+        if self._queue is not None:
+            self._queue.clear()
+        self._wake()
+        self._broke()

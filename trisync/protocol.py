@@ -1,0 +1,288 @@
+"""The messages of the wire as types: bytes to requests, and the server's own messages to bytes.
+
+Sans-IO, and without framing: a payload here is exactly one JSON object. Requests are msgspec Structs, so one
+decoder checks types and ranges in about a microsecond. `data` stays raw: the server never looks into it.
+"""
+
+import re
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from trisync.errors import WireError
+
+PROTOCOL_VERSION = 1
+
+DEPTH_MAX = 64
+"""Levels of nesting in a request; the request itself is level 1. Deeper is an attack on somebody's parser."""
+
+REPLY_HEADROOM_BYTES = 4096
+"""What the server sends stays under `message_bytes_max` plus this, so that a client can size its buffer."""
+
+HISTORY_LIMIT_MAX = 1000
+HISTORY_LIMIT_DEFAULT = 100
+
+UNANSWERED_MAX = 256
+"""Publishes that a producer may have unanswered: so many of its verdicts are kept exactly."""
+
+OFFSET_MAX = 2**53 - 1
+"""Offsets and seqs stay exact in an IEEE double, which is what JavaScript has (RFC 8259, section 6)."""
+
+_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:/@#=]{1,200}", re.ASCII)
+
+Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=64)]
+Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
+Seq = Annotated[int, Meta(ge=1, le=OFFSET_MAX)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
+Producer = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
+
+
+class Request(Struct, tag_field="op", gc=False):
+    """What all requests share. A request without an `id` is answered only when it fails."""
+
+    id: Id | UnsetType = UNSET
+
+
+class Hello(Request, tag="hello"):
+    name: Name | UnsetType = UNSET
+    producer: Producer | UnsetType = UNSET
+
+
+class Publish(Request, tag="publish", kw_only=True):
+    channel: str
+    data: Raw
+    seq: Seq | UnsetType = UNSET
+    ephemeral: bool = False
+    key: Raw = Raw()
+    expect: Raw = Raw()
+    merge: Raw = Raw()
+
+
+class Subscribe(Request, tag="subscribe", kw_only=True):
+    channel: str
+    since: Offset | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    last: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT_MAX)] | UnsetType = UNSET
+    state: bool = False
+    presence: bool = False
+
+
+class Unsubscribe(Request, tag="unsubscribe", kw_only=True):
+    channel: str
+
+
+class History(Request, tag="history", kw_only=True):
+    channel: str
+    since: Offset | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT_MAX)] = HISTORY_LIMIT_DEFAULT
+
+
+class Ping(Request, tag="ping"):
+    pass
+
+
+AnyRequest = Hello | Publish | Subscribe | Unsubscribe | History | Ping
+
+OPERATIONS = ("hello", "publish", "subscribe", "unsubscribe", "history", "ping")
+
+
+class BadRequest(Exception):
+    """A payload that is no valid request: the error for it, and what could be read of who asked.
+
+    `op`, `id` and `seq` are what the payload says where that much is readable: a refused publish of a
+    producer settles its `seq`, and its reply keeps the publishes' order.
+    """
+
+    def __init__(
+        self,
+        error: WireError,
+        op: str = "",
+        id: int | str | UnsetType = UNSET,
+        seq: int | UnsetType = UNSET,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.op = op
+        self.id = id
+        self.seq = seq
+
+
+_decode = msgspec.json.Decoder(AnyRequest).decode
+
+
+def decode_request(payload: bytes) -> AnyRequest:
+    """One JSON object to a request whose every field is of its type and in its range.
+
+    `data` is checked as strictly as the rest (UTF-8, grammar, depth) and comes as it was sent, save that CR
+    and LF between tokens, which would break the lines dialect, are spaces. Raises BadRequest.
+    """
+    try:
+        # Raw's bytes are not looked at by msgspec: UTF-8 and depth are checked here. `isascii` is nearly free,
+        # and nesting 65 deep takes at least 130 bytes.
+        if not payload.isascii():
+            payload.decode()
+        if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
+            raise BadRequest(WireError("bad_json", f"nested more than {DEPTH_MAX} deep"))
+        request: AnyRequest = _decode(payload)
+    except UnicodeDecodeError as error:
+        raise BadRequest(WireError("bad_json", f"not UTF-8 at byte {error.start}")) from None
+    except msgspec.ValidationError as error:
+        raise _explain(payload, error) from None
+    except msgspec.DecodeError as error:
+        raise BadRequest(WireError("bad_json", str(error))) from None
+    except RecursionError:
+        raise BadRequest(WireError("bad_json", f"nested more than {DEPTH_MAX} deep")) from None
+    if type(request) is Publish:
+        _check_publish(request)
+    elif isinstance(request, Subscribe | Unsubscribe | History):
+        _check_channel(request)
+        if isinstance(request, Subscribe):
+            _check_subscribe(request)
+    return request
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _deeper_than(payload: bytes, limit: int) -> bool:
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(payload):
+        token = payload[match.start()]
+        if token in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif token in b"]}":
+            depth -= 1
+    return False
+
+
+class _Envelope(Struct):
+    """What can be said of a request that does not hold together."""
+
+    op: Raw = Raw()
+    id: Raw = Raw()
+    seq: Raw = Raw()
+
+
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def _read_field(raw: Raw, kind: Any) -> Any:
+    if not len(raw):
+        return UNSET
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except msgspec.DecodeError:
+        return UNSET
+
+
+def _explain(payload: bytes, problem: msgspec.ValidationError) -> BadRequest:
+    """The BadRequest for a payload that is JSON but no request, with the id and seq that it shows."""
+    text = str(problem).replace("`", "").replace("$.", "")
+    try:
+        envelope = _decode_envelope(payload)
+    except (msgspec.ValidationError, RecursionError):
+        return BadRequest(WireError("bad_request", f"a request is a JSON object: {text}"))
+    op = _read_field(envelope.op, str)
+    id = _read_field(envelope.id, Id)
+    if op is not UNSET and op not in OPERATIONS:
+        shown = op if len(op) <= 40 else op[:40] + "…"
+        return BadRequest(WireError("unknown_op", f"there is no operation {shown!r}"), op, id)
+    seq = _read_field(envelope.seq, Seq) if op == "publish" else UNSET
+    return BadRequest(WireError("bad_request", text), "" if op is UNSET else op, id, seq)
+
+
+@lru_cache(maxsize=10_000)
+def channel_is_valid(name: str) -> bool:
+    """Whether `name` is 1-200 characters of ASCII letters, digits and `_ - . : / @ # =` (names repeat: cached)."""
+    return _CHANNEL.fullmatch(name) is not None
+
+
+def _refuse(request: Request, op: str, message: str) -> BadRequest:
+    return BadRequest(WireError("bad_request", message), op, request.id, getattr(request, "seq", UNSET))
+
+
+_CHANNEL_RULE = "channel is 1-200 characters of ASCII letters, digits and _ - . : / @ # ="
+
+
+def _check_channel(request: Subscribe | Unsubscribe | History) -> None:
+    if not channel_is_valid(request.channel):
+        raise _refuse(request, str(request.__struct_config__.tag), _CHANNEL_RULE)
+
+
+def _check_subscribe(request: Subscribe) -> None:
+    if request.since is not UNSET and request.last is not UNSET:
+        raise _refuse(request, "subscribe", "since and last do not go together")
+    if request.state or request.presence:
+        raise _refuse(request, "subscribe", "state and presence are not served by this version")
+
+
+def _check_publish(request: Publish) -> None:
+    if not channel_is_valid(request.channel):
+        raise _refuse(request, "publish", _CHANNEL_RULE)
+    if request.ephemeral and request.seq is not UNSET:
+        raise _refuse(request, "publish", "an ephemeral message has no seq: it is not stored")
+    if len(request.key) or len(request.expect) or len(request.merge):
+        raise _refuse(request, "publish", "key, expect and merge are not served by this version")
+
+
+_NO_LINE_BREAKS = str.maketrans("\r\n", "  ")
+
+
+def data_text(data: Raw) -> str:
+    """A publish's `data` as text, on one line. Only for payloads that decode_request() has passed."""
+    text = str(data, "utf-8")
+    # Inside strings JSON forbids them, so every CR or LF here stands between tokens.
+    if "\n" in text or "\r" in text:
+        return text.translate(_NO_LINE_BREAKS)
+    return text
+
+
+# What the server sends. The hot ones are formatted by hand: `data` is JSON already.
+
+
+def message_prefix(channel: str) -> str:
+    """The constant beginning of a channel's messages; a channel's name needs no escaping."""
+    return f'{{"op":"message","channel":"{channel}","offset":'
+
+
+def message_suffix(time_ms: int, sender: str | None) -> str:
+    """What stands between a message's offset and its data: the same for all of one sender's in a batch."""
+    who = "" if sender is None else f',"from":{encode_text(sender)}'
+    return f',"time":{time_ms}{who},"data":'
+
+
+def ephemeral_message(channel: str, time_ms: int, sender: str | None, data: str) -> bytes:
+    """A message that is not stored: as others, without an offset."""
+    return f'{{"op":"message","channel":"{channel}"{message_suffix(time_ms, sender)}{data}}}'.encode()
+
+
+def encode_text(text: str) -> str:
+    """A string as JSON text."""
+    return msgspec.json.encode(text).decode()
+
+
+def encode_reply(op: str, id: int | str | UnsetType, **fields: Any) -> bytes:
+    """A reply such as `ok` or `pong`, bearing the request's id where there is one."""
+    reply: dict[str, Any] = {"op": op}
+    if id is not UNSET:
+        reply["id"] = id
+    return msgspec.json.encode(reply | fields)
+
+
+def encode_gap(channel: str, reason: str, first: int = 0, last: int = 0) -> bytes:
+    """The `gap` that tells a subscriber what it will not get: offsets first to last, or another epoch."""
+    gap: dict[str, Any] = {"op": "gap", "channel": channel}
+    if reason == "trimmed":
+        gap |= {"from": first, "to": last}
+    return msgspec.json.encode(gap | {"reason": reason})
+
+
+def encode_goodbye(reconnect_ms: int) -> bytes:
+    """The last message of a server that stops: come back after so many milliseconds."""
+    return msgspec.json.encode({"op": "goodbye", "code": "draining", "reconnect_ms": reconnect_ms})

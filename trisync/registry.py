@@ -1,0 +1,55 @@
+"""Who is connected: a bound on how many, and the way to say something to all."""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import trio
+
+from trisync.connection import Connection
+from trisync.session import Session
+
+logger = logging.getLogger(__name__)
+
+
+class Registry:
+    """All connections of a server, with the session of those that have one."""
+
+    def __init__(self, connections_max: int) -> None:
+        self._max = connections_max
+        self._sessions: dict[Connection, Session | None] = {}
+        self._full = False
+        self._somebody_left = trio.Event()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    @contextmanager
+    def admit(self, connection: Connection, session: Session | None) -> Iterator[bool]:
+        """Hold a connection's place while it lasts; False, and no place, when there are too many."""
+        if len(self._sessions) >= self._max:
+            if not self._full:
+                self._full = True
+                logger.warning("all %d connections are taken: new ones are closed at once", self._max)
+            yield False
+            return
+        self._sessions[connection] = session
+        try:
+            yield True
+        finally:
+            del self._sessions[connection]
+            self._full = False
+            self._somebody_left.set()
+            self._somebody_left = trio.Event()
+
+    async def left(self) -> None:
+        """Wait until a connection is gone."""
+        await self._somebody_left.wait()
+
+    def speak_for(self, connection: Connection, session: Session) -> None:
+        """From now on the connection has a session: its dialect is known."""
+        self._sessions[connection] = session
+
+    def sessions(self) -> list[Session]:
+        """The sessions there are."""
+        return [session for session in self._sessions.values() if session is not None]

@@ -1,0 +1,159 @@
+"""The server: one nursery that owns the log, the broker and the doors; start, drain, stop."""
+
+import logging
+import random
+import resource
+import time
+from collections.abc import Awaitable, Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from trisync.broker import Broker
+from trisync.http import HttpDoor
+from trisync.registry import Registry
+from trisync.settings import Settings
+from trisync.sockets import SocketStream
+from trisync.sqlite_log import SqliteLog
+from trisync.tcp import TcpDoor
+from trisync.web_files import load_web_files
+
+logger = logging.getLogger(__name__)
+
+BACKLOG = 4096
+"""Connections that the kernel accepts before we do: a reconnecting crowd must not be refused."""
+SPARE_DESCRIPTORS = 64
+"""Open files beside the clients': the log and its readers, listeners, standard streams, imports."""
+
+Handler = Callable[[trio.abc.HalfCloseableStream, str], Awaitable[None]]
+
+
+class Address(NamedTuple):
+    """Where the server listens and keeps its data, once it is ready."""
+
+    host: str
+    tcp_port: int
+    web_port: int
+    data: str
+
+
+class Server:
+    """One server. serve() runs it; drain(), from another task, makes serve() return once everybody is served."""
+
+    def __init__(self, settings: Settings, *, seed: int | None = None) -> None:
+        self._settings = settings
+        self._random = random.Random(seed)
+        self._drain_asked = trio.Event()
+        self.address: Address | None = None
+        """None until both doors are open."""
+
+    def drain(self) -> None:
+        """Stop in good order: see serve(). Further calls change nothing."""
+        self._drain_asked.set()
+
+    @property
+    def draining(self) -> bool:
+        """Whether drain() was called."""
+        return self._drain_asked.is_set()
+
+    async def serve(self, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED) -> None:
+        """Serve until drain() is called, or cancelled.
+
+        `task_status.started` gets the Address when both doors are open. Draining closes the TCP door, commits and
+        acknowledges what was accepted, tells every client when to come back, and sends what is theirs, for
+        `drain_s` seconds at most. Cancelled, it stops at once; what was acknowledged is on the disk in any case.
+        Raises LogRefused, and OSError where an address cannot be had. Anything that the log raises otherwise ends
+        the server: an outcome that is not known must not be served.
+        """
+        settings = fit_connections(self._settings)
+        log = await SqliteLog.open(Path(settings.data), settings)
+        try:
+            await self._serve_log(log, settings, task_status)
+        finally:
+            await log.aclose()
+
+    async def _serve_log(self, log: SqliteLog, settings: Settings, task_status: trio.TaskStatus[Address]) -> None:
+        broker = Broker(log, settings, timer=trio.current_time, now_ms=lambda: time.time_ns() // 1_000_000)
+        registry = Registry(settings.connections_max)
+        tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
+        try:
+            web_listeners = await open_listeners(settings.host, settings.web_port)
+        except OSError:
+            for listener in tcp_listeners:
+                await listener.aclose()
+            raise
+        address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
+        tcp = TcpDoor(broker, registry, settings)
+        web = HttpDoor(broker, registry, settings, settings.host, load_web_files(address.tcp_port))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(broker.run)
+            nursery.start_soon(web.websockets.keep_alive)
+            tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery))
+            await nursery.start(partial(open_door, web_listeners, web.handle, nursery))
+            self.address = address
+            task_status.started(address)
+            await self._drain_asked.wait()
+            tcp_open.cancel()
+            web.draining = True
+            broker.draining = True
+            await self._say_goodbye(broker, registry, settings)
+            nursery.cancel_scope.cancel()
+
+    async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
+        with trio.move_on_after(settings.drain_s):
+            await broker.rest()
+            for session in registry.sessions():
+                session.goodbye(self._random.randrange(settings.reconnect_spread_ms))
+            while registry.sessions():
+                await registry.left()
+
+
+def fit_connections(settings: Settings) -> Settings:
+    """The settings with `connections_max` below what the limit on open files allows, raised as far as it goes."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = settings.connections_max + SPARE_DESCRIPTORS
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        soft = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+        if soft < wanted:
+            allowed = max(1, soft - SPARE_DESCRIPTORS)
+            logger.warning("only %d connections: the limit on open files is %d", allowed, soft)
+            return msgspec.structs.replace(settings, connections_max=allowed)
+    return settings
+
+
+async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
+    """Listening sockets for every address of a host; a free port, the same for all, where it is 0."""
+    listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    if port == 0 and len(listeners) > 1:
+        chosen = port_of(listeners)
+        for listener in listeners:
+            await listener.aclose()
+        return await trio.open_tcp_listeners(chosen, host=host, backlog=BACKLOG)
+    return listeners
+
+
+def port_of(listeners: list[trio.SocketListener]) -> int:
+    """The port that listeners are on."""
+    return int(listeners[0].socket.getsockname()[1])
+
+
+async def open_door(
+    listeners: list[trio.SocketListener],
+    handler: Handler,
+    nursery: trio.Nursery,
+    *,
+    task_status: trio.TaskStatus[trio.CancelScope],
+) -> None:
+    """Accept clients and handle each in `nursery`, until the scope given to `task_status` is cancelled."""
+
+    async def handle(accepted: trio.SocketStream) -> None:
+        stream = SocketStream.take_over(accepted)
+        await handler(stream, stream.peer)
+
+    with trio.CancelScope() as scope:
+        task_status.started(scope)
+        await trio.serve_listeners(handle, listeners, handler_nursery=nursery)

@@ -1,0 +1,274 @@
+"""One client's conversation, whatever its dialect: requests in, replies out.
+
+Knows the broker and its own connection; bytes and framings are behind both. A run of publishes is handed to
+the broker together; everything else is answered in the order it came.
+"""
+
+import secrets
+from collections.abc import Callable
+
+from msgspec import UNSET, UnsetType
+
+from trisync import __version__
+from trisync.broker import Broker
+from trisync.connection import DRAINING, Connection
+from trisync.console import Console, GoOnInJson, Quit, Say
+from trisync.cursors import Subscriptions
+from trisync.errors import WireError
+from trisync.framing import JOIN, Framing
+from trisync.log import Duplicate, LogUnavailable, Refused, Submission
+from trisync.protocol import (
+    HISTORY_LIMIT_MAX,
+    PROTOCOL_VERSION,
+    UNANSWERED_MAX,
+    AnyRequest,
+    BadRequest,
+    Hello,
+    History,
+    Ping,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    decode_request,
+    encode_goodbye,
+    encode_reply,
+    encode_text,
+)
+from trisync.settings import Settings
+from trisync.telnet import edited
+
+
+class Session:
+    """A conversation over one connection. close() must be called at its end."""
+
+    __slots__ = (
+        "_broker",
+        "_connection",
+        "_fenced",
+        "_id",
+        "_name",
+        "_producer",
+        "_settings",
+        "_submission",
+        "_subscriptions",
+    )
+
+    def __init__(self, broker: Broker, connection: Connection, settings: Settings) -> None:
+        self._broker = broker
+        self._connection = connection
+        self._settings = settings
+        self._id: str | None = None
+        self._name: str | None = None
+        self._producer: str | None = None
+        self._fenced = False
+        self._subscriptions: Subscriptions | None = None  # most connections that only publish never have any
+        self._submission: Submission | None = None
+
+    async def receive(self, payloads: list[bytes]) -> None:
+        """Handle payloads in order, then wait until the broker's queue has room again.
+
+        Cancelled half-way, some are handled and some are not; those that were submitted are still answered.
+        """
+        for payload in payloads:
+            try:
+                request = decode_request(payload)
+            except BadRequest as bad:
+                await self._refuse(bad, len(payload))
+                continue
+            if type(request) is Publish:
+                self._collect(request, len(payload))
+            else:
+                await self._answer(request)
+        self._submit()
+        await self._broker.room()
+
+    async def handle(self, request: AnyRequest) -> None:
+        """Handle one request that is known to be good."""
+        if type(request) is Publish:
+            self._collect(request, len(request.data))
+            self._submit()
+            await self._broker.room()
+        else:
+            await self._answer(request)
+
+    def speak(self, framing: Framing, render: Callable[[bytes], bytes] | None = None) -> None:
+        """From now on, write to the client in this framing; `render` where its own messages are for a person."""
+        self._connection.framing = framing
+        self._connection.render = render
+        if self._subscriptions is not None:
+            self._subscriptions.reframe()
+
+    def goodbye(self, reconnect_ms: int) -> None:
+        """The server stops: tell the client when to come back, and end."""
+        self._connection.reply(encode_goodbye(reconnect_ms))
+        self._connection.end(DRAINING)
+
+    def close(self) -> None:
+        """End the subscriptions and let go of the producer. Publishes under way are still stored."""
+        if self._subscriptions is not None:
+            self._subscriptions.close()
+        if self._producer is not None:
+            self._broker.release_producer(self._producer, self._fence)
+
+    # Publishes
+
+    def _collect(self, item: Publish | Refused, payload_bytes: int) -> None:
+        if item.seq is not UNSET:
+            item = self._judge_seq(item)
+        submission = self._submission
+        if submission is None:
+            submission = self._submission = Submission(self._settle, self._name, self._producer)
+        submission.add(item, payload_bytes)
+
+    def _judge_seq(self, item: Publish | Refused) -> Publish | Refused:
+        if self._producer is None:
+            return Refused(WireError("bad_request", "seq needs a hello with a producer first"), item.id)
+        if self._fenced:
+            error = WireError("fenced", "a newer connection has taken this producer over")
+            return Refused(error, item.id, item.seq)
+        return item
+
+    def _submit(self) -> None:
+        if self._submission is not None:
+            self._connection.awaits_answer()
+            self._broker.submit(self._submission)
+            self._submission = None
+
+    def _settle(self, submission: Submission) -> None:
+        replies: list[bytes] = []
+        for item, verdict in zip(submission.items, submission.verdicts, strict=True):
+            if isinstance(verdict, WireError):
+                self._connection.note(f"{verdict.code}: {verdict.message}")
+                replies.append(verdict.encode(item.id))
+            elif item.id is not UNSET:
+                id = item.id if type(item.id) is int else encode_text(str(item.id))
+                if type(verdict) is Duplicate:
+                    offset = f',"offset":{verdict.offset}' if verdict.offset else ""
+                    replies.append(f'{{"op":"ok","id":{id}{offset},"duplicate":true}}'.encode())
+                elif verdict:
+                    replies.append(f'{{"op":"ok","id":{id},"offset":{verdict}}}'.encode())
+                else:
+                    replies.append(f'{{"op":"ok","id":{id}}}'.encode())
+        if replies:
+            self._write(replies)
+        self._connection.was_answered()
+
+    def _write(self, replies: list[bytes]) -> None:
+        connection = self._connection
+        if connection.render is None and connection.framing is not None:
+            connection.outbox.write(JOIN[connection.framing](replies))
+        else:
+            for reply in replies:
+                self._connection.reply(reply)
+
+    async def _refuse(self, bad: BadRequest, payload_bytes: int) -> None:
+        if bad.op == "publish":
+            # In its place among the publishes, whose replies keep their order; and a seq may be settled by it.
+            self._collect(Refused(bad.error, bad.id, bad.seq), payload_bytes)
+        else:
+            await self._connection.room()
+            self._connection.refuse(bad.error, bad.id)
+
+    def _fence(self) -> None:
+        self._fenced = True
+
+    # Everything else
+
+    async def _answer(self, request: AnyRequest) -> None:
+        self._submit()
+        await self._connection.room()
+        try:
+            match request:
+                case Hello():
+                    await self._hello(request)
+                case Subscribe():
+                    await self._subscribe(request)
+                case Unsubscribe():
+                    if self._subscriptions is not None:
+                        self._subscriptions.unsubscribe(request.channel)
+                    self._ok(request.id)
+                case History():
+                    await self._history(request)
+                case Ping() if request.id is not UNSET:
+                    self._connection.reply(encode_reply("pong", request.id))
+        except LogUnavailable as problem:
+            error = WireError("unavailable", f"the log cannot be read now: {problem}")
+            self._connection.refuse(error, request.id)
+        except WireError as error:
+            self._connection.refuse(error, request.id)
+
+    def _ok(self, id: int | str | UnsetType, **fields: object) -> None:
+        if id is not UNSET:
+            self._connection.reply(encode_reply("ok", id, **fields))
+
+    async def _hello(self, request: Hello) -> None:
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        fields: dict[str, object] = {
+            "protocol": PROTOCOL_VERSION,
+            "server": f"trisync/{__version__}",
+            "session": self._id,
+            "epoch": self._broker.epoch,
+            "limits": {
+                "message_bytes_max": self._settings.message_bytes_max,
+                "subscriptions_max": self._settings.subscriptions_max,
+                "history_limit_max": HISTORY_LIMIT_MAX,
+                "unanswered_max": UNANSWERED_MAX,
+            },
+        }
+        if request.producer is not UNSET:
+            if self._producer not in (None, request.producer):
+                self._broker.release_producer(str(self._producer), self._fence)
+            self._producer = request.producer
+            fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
+            self._fenced = False
+        if request.name is not UNSET:
+            self._name = request.name
+        self._ok(request.id, **fields)
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        if self._subscriptions is None:
+            self._subscriptions = Subscriptions(self._broker, self._connection, self._settings.subscriptions_max)
+        await self._subscriptions.subscribe(request)
+
+    async def _history(self, request: History) -> None:
+        since = None if request.since is UNSET else request.since
+        page = await self._broker.history(request.channel, since, request.limit)
+        head = page.extent.head
+        messages = [] if page.run is None else page.run.payloads()
+        more = page.run is not None and page.run.last < head
+        if request.id is not UNSET:
+            envelope = encode_reply("ok", request.id, offset=head, epoch=self._broker.epoch, more=more)
+            self._connection.reply(envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}")
+
+
+class ConsoleSession:
+    """A person's conversation: their lines become requests of an ordinary session."""
+
+    def __init__(self, session: Session, connection: Connection) -> None:
+        self._session = session
+        self._connection = connection
+        self._console = Console()
+        session.speak(Framing.CONSOLE, lambda payload: self._console.render(payload).encode())
+
+    async def receive(self, lines: list[bytes]) -> list[bytes] | None:
+        """Handle typed lines. After a `/json` returns those that follow it, which are for the session itself."""
+        for number, line in enumerate(lines):
+            try:
+                actions = self._console.read(edited(line).decode())
+            except UnicodeDecodeError:
+                self._connection.refuse(WireError("bad_json", "that was not UTF-8"))
+                continue
+            for action in actions:
+                match action:
+                    case Say(text):
+                        await self._connection.room()
+                        self._connection.outbox.write(text.encode())
+                    case GoOnInJson():
+                        self._session.speak(Framing.LINES)
+                        return lines[number + 1 :]
+                    case Quit():
+                        self._connection.end("the person left")
+                    case _:
+                        await self._session.handle(action)
+        return None

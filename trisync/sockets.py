@@ -1,0 +1,89 @@
+"""Plain TCP sockets as streams that can also send without waiting, and the options that find dead peers."""
+
+import socket
+
+import trio
+
+from trisync.outbox import DirectStream
+from trisync.settings import Settings
+
+
+class SocketStream(DirectStream):
+    """A connected TCP socket of its own: trio's has no way to send without waiting."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self._sock = sock
+
+    @staticmethod
+    def take_over(stream: trio.SocketStream) -> "SocketStream":
+        """The socket of an accepted stream, which must not be used again."""
+        old = stream.socket
+        return SocketStream(socket.socket(old.family, old.type, old.proto, fileno=old.detach()))
+
+    @property
+    def peer(self) -> str:
+        """The other side's address, for people."""
+        try:
+            host, port, *_ = self._sock.getpeername()
+        except OSError:
+            return "somebody"
+        return f"{host}:{port}"
+
+    def find_dead_peers(self, settings: Settings) -> None:
+        """Let the kernel notice a peer that vanished: keep-alive when idle (RFC 9293, section 3.8.4), and a bound
+
+        on how long sent data may stay unacknowledged (RFC 5482).
+        """
+        sock = self._sock
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(settings.tcp_keepalive_s)))
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(settings.tcp_user_timeout_s * 1000))
+
+    def try_send(self, data: bytes | memoryview) -> int:
+        try:
+            return self._sock.send(data)
+        except BlockingIOError:
+            return 0
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        with memoryview(data) as rest:
+            sent = 0
+            while sent < len(rest):
+                await self.wait_send_all_might_not_block()
+                sent += self.try_send(rest[sent:])
+
+    async def wait_send_all_might_not_block(self) -> None:
+        if self._sock.fileno() == -1:
+            raise trio.ClosedResourceError
+        await trio.lowlevel.wait_writable(self._sock)
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while True:
+            if self._sock.fileno() == -1:
+                raise trio.ClosedResourceError
+            await trio.lowlevel.wait_readable(self._sock)
+            try:
+                return self._sock.recv(max_bytes or 65536)
+            except BlockingIOError:
+                continue
+            except OSError as error:
+                raise trio.BrokenResourceError from error
+
+    async def send_eof(self) -> None:
+        await trio.lowlevel.checkpoint()
+        try:
+            self._sock.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise trio.BrokenResourceError from error
+
+    async def aclose(self) -> None:
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+        await trio.lowlevel.checkpoint()

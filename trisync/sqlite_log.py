@@ -1,0 +1,233 @@
+"""The log on SQLite: the async face of the writer, and the readers beside it.
+
+The event loop never waits for the disk: every statement runs in a worker thread, through one injected
+executor. What a batch decides is in sqlite_writer.py, the file itself in sqlite_schema.py.
+"""
+
+import os
+import sqlite3
+import time
+from collections.abc import Awaitable, Callable, Sequence
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+import trio
+
+from trisync.log import Extent, Log, LogUnavailable, Page, Run, Submission
+from trisync.protocol import message_prefix
+from trisync.settings import Settings
+from trisync.sqlite_schema import (
+    FILE_NAME,
+    close_writer,
+    lock_folder,
+    open_reader,
+    open_writer,
+    read_meta,
+)
+from trisync.sqlite_writer import Writer, unavailable
+
+T = TypeVar("T")
+
+
+class Executor(Protocol):
+    """Runs a blocking call somewhere else; a cancelled caller still waits for it to end."""
+
+    def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
+
+
+CHECKPOINT_BYTES = 8 * 1024 * 1024
+"""Payload appended between two checkpoints: the WAL stays in the page cache, and a checkpoint under ~30 ms."""
+CHECKPOINT_COMMITS = 1000
+"""Commits between two checkpoints: a small one still writes whole pages, SQLite's own default is 1000 of them."""
+READERS = 2
+"""Reading connections: one may be busy with somebody's long history while another serves the rest."""
+PRODUCERS_FORGOTTEN_PER_STEP = 500
+"""Idle producers deleted between two batches: a few milliseconds."""
+PRODUCERS_FORGOTTEN_EVERY_S = 60.0
+
+# A page is put together inside SQLite, in one step: sqlite3 gives up the interpreter lock at every step, and
+# under load winning it back costs more than a row. `bytes` includes the row, which is left off if it would
+# pass the bound, except the first.
+_PAGE = """
+SELECT min(offset), max(offset), CAST(group_concat(line, '') AS BLOB) FROM (
+  SELECT offset, line FROM (
+    SELECT offset, line, sum(length(CAST(line AS BLOB))) OVER (ORDER BY offset {order}) AS bytes,
+      row_number() OVER (ORDER BY offset {order}) AS place
+    FROM (
+      SELECT offset, :prefix || offset || ',"time":' || time
+        || iif(sender IS NULL, '', ',"from":' || json_quote(sender))
+        || iif(key IS NULL, '', ',"key":' || json_quote(key))
+        || ',"data":' || data || '}}' || char(10) AS line
+      FROM messages WHERE channel = :channel AND offset > :after
+      ORDER BY offset {order} LIMIT :count_max
+    )
+  ) WHERE place = 1 OR bytes <= :bytes_max
+  ORDER BY offset
+)
+"""
+_OLDEST_FIRST = _PAGE.format(order="ASC")
+_NEWEST_FIRST = _PAGE.format(order="DESC")
+
+
+class SqliteLog(Log):
+    """A log in one SQLite file. Made by open()."""
+
+    def __init__(
+        self,
+        lock: int,
+        connection: sqlite3.Connection,
+        readers: list[sqlite3.Connection],
+        writer: Writer,
+        settings: Settings,
+        executor: Executor,
+        timer: Callable[[], float],
+    ) -> None:
+        epoch = read_meta(connection, "epoch")
+        assert epoch is not None
+        self.epoch = epoch
+        self._lock = lock
+        self._connection = connection
+        self._writer = writer
+        self._idle_readers = readers
+        self._reading = trio.CapacityLimiter(len(readers))
+        self._settings = settings
+        self._executor = executor
+        self._timer = timer
+        self._uncheckpointed_bytes = 0
+        self._uncheckpointed_commits = 0
+        self._forget_at = timer() + PRODUCERS_FORGOTTEN_EVERY_S
+
+    @staticmethod
+    async def open(
+        folder: Path,
+        settings: Settings,
+        *,
+        executor: Executor = trio.to_thread.run_sync,
+        timer: Callable[[], float] = trio.current_time,
+        now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+    ) -> "SqliteLog":
+        """Open the log in a data folder, making both where there is none. Raises LogRefused."""
+
+        def open_all() -> tuple[int, sqlite3.Connection, list[sqlite3.Connection]]:
+            lock = lock_folder(folder)
+            try:
+                path = folder / FILE_NAME
+                connection = open_writer(path, durability=settings.durability, busy_ms=settings.busy_ms)
+                readers = [open_reader(path, busy_ms=settings.busy_ms) for _ in range(READERS)]
+            except BaseException:
+                os.close(lock)
+                raise
+            return lock, connection, readers
+
+        lock, connection, readers = await executor(open_all)
+        writer = Writer(
+            connection,
+            now_ms=now_ms,
+            timer=time.monotonic,  # read in the writer's thread, where Trio's clock is not at hand
+            cached_max=settings.cached_heads_max,
+            cache_ttl_s=settings.cache_ttl_s,
+        )
+        return SqliteLog(lock, connection, readers, writer, settings, executor, timer)
+
+    async def append(self, batch: Sequence[Submission]) -> list[Run]:
+        runs = await self._executor(lambda: self._writer.append(batch))
+        self._uncheckpointed_commits += 1
+        self._uncheckpointed_bytes += sum(submission.size for submission in batch)
+        return runs
+
+    async def maintain(self) -> None:
+        if self._uncheckpointed_bytes >= CHECKPOINT_BYTES or self._uncheckpointed_commits >= CHECKPOINT_COMMITS:
+            self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
+            # PASSIVE: as far as the readers let it, without waiting for any.
+            await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+        if self._timer() >= self._forget_at:
+            gone = await self._write(
+                lambda: self._writer.forget_idle_producers(self._settings.producer_idle_s, PRODUCERS_FORGOTTEN_PER_STEP)
+            )
+            if gone < PRODUCERS_FORGOTTEN_PER_STEP:
+                self._forget_at = self._timer() + PRODUCERS_FORGOTTEN_EVERY_S
+
+    async def trim(self, channel: str, until: int) -> None:
+        """Cut a channel's messages up to offset `until`; between two batches only. Raises LogUnavailable."""
+        await self._write(lambda: self._writer.trim(channel, until))
+
+    async def extent(self, channel: str) -> Extent:
+        return await self._read(lambda db: _extent(db, channel)[1])
+
+    async def read(self, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+        return await self._read(lambda db: _page(db, _OLDEST_FIRST, channel, after, count_max, bytes_max))
+
+    async def newest(self, channel: str, count_max: int, bytes_max: int) -> Page:
+        return await self._read(lambda db: _page(db, _NEWEST_FIRST, channel, 0, count_max, bytes_max))
+
+    async def settled_seq(self, producer: str) -> int:
+        def look_up(db: sqlite3.Connection) -> int:
+            row = db.execute("SELECT seq FROM producers WHERE id = ?", (producer,)).fetchone()
+            return 0 if row is None else int(row[0])
+
+        return await self._read(look_up)
+
+    async def aclose(self) -> None:
+        def close_all() -> None:
+            for reader in self._idle_readers:
+                reader.close()
+            close_writer(self._connection)
+            os.close(self._lock)
+
+        with trio.CancelScope(shield=True):
+            await self._executor(close_all)
+
+    async def _write(self, call: Callable[[], T]) -> T:
+        def run() -> T:
+            try:
+                return call()
+            except sqlite3.Error as error:
+                raise unavailable(error) or error from error
+
+        return await self._executor(run)
+
+    async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+        async with self._reading:
+            reader = self._idle_readers.pop()
+
+            def run() -> T:
+                try:
+                    reader.execute("BEGIN")  # one snapshot for all of a read's statements
+                    try:
+                        return call(reader)
+                    finally:
+                        reader.execute("COMMIT")
+                except sqlite3.Error as error:
+                    raise LogUnavailable(str(error)) from error
+
+            try:
+                return await self._executor(run)
+            finally:
+                self._idle_readers.append(reader)
+
+
+def _extent(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
+    """A channel's id (0 where it has none) and extent."""
+    row = db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (channel,)).fetchone()
+    if row is None:
+        return 0, Extent(0, 0)
+    id, trimmed = row
+    (newest,) = db.execute("SELECT max(offset) FROM messages WHERE channel = ?", (id,)).fetchone()
+    return id, Extent(max(newest or 0, trimmed), trimmed)
+
+
+def _page(db: sqlite3.Connection, query: str, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+    id, extent = _extent(db, channel)
+    first, last, lines = db.execute(
+        query,
+        {
+            "prefix": message_prefix(channel),
+            "channel": id,
+            "after": after,
+            "count_max": count_max,
+            "bytes_max": bytes_max,
+        },
+    ).fetchone()
+    if first is None:
+        return Page(None, extent)
+    return Page(Run(channel, first - 1, last, lines), extent)

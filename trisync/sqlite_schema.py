@@ -1,0 +1,191 @@
+"""The SQLite file: how it is opened, refused or brought up to date, and what stands in it.
+
+A file that is no trisync log, or a newer one, is refused from its first 100 bytes, before SQLite opens it, so
+that not a byte of it or beside it changes. The reading and writing of messages are elsewhere.
+"""
+
+import fcntl
+import os
+import secrets
+import sqlite3
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+from sqlite_utils import Migrations
+
+from trisync.log import LogRefused
+
+FILE_NAME = "trisync.db"
+LOCK_NAME = "trisync.lock"
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_APPLICATION_ID = 0x74726973  # "tris", shown by file(1); offset 68 of the header
+_USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68
+
+migrations = Migrations("trisync")
+
+
+@migrations()
+def m001_channels_and_messages(db: Any) -> None:
+    """The log, the producers' verdicts, and a view for people."""
+    db["meta"].create({"name": str, "value": str}, pk="name")
+    db["channels"].create(
+        {"id": int, "name": str, "trimmed": int},
+        pk="id",
+        not_null={"name", "trimmed"},
+        defaults={"trimmed": 0},
+    )
+    db["channels"].create_index(["name"], unique=True)
+    # Appended to in the order of commits; the index tells a channel's messages. Of the layouts measured (also
+    # clustered by channel), the one whose batches touch the fewest pages when many channels are active.
+    db["messages"].create(
+        {"id": int, "channel": int, "offset": int, "time": int, "sender": str, "key": str, "data": str},
+        pk="id",
+        not_null={"channel", "offset", "time", "data"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db["messages"].create_index(["channel", "offset"], unique=True)
+    db["producers"].create(
+        {"id": str, "seq": int, "verdicts": bytes, "seen": int},
+        pk="id",
+        not_null={"seq", "verdicts", "seen"},
+    )
+    db["producers"].create_index(["seen"])
+    db.create_view(
+        "log",
+        "SELECT channels.name AS channel, messages.offset, "
+        "strftime('%Y-%m-%d %H:%M:%f', messages.time / 1000.0, 'unixepoch') AS time, "
+        'messages.sender AS "from", messages.key, messages.data '
+        "FROM messages JOIN channels ON channels.id = messages.channel ORDER BY messages.id",
+    )
+
+
+SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
+
+
+def lock_folder(folder: Path) -> int:
+    """Make the data folder this process's own until the returned descriptor is closed.
+
+    Raises LogRefused where another server holds it; the kernel lets go of a lock whose process died.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise LogRefused(f"{folder} is in use by another trisync server (process {owner or 'unknown'})") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise LogRefused unless the file is a trisync log that this version can read, or is not there yet."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    if not header:
+        return
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise LogRefused(f"{path} is not a SQLite database; it was left as it is")
+    (application_id,) = struct.unpack_from(">I", header, _APPLICATION_ID_AT)
+    if application_id != _APPLICATION_ID:
+        raise LogRefused(f"{path} is a SQLite database of another program; it was left as it is")
+    (version,) = struct.unpack_from(">I", header, _USER_VERSION_AT)
+    if version > SCHEMA_VERSION:
+        raise LogRefused(
+            f"{path} was written by a newer trisync (its schema is {version}, this one knows {SCHEMA_VERSION}); "
+            "it was left as it is"
+        )
+
+
+def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connection:
+    """The one connection that writes, with the schema up to date. Raises LogRefused.
+
+    It is also the only one that checkpoints. SQLite before 3.51.3 can corrupt a WAL database when two
+    connections checkpoint at once (the "WAL-reset" bug; Debian 12 has 3.40.1). Here that cannot happen:
+    automatic checkpoints are off, this connection alone runs them between two batches, and every other one is
+    opened by open_reader() with mode=ro, which cannot.
+    """
+    refuse_foreign_file(path)
+    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the index pages that scattered appends touch
+        database = sqlite_utils.Database(connection)
+        migrations.apply(database)
+        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        _begin_epoch(connection, durability)
+        # What was just written must reach the file's own header, which the next start judges by.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute(f"PRAGMA synchronous = {durability.upper()}")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise LogRefused(f"{path} cannot be opened: {error}") from error
+    return connection
+
+
+def open_reader(path: Path, *, busy_ms: int) -> sqlite3.Connection:
+    """A connection that reads beside the writer and never writes, nor checkpoints."""
+    connection = sqlite3.connect(
+        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
+    )
+    connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+    connection.execute("PRAGMA query_only = ON")
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """BEGIN IMMEDIATE, then COMMIT, or ROLLBACK when the body raises. (sqlite3's own `with` never begins one.)"""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+    except BaseException:
+        connection.execute("ROLLBACK")
+        raise
+    connection.execute("COMMIT")
+
+
+def read_meta(connection: sqlite3.Connection, name: str) -> str | None:
+    """A value of the meta table."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Set a value of the meta table."""
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+
+def _begin_epoch(connection: sqlite3.Connection, durability: str) -> None:
+    """Give the log its identity, a new one where offsets may have been lost.
+
+    Under `normal` the newest commits of a machine that lost power are gone, and their offsets would be given
+    again; so whoever opens a log that such a server did not close begins a new epoch (promise P3).
+    """
+    with transaction(connection):
+        if read_meta(connection, "epoch") is None or read_meta(connection, "unsafe") == "1":
+            write_meta(connection, "epoch", secrets.token_hex(8))
+        write_meta(connection, "unsafe", "1" if durability == "normal" else "0")
+
+
+def close_writer(connection: sqlite3.Connection) -> None:
+    """Fold the WAL into the file, durably, and note that nothing was lost."""
+    connection.execute("PRAGMA synchronous = FULL")
+    write_meta(connection, "unsafe", "0")
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    connection.close()

@@ -1,0 +1,146 @@
+"""The TCP door: a first look at what a client speaks, then its bytes to its session."""
+
+from collections import OrderedDict
+from collections.abc import Awaitable, Callable
+
+import trio
+
+from trisync.broker import Broker
+from trisync.connection import Connection
+from trisync.dialects import Dialect, skip_blanks, tell_dialect
+from trisync.framing import FrameSplitter, Framing, LineSplitter, Splitter
+from trisync.registry import Registry
+from trisync.session import ConsoleSession, Session
+from trisync.settings import Settings
+from trisync.telnet import TelnetFilter
+
+
+class TcpDoor:
+    """Serves raw TCP clients of all dialects. handle() is run once for each."""
+
+    def __init__(self, broker: Broker, registry: Registry, settings: Settings) -> None:
+        self._broker = broker
+        self._registry = registry
+        self._settings = settings
+        self._silent: OrderedDict[Connection, None] = OrderedDict()
+
+    async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
+        """Serve one client until it or the server ends it."""
+        connection = Connection(stream, self._settings, f"tcp {peer}")
+        session = Session(self._broker, connection, self._settings)
+        with self._registry.admit(connection, session) as admitted:
+            if admitted:
+                conversation = _Conversation(connection, session, self._settings, self._wait_for_first_word)
+                await connection.serve(conversation.run)
+            else:
+                await trio.aclose_forcefully(stream)
+        session.close()
+
+    async def _wait_for_first_word(self, connection: Connection) -> bytes:
+        """A new connection's first bytes; it may be silent for long, but only so many may be so at once."""
+        self._silent[connection] = None
+        if len(self._silent) > self._settings.silent_max:
+            oldest, _ = self._silent.popitem(last=False)
+            oldest.end("silent, and too many are")
+        try:
+            with trio.move_on_after(self._settings.silent_s):
+                return await connection.receive()
+            connection.end("silent")
+            return b""
+        finally:
+            self._silent.pop(connection, None)
+
+
+class _Conversation:
+    """What one TCP client sends, from its first byte."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        session: Session,
+        settings: Settings,
+        first_word: Callable[[Connection], Awaitable[bytes]],
+    ) -> None:
+        self._connection = connection
+        self._session = session
+        self._bytes_max = settings.message_bytes_max
+        self._first_word = first_word
+        self._telnet: TelnetFilter | None = None
+
+    async def run(self) -> None:
+        """Find the dialect, then converse in it until the client hangs up."""
+        dialect, head = await self._meet()
+        match dialect:
+            case None:
+                pass
+            case Dialect.FRAMES:
+                self._session.speak(Framing.FRAMES)
+                await self._converse(FrameSplitter(self._bytes_max), head)
+            case Dialect.LINES:
+                self._session.speak(Framing.LINES)
+                await self._converse(LineSplitter(self._bytes_max), head)
+            case Dialect.CONSOLE:
+                if self._telnet is None:  # commands may come later: Linux telnet sends them at Ctrl-C
+                    self._telnet = TelnetFilter()
+                    head = self._filtered(head)
+                await self._talk(head)
+            case _:
+                self._connection.end(dialect.value)
+
+    async def _meet(self) -> tuple[Dialect | None, bytes]:
+        """The client's dialect and what it said so far; no dialect where it left before that."""
+        head = b""
+        while chunk := await self._first_word(self._connection):
+            head = skip_blanks(head + self._filtered(chunk))
+            dialect = tell_dialect(head)
+            if dialect is Dialect.TELNET and self._telnet is None:
+                # The choice is made again on what is left when its negotiation is taken out.
+                self._telnet = TelnetFilter()
+                head = skip_blanks(self._filtered(head))
+                dialect = tell_dialect(head)
+            if dialect is not None:
+                return dialect, head
+        return None, b""
+
+    def _filtered(self, chunk: bytes) -> bytes:
+        if self._telnet is None:
+            return chunk
+        text, answers = self._telnet.feed(chunk)
+        if answers:
+            self._connection.outbox.write(answers)
+        return text
+
+    async def _receive(self) -> bytes:
+        """The next text from the client, b"" at its end."""
+        while chunk := await self._connection.receive():
+            if text := self._filtered(chunk):
+                return text
+        return b""
+
+    async def _converse(self, splitter: Splitter, chunk: bytes) -> None:
+        """The machine dialects: payloads to the session until the client hangs up or cannot be understood."""
+        connection = self._connection
+        while chunk:
+            payloads = splitter.feed(chunk)
+            if payloads:
+                await self._session.receive(payloads)
+            if splitter.failed:
+                connection.refuse(splitter.failed)
+                return
+            connection.expect(partial=splitter.partial, progress=bool(payloads))
+            chunk = await self._receive()
+
+    async def _talk(self, chunk: bytes) -> None:
+        """The console. A half-typed line has no deadline: in some terminals, people send key by key."""
+        splitter = LineSplitter(self._bytes_max, keep_empty=True)
+        console = ConsoleSession(self._session, self._connection)
+        while chunk:
+            following = await console.receive(splitter.feed(chunk))
+            if splitter.failed:
+                self._connection.refuse(splitter.failed)
+                return
+            if following is not None:
+                following.append(splitter.take_rest())
+                await self._converse(LineSplitter(self._bytes_max), b"\n".join(following) or b"\n")
+                return
+            chunk = await self._receive()
