@@ -189,7 +189,7 @@ class ServerProcess:
     """`trisync serve` as a process of its own, for what only a process shows."""
 
     def __init__(self, folder: Path, *options: str, tcp_port: int = 0, web_port: int = 0) -> None:
-        self.log = tempfile.TemporaryFile()  # not a pipe: nobody reads it while the server runs
+        self.log = tempfile.TemporaryFile()  # noqa: SIM115 (not a pipe: nobody reads it while the server runs)
         self.process = subprocess.Popen(
             [
                 *(sys.executable, "-m", "trisync", "serve", "--data", str(folder)),

@@ -21,7 +21,11 @@ def dialect(request: pytest.FixtureRequest) -> str:
 
 
 async def test_what_one_publishes_all_subscribers_get(tmp_path: Path, dialect: str) -> None:
-    async with running_server(tmp_path) as running, connect(running, dialect) as alice, connect(running, dialect) as bob:
+    async with (
+        running_server(tmp_path) as running,
+        connect(running, dialect) as alice,
+        connect(running, dialect) as bob,
+    ):
         subscribed = await bob.request("subscribe", channel="lobby")
         assert (subscribed["op"], subscribed["offset"]) == ("ok", 0)
         assert (await alice.request("hello", name="alice"))["protocol"] == 1

@@ -76,7 +76,11 @@ def serve(config_file: Path | None, **given: Any) -> None:
     Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
     line is stronger than the environment, and that is stronger than the file.
     """
-    given = {name: list(value) if isinstance(value, tuple) else value for name, value in given.items() if value not in (None, ())}
+    given = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in given.items()
+        if value not in (None, ())
+    }
     try:
         settings = config.load_settings(given, os.environ, config_file)
     except config.ConfigError as error:

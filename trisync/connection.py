@@ -101,9 +101,7 @@ class Connection(Outlet):
             self.refuse(WireError("internal", f"an internal error, logged with the reference {reference}"))
 
     async def _hang_up(self, farewell: Callable[[], None]) -> None:
-        while self._unanswered:
-            self._answered = trio.Event()
-            await self._answered.wait()
+        await self.answered()
         farewell()
         self.outbox.close()
         await self.outbox.flush()
@@ -189,8 +187,16 @@ class Connection(Outlet):
         """A submission was queued: the connection stays for its answer."""
         self._unanswered += 1
 
+    async def answered(self) -> None:
+        """Wait until everything that was submitted has been answered."""
+        while self._unanswered:
+            if self._answered is None:
+                self._answered = trio.Event()
+            await self._answered.wait()
+
     def was_answered(self) -> None:
         """A submission's answer was written."""
         self._unanswered -= 1
         if self._unanswered == 0 and self._answered is not None:
             self._answered.set()
+            self._answered = None

@@ -89,6 +89,7 @@ class Console:
 
     def __init__(self) -> None:
         self.channel: str | None = FIRST_CHANNEL
+        self._name = NOBODY
         self._begun = False
 
     def read(self, line: str) -> list[Action]:
@@ -127,6 +128,7 @@ class Console:
         if command == "/name":
             if not 1 <= len(rest) <= 64 or not rest.isprintable():
                 return [Say("! /name NAME: 1 to 64 characters\n")]
+            self._name = rest
             return [Hello(id=_NAME, name=rest)]
         if command == "/history":
             return self._history(rest)
@@ -185,7 +187,7 @@ class Console:
             case "/leave":
                 return "* you are in no channel\n"
             case "/name":
-                return "* so be it\n"
+                return f"* you are {self._name}\n"
             case "/history":
                 messages = msgspec.json.decode(payload, type=_HistoryReply).messages
                 return "".join([message_line(bytes(message)) for message in messages]) or "* nothing yet\n"

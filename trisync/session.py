@@ -269,6 +269,10 @@ class ConsoleSession:
                         return lines[number + 1 :]
                     case Quit():
                         self._connection.end("the person left")
+                    case Publish():
+                        await self._session.handle(action)
                     case _:
+                        # People expect one thing after the other: what they said is seen before what they ask.
+                        await self._connection.answered()
                         await self._session.handle(action)
         return None

@@ -25,7 +25,7 @@
  */
 
 export const FIRST_LOOK = 50; // messages shown when a channel is opened
-export const OUTBOX_MAX = 256; // the server remembers as many verdicts per producer (WIRE: exactly once)
+export const OUTBOX_MAX = 256; // the server remembers as many verdicts per producer (protocol.md: producers)
 
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;

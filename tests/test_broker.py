@@ -1,0 +1,187 @@
+"""The broker over a log in memory: group commit, order, back-pressure, and what a failed commit means."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import pytest
+import trio
+from msgspec import Raw
+from trio.testing import wait_all_tasks_blocked
+
+from tests.fakes import CollectingOutlet, MemoryLog, publishes
+from trisync.broker import Broker
+from trisync.cursors import Subscriptions
+from trisync.errors import WireError
+from trisync.log import LogUnavailable, Submission
+from trisync.protocol import Publish, Subscribe
+from trisync.settings import Settings
+
+
+class World:
+    """A broker that runs, over a log in memory."""
+
+    def __init__(self, nursery: trio.Nursery, settings: Settings) -> None:
+        self.nursery = nursery
+        self.log = MemoryLog()
+        self.broker = Broker(self.log, settings, timer=trio.current_time, now_ms=lambda: 1)
+        self.settings = settings
+
+    async def subscriber(self, channel: str = "lobby", **fields: int) -> tuple[CollectingOutlet, Subscriptions]:
+        outlet = CollectingOutlet(self.nursery)
+        subscriptions = Subscriptions(self.broker, outlet, self.settings.subscriptions_max)
+        await subscriptions.subscribe(Subscribe(channel=channel, **fields))
+        return outlet, subscriptions
+
+
+@asynccontextmanager
+async def a_world(**changes: int) -> AsyncIterator[World]:
+    async with trio.open_nursery() as nursery:
+        world = World(nursery, Settings(**changes))
+        nursery.start_soon(world.broker.run)
+        yield world
+        nursery.cancel_scope.cancel()
+
+
+def offsets(outlet: CollectingOutlet) -> list[int]:
+    messages = [json.loads(line) for line in outlet.lines()]
+    return [message["offset"] for message in messages if message["op"] == "message"]
+
+
+async def test_nobody_is_answered_or_shown_anything_before_the_commit() -> None:
+    async with a_world() as world:
+        outlet, _ = await world.subscriber()
+        world.log.gate = trio.Event()
+        settled: list[Submission] = []
+        world.broker.submit(publishes(3, settle=settled.append))
+        await wait_all_tasks_blocked()
+        assert (settled, offsets(outlet)) == ([], [])
+        world.log.gate.set()
+        await wait_all_tasks_blocked()
+        assert [submission.verdicts for submission in settled] == [[1, 2, 3]]
+        assert offsets(outlet) == [1, 2, 3]
+
+
+async def test_what_arrives_during_a_commit_is_committed_together() -> None:
+    async with a_world() as world:
+        world.log.gate = trio.Event()
+        for _ in range(10):
+            world.broker.submit(publishes(1))
+            await wait_all_tasks_blocked()
+        world.log.gate.set()
+        await wait_all_tasks_blocked()
+        assert world.log.batches == [1, 9]
+
+
+async def test_a_batch_is_bounded_in_messages_and_bytes() -> None:
+    async with a_world(batch_messages_max=5) as world:
+        for _ in range(4):
+            world.broker.submit(publishes(3))
+        await wait_all_tasks_blocked()
+        assert world.log.batches == [2, 2]
+    async with a_world(batch_bytes_max=1000) as world:
+        for _ in range(4):
+            world.broker.submit(publishes(3))
+        await wait_all_tasks_blocked()
+        assert world.log.batches == [2, 2]
+
+
+async def test_acknowledgements_come_before_the_deliveries_of_their_batch() -> None:
+    async with a_world() as world:
+        outlet, _ = await world.subscriber()
+        world.broker.submit(publishes(2, settle=lambda submission: outlet.taken.append(b'{"op":"acknowledged"}\n')))
+        await wait_all_tasks_blocked()
+        assert [json.loads(line)["op"] for line in outlet.lines()] == ["ok", "acknowledged", "message", "message"]
+
+
+async def test_a_batch_that_could_not_be_stored_is_refused_and_the_next_one_is_stored() -> None:
+    async with a_world() as world:
+        outlet, _ = await world.subscriber()
+        settled: list[Submission] = []
+        world.log.failure = LogUnavailable("disk full")
+        world.broker.submit(publishes(2, settle=settled.append))
+        await wait_all_tasks_blocked()
+        world.broker.submit(publishes(2, settle=settled.append))
+        await wait_all_tasks_blocked()
+        first, second = settled
+        codes = [verdict.code for verdict in first.verdicts if isinstance(verdict, WireError)]
+        assert codes == ["unavailable", "unavailable"]
+        assert second.verdicts == [1, 2]
+        assert offsets(outlet) == [1, 2]
+
+
+async def test_an_unknown_outcome_stops_the_broker_and_no_verdict_is_sent() -> None:
+    settled: list[Submission] = []
+
+    async def publish_to_a_broken_disk() -> None:
+        async with a_world() as world:
+            world.log.failure = OSError("fsync failed")
+            world.broker.submit(publishes(1, settle=settled.append))
+            await trio.sleep_forever()
+
+    with pytest.raises(ExceptionGroup) as caught:
+        await publish_to_a_broken_disk()
+    assert caught.group_contains(OSError, match="fsync failed")
+    assert settled == []
+
+
+async def test_publishers_wait_while_the_queue_is_full() -> None:
+    async with a_world(queue_bytes_max=1000) as world:
+        world.log.gate = trio.Event()
+        world.broker.submit(publishes(100))
+        went_on = trio.Event()
+
+        async def publisher() -> None:
+            await world.broker.room()
+            went_on.set()
+
+        world.nursery.start_soon(publisher)
+        await wait_all_tasks_blocked()
+        assert not went_on.is_set()
+        world.log.gate.set()
+        await wait_all_tasks_blocked()
+        assert went_on.is_set()
+
+
+async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> None:
+    async with a_world() as world:
+        outlet, _ = await world.subscriber()
+        slow, _ = await world.subscriber()
+        slow.slow = True
+        settled: list[Submission] = []
+        submission = Submission(settled.append, sender="ann")
+        submission.add(Publish(channel="lobby", data=Raw(b'"here"'), ephemeral=True), 20)
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        assert settled[0].verdicts == [0]
+        assert json.loads(outlet.lines()[-1]) == {
+            "op": "message", "channel": "lobby", "time": 1, "from": "ann", "data": "here",
+        }  # fmt: skip
+        assert len(slow.lines()) == 1
+        assert world.log.batches == []
+
+
+async def test_while_draining_publishes_are_refused_and_earlier_ones_are_stored() -> None:
+    async with a_world() as world:
+        world.log.gate = trio.Event()
+        settled: list[Submission] = []
+        world.broker.submit(publishes(1, settle=settled.append))
+        await wait_all_tasks_blocked()
+        world.broker.draining = True
+        world.broker.submit(publishes(1, settle=settled.append))
+        world.log.gate.set()
+        await world.broker.rest()
+        assert settled[0].verdicts == [1]
+        (refusal,) = settled[1].verdicts
+        assert isinstance(refusal, WireError)
+        assert (refusal.code, refusal.retry) == ("draining", True)
+
+
+async def test_a_channel_is_forgotten_when_the_last_subscriber_leaves() -> None:
+    async with a_world() as world:
+        _, first = await world.subscriber()
+        _, second = await world.subscriber()
+        first.close()
+        assert list(world.broker._channels) == ["lobby"]
+        second.close()
+        assert list(world.broker._channels) == []

@@ -1,0 +1,226 @@
+"""Cursors: resuming, going live and falling behind, with nothing missed and nothing twice."""
+
+import json
+from random import Random
+
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+
+from tests.fakes import CollectingOutlet, publishes
+from tests.test_broker import World, a_world, offsets
+from trisync.errors import WireError
+from trisync.protocol import Subscribe
+
+
+async def publish(world: World, count: int, channel: str = "lobby") -> None:
+    world.broker.submit(publishes(count, channel))
+    await wait_all_tasks_blocked()
+
+
+def events(outlet: CollectingOutlet) -> list[object]:
+    """What an outlet was given, in short: an offset for each message, else the operation and its facts."""
+    shown: list[object] = []
+    for line in outlet.lines():
+        message = json.loads(line)
+        if message["op"] == "message":
+            shown.append(message["offset"])
+        elif message["op"] == "gap":
+            shown.append(("gap", message["reason"], message.get("from"), message.get("to")))
+        else:
+            shown.append((message["op"], message["offset"]))
+    return shown
+
+
+async def test_a_plain_subscription_begins_at_the_head() -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, _ = await world.subscriber()
+        await publish(world, 2)
+        assert events(outlet) == [("ok", 3), 4, 5]
+
+
+@pytest.mark.parametrize(("since", "expected"), [(0, [1, 2, 3, 4]), (2, [3, 4]), (3, [4])])
+async def test_since_delivers_what_follows_and_goes_on_live(since: int, expected: list[int]) -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, _ = await world.subscriber(since=since)
+        await wait_all_tasks_blocked()
+        await publish(world, 1)
+        assert events(outlet) == [("ok", 3), *expected]
+
+
+@pytest.mark.parametrize(("last", "expected"), [(1, [3]), (2, [2, 3]), (100, [1, 2, 3])])
+async def test_last_begins_with_the_newest(last: int, expected: list[int]) -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, _ = await world.subscriber(last=last)
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 3), *expected]
+
+
+async def test_what_was_trimmed_is_announced_once() -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 9)
+        world.log.trimmed["lobby"] = 4
+        outlet, _ = await world.subscriber(since=2)
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 9), ("gap", "trimmed", 3, 4), 5, 6, 7, 8, 9]
+
+
+async def test_a_channel_trimmed_to_nothing_is_one_gap_and_then_live() -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 9)
+        world.log.trimmed["lobby"] = 9
+        outlet, _ = await world.subscriber(since=2)
+        await wait_all_tasks_blocked()
+        await publish(world, 1)
+        assert events(outlet) == [("ok", 9), ("gap", "trimmed", 3, 9), 10]
+
+
+async def test_another_epoch_begins_again_from_the_beginning() -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, subscriptions = await world.subscriber()
+        await subscriptions.subscribe(Subscribe(channel="lobby", since=2, epoch="another"))
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 3), ("ok", 3), ("gap", "epoch", None, None), 1, 2, 3]
+
+
+async def test_a_cursor_beyond_the_head_is_of_another_log() -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, _ = await world.subscriber(since=4)
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 3), ("gap", "epoch", None, None), 1, 2, 3]
+
+
+async def test_epoch_is_judged_only_together_with_since() -> None:
+    async with a_world() as world:
+        await publish(world, 3)
+        outlet, subscriptions = await world.subscriber()
+        await subscriptions.subscribe(Subscribe(channel="lobby", epoch="another", last=1))
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 3), ("ok", 3), 3]
+
+
+async def test_subscribing_again_replaces_the_cursor() -> None:
+    async with a_world() as world:
+        await publish(world, 2)
+        outlet, subscriptions = await world.subscriber()
+        await subscriptions.subscribe(Subscribe(channel="lobby", since=0))
+        await wait_all_tasks_blocked()
+        await publish(world, 1)
+        assert events(outlet) == [("ok", 2), ("ok", 2), 1, 2, 3]
+
+
+async def test_after_unsubscribing_nothing_comes() -> None:
+    async with a_world() as world:
+        outlet, subscriptions = await world.subscriber()
+        subscriptions.unsubscribe("lobby")
+        await publish(world, 1)
+        assert events(outlet) == [("ok", 0)]
+
+
+async def test_a_connection_has_so_many_subscriptions_and_no_more() -> None:
+    async with a_world(subscriptions_max=2) as world:
+        _, subscriptions = await world.subscriber("a")
+        await subscriptions.subscribe(Subscribe(channel="b"))
+        with pytest.raises(WireError, match="at most 2") as caught:
+            await subscriptions.subscribe(Subscribe(channel="c"))
+        assert caught.value.details == {"limit": "subscriptions_max", "value": 2}
+        await subscriptions.subscribe(Subscribe(channel="b", since=0))
+
+
+async def test_a_slow_reader_reads_on_from_the_log_and_is_live_again() -> None:
+    async with a_world() as world:
+        slow, _ = await world.subscriber()
+        fast, _ = await world.subscriber()
+        slow.slow = True
+        for _ in range(5):
+            await publish(world, 10)
+        assert offsets(slow) == []
+        assert offsets(fast) == list(range(1, 51))
+        slow.speed_up()
+        await wait_all_tasks_blocked()
+        await publish(world, 1)
+        assert offsets(slow) == list(range(1, 52))
+        assert world.broker._channels["lobby"].live[slow.framing].keys() >= {
+            *world.broker._channels["lobby"].live[fast.framing]
+        }
+
+
+async def test_readers_at_the_same_place_share_one_read() -> None:
+    async with a_world() as world:
+        await publish(world, 50)
+        world.broker._cache._runs.clear()
+        world.broker._cache._starts.clear()
+        outlets = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(100):
+                nursery.start_soon(lambda: join(world, outlets))
+        await wait_all_tasks_blocked()
+        assert all(offsets(outlet) == list(range(8, 51)) for outlet in outlets)
+        assert (len(outlets), world.log.reads) == (100, 1)
+
+
+async def join(world: World, outlets: list[CollectingOutlet]) -> None:
+    outlet, _ = await world.subscriber(since=7)
+    outlets.append(outlet)
+
+
+@pytest.mark.parametrize("seed", range(30))
+async def test_whoever_resumes_while_others_publish_misses_nothing_and_sees_nothing_twice(seed: int) -> None:
+    """Random publishers, resumes, replaced cursors, slow phases and cold caches; every cursor is followed."""
+    random = Random(seed)
+    async with a_world(cache_bytes_max=random.choice([1, 2_000, 10**6])) as world:
+        await publish(world, random.randrange(20))
+        outlets = []
+        async with trio.open_nursery() as nursery:
+            for _ in range(3):
+                nursery.start_soon(publisher, world, random)
+            for _ in range(10):
+                nursery.start_soon(resumer, world, random, outlets)
+        for outlet in outlets:
+            outlet.speed_up()
+        await wait_all_tasks_blocked()
+        head = len(world.log.messages.get("lobby", []))
+        for outlet in outlets:
+            check_contiguous(events(outlet), head)
+
+
+async def publisher(world: World, random: Random) -> None:
+    for _ in range(30):
+        world.broker.submit(publishes(random.randrange(1, 8)))
+        for _ in range(random.randrange(4)):
+            await trio.lowlevel.checkpoint()
+
+
+async def resumer(world: World, random: Random, outlets: list[CollectingOutlet]) -> None:
+    outlet, subscriptions = await world.subscriber()
+    outlets.append(outlet)
+    for _ in range(12):
+        for _ in range(random.randrange(20)):
+            await trio.lowlevel.checkpoint()
+        match random.randrange(4):
+            case 0:
+                since = random.randrange(len(world.log.messages.get("lobby", [])) + 1)
+                head = world.broker._channels["lobby"].head
+                await subscriptions.subscribe(Subscribe(channel="lobby", since=min(since, head)))
+                outlet.taken.append(b'{"op":"cursor","offset":%d}\n' % min(since, head))
+            case 1:
+                outlet.slow = True
+            case _:
+                outlet.speed_up()
+
+
+def check_contiguous(shown: list[object], head: int) -> None:
+    """Between two cursors the offsets have no gap and no repetition; the last run of them ends at the head."""
+    place: int | None = None
+    for event in shown:
+        if isinstance(event, int):
+            assert place is None or event == place + 1, shown
+            place = event
+        elif isinstance(event, tuple) and (event[0] == "cursor" or (event[0] == "ok" and place is None)):
+            place = event[1]
+    assert place == head
