@@ -216,9 +216,14 @@ class ServerProcess:
         try:
             return self.process.wait(PATIENCE_S)
         finally:
-            self.process.kill()
-            assert self.process.stdout is not None
-            self.process.stdout.close()
+            self.close()
+
+    def close(self) -> None:
+        """End the process whatever it does, and let go of its output."""
+        self.process.kill()
+        self.process.wait()
+        assert self.process.stdout is not None
+        self.process.stdout.close()
 
 
 @contextmanager
@@ -228,6 +233,5 @@ def server_process(folder: Path, *options: str, **ports: int) -> Iterator[Server
     try:
         yield server
     finally:
-        if server.process.poll() is None:
-            server.stop(signal.SIGKILL)
+        server.close()
         server.log.close()
