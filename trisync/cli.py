@@ -58,7 +58,7 @@ def _metavar(default: object) -> str:
 
 
 def _shown(default: object) -> str:
-    return "none" if default == [] else f"{default:g}" if isinstance(default, float) else str(default)
+    return "none" if default == [] else f"{default:.10g}" if isinstance(default, float) else str(default)
 
 
 @main.command()
@@ -192,7 +192,7 @@ def publish(channel: str, data: str | None, name: str | None, url: str) -> None:
       dmesg | trisync publish logs
     """
 
-    lines: Iterable[str] = click.get_text_stream("stdin") if data is None else [data]
+    lines: Iterable[str] = [data] if data is not None else sys.stdin
 
     async def talk() -> None:
         async with LinesClient(url) as client:

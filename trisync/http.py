@@ -77,19 +77,21 @@ class HttpDoor:
 class _Exchange:
     """One client's requests and answers, until it goes or becomes a WebSocket."""
 
-    __slots__ = ("_connection", "_door", "_http", "_wire")
+    __slots__ = ("_connection", "_door", "_head_only", "_http", "_wire")
 
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
         self._connection = connection
         self._http: h11.Connection | None = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._wire: Wire | None = None
+        self._head_only = False
 
     async def run(self) -> None:
         """Answer requests; on an upgrade, go on as a WebSocket."""
         idle_s = self._door.settings.handshake_s
         while (request := await self._next_request(idle_s)) is not None:
             headers = list(request.headers)
+            self._head_only = request.method == b"HEAD"
             refusal = self._door.judge(request.method, headers)
             if refusal is None and wants_upgrade(headers):
                 assert self._http is not None
@@ -165,7 +167,7 @@ class _Exchange:
         if request.method not in _READING:
             self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
             return
-        self._respond(200, found, PAGE_HEADERS, with_body=request.method == b"GET")
+        self._respond(200, found, PAGE_HEADERS)
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
@@ -176,9 +178,7 @@ class _Exchange:
         self._connection.note(f"{refusal.status} {refusal.reason}")
         self._respond(refusal.status, WebFile(_TEXT, body), [*refusal.headers, (b"Connection", b"close")])
 
-    def _respond(
-        self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]], *, with_body: bool = True
-    ) -> None:
+    def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
         response = h11.Response(
             status_code=status,
@@ -190,7 +190,7 @@ class _Exchange:
             ],
         )
         data = self._http.send(response) or b""
-        if with_body:
+        if not self._head_only:
             data += self._http.send(h11.Data(data=file.body)) or b""
         data += self._http.send(h11.EndOfMessage()) or b""
         self._connection.outbox.write(data)

@@ -87,8 +87,13 @@ def refuse_origin(headers: Headers, allowed: Iterable[str]) -> HttpRefusal | Non
 
 
 def wants_upgrade(headers: Headers) -> bool:
-    """Whether a request asks for another protocol on its connection."""
-    return b"upgrade" in tokens(headers, b"connection") or header(headers, b"upgrade") is not None
+    """Whether a request means to become a WebSocket. An offer of HTTP/2 (h2c) may be ignored (RFC 9110, 7.8)."""
+    if header(headers, b"sec-websocket-key") is not None:
+        return True
+    offered = header(headers, b"upgrade")
+    if offered is None:
+        return b"upgrade" in tokens(headers, b"connection")
+    return b"h2c" not in tokens(headers, b"upgrade")
 
 
 def refuse_upgrade(method: bytes, headers: Headers) -> HttpRefusal | None:

@@ -1,0 +1,99 @@
+"""README.md: its commands, its transcript and its program do what it says."""
+
+import re
+import shlex
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import PATIENCE_S, ServerProcess, server_process
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+def transcript(beginning: str) -> list[str]:
+    """The indented block that begins with a line, without its indent."""
+    after = README[README.index(f"    {beginning}\n") :].splitlines()
+    block = []
+    for line in after:
+        if not line.startswith("    "):
+            break
+        block.append(line[4:])
+    return block
+
+
+def matches(pattern: str, text: str) -> bool:
+    """Whether a line is as README shows it; … stands for what varies."""
+    return re.fullmatch(".*".join(re.escape(part) for part in pattern.split("…")), text) is not None
+
+
+def talk(server: ServerProcess, shown: list[str], answer: re.Pattern[str]) -> None:
+    """Type what a transcript shows as typed, and compare what comes back with what it shows as answered."""
+    with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as connection:
+        lines = connection.makefile("rw")
+        for line in shown:
+            if answer.match(line):
+                assert matches(line, lines.readline().rstrip("\n")), line
+            else:
+                print(line, file=lines, flush=True)
+
+
+def run_shell(server: ServerProcess, line: str) -> list[str]:
+    """Run a `.venv/bin/trisync …` line against a server."""
+    program, *arguments = shlex.split(line.removeprefix("$ "))
+    assert program == ".venv/bin/trisync"
+    return subprocess.run(
+        [sys.executable, "-m", "trisync", *arguments, "--url", f"tcp://127.0.0.1:{server.tcp_port}"],
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    ).stdout.splitlines()
+
+
+def test_the_five_minutes_go_as_they_are_told(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        talk(server, transcript("$ nc localhost 2345")[1:], re.compile("[#*] ?"))
+        shell = transcript("""$ .venv/bin/trisync publish lobby '{"text": "from a script"}' --name robot""")
+        published, offset, history, subscribe = shell
+        assert run_shell(server, published) == [offset]
+        assert len(run_shell(server, history)) == 1
+        assert len(run_shell(server, subscribe)) == 3
+        pasted = README.index("**In JSON lines.**")
+        json_lines = [line[4:] for line in README[pasted:].splitlines()[2:] if line.startswith("    ")][1:4]
+        talk(server, json_lines, re.compile(r'\{"op":"(ok|message)"'))
+
+
+def test_the_python_program_runs(tmp_path: Path) -> None:
+    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    with server_process(tmp_path) as server:
+        said = subprocess.run(
+            [sys.executable, "-c", program.replace("2345", str(server.tcp_port))],
+            capture_output=True,
+            text=True,
+            check=True,
+            timeout=PATIENCE_S,
+        ).stdout
+    assert said == "stored at offset 1\n1 {'temperature': 21.5}\n"
+
+
+@pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is missing: apt-get install sqlite3")
+def test_the_data_reads_well_while_the_server_runs(tmp_path: Path) -> None:
+    (command,) = re.findall(r"^    (sqlite3 .*)$", README, re.MULTILINE)
+    with server_process(tmp_path / "data") as server:
+        run_shell(server, "$ .venv/bin/trisync publish lobby hello --name ann")
+        shown = subprocess.run(shlex.split(command), cwd=tmp_path, capture_output=True, text=True, check=True).stdout
+    assert re.fullmatch(r'lobby\|1\|[-0-9]+ [0-9:.]+\|ann\|\|"hello"\n', shown)
+
+
+def test_every_file_that_is_named_is_there() -> None:
+    root = Path(__file__).parent.parent
+    for name in re.findall(r"\]\(([\w./-]+)\)", README):
+        assert (root / name).exists(), name
+    for room in re.findall(r"^\| \d \| (.*?) \|", README, re.MULTILINE):
+        for name in re.findall(r"`([\w/]+)`", room):
+            assert (root / "trisync" / name).exists() or (root / "trisync" / f"{name}.py").exists(), name
