@@ -75,7 +75,8 @@ class Connection(Outlet):
         try:
             async with trio.open_nursery() as self._nursery:
                 with trio.CancelScope() as self._conversation:
-                    await self.guard(converse)
+                    if self.ending is None:
+                        await self.guard(converse)
                 self.end(HUNG_UP)
                 with trio.move_on_after(self._settings.drain_s):
                     await self._hang_up(farewell)

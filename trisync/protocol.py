@@ -124,16 +124,16 @@ def decode_request(payload: bytes) -> AnyRequest:
         if not payload.isascii():
             payload.decode()
         if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
-            raise BadRequest(WireError("bad_json", f"nested more than {DEPTH_MAX} deep"))
+            raise RecursionError
         request: AnyRequest = _decode(payload)
-    except UnicodeDecodeError as error:
-        raise BadRequest(WireError("bad_json", f"not UTF-8 at byte {error.start}")) from None
     except msgspec.ValidationError as error:
-        raise _explain(payload, error) from None
+        raise _explain(payload, "bad_request", _in_words(error)) from None
     except msgspec.DecodeError as error:
-        raise BadRequest(WireError("bad_json", str(error))) from None
+        raise _explain(payload, "bad_json", str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _explain(payload, "bad_json", f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise BadRequest(WireError("bad_json", f"nested more than {DEPTH_MAX} deep")) from None
+        raise _explain(payload, "bad_json", f"nested more than {DEPTH_MAX} deep") from None
     if type(request) is Publish:
         _check_publish(request)
     elif isinstance(request, Subscribe | Unsubscribe | History):
@@ -181,20 +181,32 @@ def _read_field(raw: Raw, kind: Any) -> Any:
         return UNSET
 
 
-def _explain(payload: bytes, problem: msgspec.ValidationError) -> BadRequest:
-    """The BadRequest for a payload that is JSON but no request, with the id and seq that it shows."""
+_RULES = {
+    "name": "name is 1-64 characters, none of them a control character",
+    "producer": "producer is 16-64 printable ASCII characters without spaces",
+}
+
+
+def _in_words(problem: msgspec.ValidationError) -> str:
+    """What msgspec says of a field, without its own notation."""
     text = str(problem).replace("`", "").replace("$.", "")
+    field = text.rpartition(" at ")[2]
+    return _RULES[field] if field in _RULES and text.startswith("Expected str ") else text
+
+
+def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
+    """The BadRequest for a payload that does not decode, with the op, id and seq that can be read of it."""
     try:
         envelope = _decode_envelope(payload)
-    except (msgspec.ValidationError, RecursionError):
-        return BadRequest(WireError("bad_request", f"a request is a JSON object: {text}"))
+    except (msgspec.DecodeError, RecursionError):
+        return BadRequest(WireError(code, problem))
     op = _read_field(envelope.op, str)
     id = _read_field(envelope.id, Id)
-    if op is not UNSET and op not in OPERATIONS:
+    if code == "bad_request" and op is not UNSET and op not in OPERATIONS:
         shown = op if len(op) <= 40 else op[:40] + "…"
         return BadRequest(WireError("unknown_op", f"there is no operation {shown!r}"), op, id)
     seq = _read_field(envelope.seq, Seq) if op == "publish" else UNSET
-    return BadRequest(WireError("bad_request", text), "" if op is UNSET else op, id, seq)
+    return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 
 
 @lru_cache(maxsize=10_000)

@@ -93,6 +93,7 @@ class SqliteLog(Log):
         self._settings = settings
         self._executor = executor
         self._timer = timer
+        self._broken = False
         self._uncheckpointed_bytes = 0
         self._uncheckpointed_commits = 0
         self._forget_at = timer() + PRODUCERS_FORGOTTEN_EVERY_S
@@ -130,7 +131,13 @@ class SqliteLog(Log):
         return SqliteLog(lock, connection, readers, writer, settings, executor, timer)
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
-        runs = await self._executor(lambda: self._writer.append(batch))
+        try:
+            runs = await self._executor(lambda: self._writer.append(batch))
+        except LogUnavailable:
+            raise
+        except BaseException:
+            self._broken = True
+            raise
         self._uncheckpointed_commits += 1
         self._uncheckpointed_bytes += sum(submission.size for submission in batch)
         return runs
@@ -169,9 +176,14 @@ class SqliteLog(Log):
 
     async def aclose(self) -> None:
         def close_all() -> None:
+            if self._broken:
+                # What is in the WAL must not be folded into the file by a process that does not know what the disk
+                # has: while a reader is open, closing the writer leaves it alone. The next start finds out.
+                self._connection.close()
             for reader in self._idle_readers:
                 reader.close()
-            close_writer(self._connection)
+            if not self._broken:
+                close_writer(self._connection)
             os.close(self._lock)
 
         with trio.CancelScope(shield=True):
