@@ -27,7 +27,7 @@ from trisync.http_rules import (
 from trisync.registry import Registry
 from trisync.settings import Settings
 from trisync.web_files import PAGE_HEADERS, WebFile
-from trisync.websocket import WebSocketDoor, Wire
+from trisync.websocket import WebSocket, WebSocketDoor
 
 HEAD_BYTES_MAX = 16 * 1024
 """Of a request head: what common servers allow, and a bound on what h11 keeps."""
@@ -55,11 +55,11 @@ class HttpDoor:
         """Serve one client until it or the server ends it."""
         connection = Connection(stream, self.settings, f"web {peer}")
         with self.registry.admit(connection, None) as admitted:
-            if admitted:
-                exchange = _Exchange(self, connection)
-                await connection.serve(exchange.run, exchange.farewell)
-            else:
+            if not admitted:
                 await trio.aclose_forcefully(stream)
+                return
+            exchange = _Exchange(self, connection)
+            await connection.serve(exchange.run, exchange.farewell)
 
     def judge(self, method: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
@@ -77,13 +77,13 @@ class HttpDoor:
 class _Exchange:
     """One client's requests and answers, until it goes or becomes a WebSocket."""
 
-    __slots__ = ("_connection", "_door", "_head_only", "_http", "_wire")
+    __slots__ = ("_connection", "_door", "_head_only", "_http", "_websocket")
 
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
         self._connection = connection
         self._http: h11.Connection | None = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
-        self._wire: Wire | None = None
+        self._websocket: WebSocket | None = None
         self._head_only = False
 
     async def run(self) -> None:
@@ -98,9 +98,9 @@ class _Exchange:
                 rest, _ = self._http.trailing_data
                 key = header(headers, b"sec-websocket-key") or b""
                 self._http = None  # a few kilobytes that an open WebSocket does not need
-                self._wire = self._door.websockets.meet(self._connection, key, rest)
+                self._websocket = self._door.websockets.meet(self._connection, key, rest)
                 del request, headers
-                await self._door.websockets.converse(self._wire)
+                await self._door.websockets.converse(self._websocket)
                 return
             if refusal is not None:
                 self._refuse(refusal)
@@ -112,8 +112,8 @@ class _Exchange:
 
     def farewell(self) -> None:
         """The last bytes of what became a WebSocket."""
-        if self._wire is not None:
-            self._wire.farewell()
+        if self._websocket is not None:
+            self._websocket.farewell()
 
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""

@@ -29,12 +29,14 @@ class TcpDoor:
         connection = Connection(stream, self._settings, f"tcp {peer}")
         session = Session(self._broker, connection, self._settings)
         with self._registry.admit(connection, session) as admitted:
-            if admitted:
-                conversation = _Conversation(connection, session, self._settings, self._wait_for_first_word)
-                await connection.serve(conversation.run)
-            else:
+            if not admitted:
                 await trio.aclose_forcefully(stream)
-        session.close()
+                return
+            conversation = _Conversation(connection, session, self._settings, self._wait_for_first_word)
+            try:
+                await connection.serve(conversation.run)
+            finally:
+                session.close()
 
     async def _wait_for_first_word(self, connection: Connection) -> bytes:
         """A new connection's first bytes; it may be silent for long, but only so many may be so at once."""
