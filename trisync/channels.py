@@ -24,10 +24,11 @@ class Outlet(Protocol):
 
     framing: Framing | None
 
-    def offer(self, data: bytes) -> bool:
-        """Send or queue framed bytes; False, and nothing taken, while the backlog is past its mark.
+    @property
+    def offer(self) -> Callable[[bytes], bool]:
+        """Sends or queues framed bytes; False, and nothing taken, while the backlog is past its mark.
 
-        Never blocks, never raises.
+        Never blocks, never raises. Fan-out keeps and calls it directly, millions of times a second.
         """
 
     def reply(self, payload: bytes) -> None:
@@ -43,13 +44,14 @@ class Outlet(Protocol):
 class Subscription:
     """One connection's cursor into one channel."""
 
-    __slots__ = ("channel", "cursor", "fell_behind", "framing", "outlet")
+    __slots__ = ("channel", "cursor", "fell_behind", "framing", "offer", "outlet")
 
     def __init__(
         self, channel: "Channel", outlet: Outlet, cursor: int, fell_behind: Callable[["Subscription"], None]
     ) -> None:
         self.channel = channel
         self.outlet = outlet
+        self.offer = outlet.offer
         self.cursor = cursor
         """The offset up to which everything has been written to the connection, or LEFT."""
         self.framing: Framing | None = None
@@ -116,7 +118,7 @@ class Channel:
         behind = []
         for subscription in subscriptions:
             if subscription.cursor == before:
-                if subscription.outlet.offer(data):
+                if subscription.offer(data):
                     subscription.cursor = last
                 else:
                     behind.append(subscription)
@@ -129,4 +131,4 @@ class Channel:
         for framing, live in self.live.items():
             data = JOIN[framing]([payload])
             for subscription in list(live):
-                subscription.outlet.offer(data)
+                subscription.offer(data)

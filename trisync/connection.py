@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable
 import trio
 from msgspec import UNSET, UnsetType
 
-from trisync.channels import Outlet
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing
 from trisync.outbox import Outbox
@@ -28,8 +27,8 @@ DRAINING = "the server is stopping"
 _ORDINARY = {HUNG_UP, DRAINING}
 
 
-class Connection(Outlet):
-    """A client's stream with its outbox, its tasks and its end."""
+class Connection:
+    """A client's stream with its outbox, its tasks and its end; an Outlet for the broker."""
 
     __slots__ = (
         "_answered",
@@ -42,6 +41,7 @@ class Connection(Outlet):
         "_was_refused",
         "ending",
         "framing",
+        "offer",
         "outbox",
         "peer",
         "render",
@@ -57,6 +57,7 @@ class Connection(Outlet):
         self.ending: str | None = None
         """Why the conversation is over, None while it goes on."""
         self.outbox = Outbox(stream, settings.backlog_bytes_max, self.start_soon, lambda: self.end(HUNG_UP))
+        self.offer = self.outbox.offer
         self._stream = stream
         self._settings = settings
         self._nursery: trio.Nursery | None = None
@@ -124,9 +125,6 @@ class Connection(Outlet):
                 self._conversation.cancel()
 
     # Sending
-
-    def offer(self, data: bytes) -> bool:
-        return self.outbox.offer(data)
 
     def reply(self, payload: bytes) -> None:
         if self.render is not None:

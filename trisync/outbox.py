@@ -16,7 +16,10 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     @abstractmethod
     def try_send(self, data: bytes | memoryview) -> int:
-        """Send now what fits; returns how many bytes, perhaps 0. Raises trio.BrokenResourceError."""
+        """Send now what fits, and return how many bytes that was.
+
+        As socket.send(): raises BlockingIOError when nothing fits, and another OSError when nothing ever will.
+        """
 
 
 WRITE_BYTES = 256 * 1024
@@ -30,11 +33,11 @@ class Outbox:
         "_backlog_max",
         "_broke",
         "_closed",
-        "_direct",
         "_drained",
         "_queue",
         "_start_soon",
         "_stream",
+        "_try_send",
         "backlog",
     )
 
@@ -46,7 +49,7 @@ class Outbox:
         broke: Callable[[], None],
     ) -> None:
         self._stream = stream
-        self._direct = stream if isinstance(stream, DirectStream) else None
+        self._try_send = stream.try_send if isinstance(stream, DirectStream) else None
         self._backlog_max = backlog_max
         self._start_soon = start_soon
         self._broke = broke
@@ -78,19 +81,24 @@ class Outbox:
             self.backlog += len(data)
             return
         sent = 0
-        if self._direct is not None:
+        if self._try_send is not None:
             try:
-                sent = self._direct.try_send(data)
-            except trio.BrokenResourceError:
+                sent = self._try_send(data)
+            except BlockingIOError:
+                pass
+            except OSError:
                 self._break()
                 return
             if sent == len(data):
                 return
-        if self._queue is None:
-            self._queue = deque()
-        self._queue.append(memoryview(data)[sent:])
-        self.backlog = len(data) - sent
-        if self.backlog:
+        self._queue_rest(memoryview(data)[sent:])
+
+    def _queue_rest(self, rest: memoryview) -> None:
+        if rest:
+            if self._queue is None:
+                self._queue = deque()
+            self._queue.append(rest)
+            self.backlog = len(rest)
             self._start_soon(self._write_backlog)
 
     def close(self) -> None:

@@ -44,19 +44,19 @@ class SocketStream(DirectStream):
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(settings.tcp_user_timeout_s * 1000))
 
     def try_send(self, data: bytes | memoryview) -> int:
-        try:
-            return self._sock.send(data)
-        except BlockingIOError:
-            return 0
-        except OSError as error:
-            raise trio.BrokenResourceError from error
+        return self._sock.send(data)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with memoryview(data) as rest:
             sent = 0
             while sent < len(rest):
                 await self.wait_send_all_might_not_block()
-                sent += self.try_send(rest[sent:])
+                try:
+                    sent += self._sock.send(rest[sent:])
+                except BlockingIOError:
+                    continue
+                except OSError as error:
+                    raise trio.BrokenResourceError from error
 
     async def wait_send_all_might_not_block(self) -> None:
         if self._sock.fileno() == -1:
