@@ -25,6 +25,9 @@ class MemoryLog(Log):
         self.batches: list[int] = []
         self.reads = 0
 
+    def now_ms(self) -> int:
+        return 1
+
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
         await self.gate.wait()
         await trio.lowlevel.checkpoint()

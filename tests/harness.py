@@ -25,7 +25,8 @@ Json = dict[str, Any]
 
 def settings_for(folder: Path, **changes: Any) -> Settings:
     """Settings of a server for a test: free ports, its own folder, no lingering."""
-    return Settings(**({"tcp_port": 0, "web_port": 0, "data": str(folder / "data"), "linger_s": 0.2} | changes))
+    chosen: Json = {"tcp_port": 0, "web_port": 0, "data": str(folder / "data"), "linger_s": 0.2}
+    return Settings(**(chosen | changes))
 
 
 @asynccontextmanager

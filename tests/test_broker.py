@@ -3,6 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any
 
 import pytest
 import trio
@@ -24,18 +25,18 @@ class World:
     def __init__(self, nursery: trio.Nursery, settings: Settings) -> None:
         self.nursery = nursery
         self.log = MemoryLog()
-        self.broker = Broker(self.log, settings, timer=trio.current_time, now_ms=lambda: 1)
+        self.broker = Broker(self.log, settings, timer=trio.current_time)
         self.settings = settings
 
     async def subscriber(self, channel: str = "lobby", **fields: int) -> tuple[CollectingOutlet, Subscriptions]:
         outlet = CollectingOutlet(self.nursery)
         subscriptions = Subscriptions(self.broker, outlet, self.settings.subscriptions_max)
-        await subscriptions.subscribe(Subscribe(channel=channel, **fields))
+        await subscriptions.subscribe(Subscribe(id=1, channel=channel, **fields))
         return outlet, subscriptions
 
 
 @asynccontextmanager
-async def a_world(**changes: int) -> AsyncIterator[World]:
+async def a_world(**changes: Any) -> AsyncIterator[World]:
     async with trio.open_nursery() as nursery:
         world = World(nursery, Settings(**changes))
         nursery.start_soon(world.broker.run)
@@ -170,7 +171,7 @@ async def test_while_draining_publishes_are_refused_and_earlier_ones_are_stored(
         world.broker.draining = True
         world.broker.submit(publishes(1, settle=settled.append))
         world.log.gate.set()
-        await world.broker.rest()
+        await world.broker.settled()
         assert settled[0].verdicts == [1]
         (refusal,) = settled[1].verdicts
         assert isinstance(refusal, WireError)

@@ -82,7 +82,7 @@ async def test_another_epoch_begins_again_from_the_beginning() -> None:
     async with a_world() as world:
         await publish(world, 3)
         outlet, subscriptions = await world.subscriber()
-        await subscriptions.subscribe(Subscribe(channel="lobby", since=2, epoch="another"))
+        await subscriptions.subscribe(Subscribe(id=1, channel="lobby", since=2, epoch="another"))
         await wait_all_tasks_blocked()
         assert events(outlet) == [("ok", 3), ("ok", 3), ("gap", "epoch", None, None), 1, 2, 3]
 
@@ -99,7 +99,7 @@ async def test_epoch_is_judged_only_together_with_since() -> None:
     async with a_world() as world:
         await publish(world, 3)
         outlet, subscriptions = await world.subscriber()
-        await subscriptions.subscribe(Subscribe(channel="lobby", epoch="another", last=1))
+        await subscriptions.subscribe(Subscribe(id=1, channel="lobby", epoch="another", last=1))
         await wait_all_tasks_blocked()
         assert events(outlet) == [("ok", 3), ("ok", 3), 3]
 
@@ -108,7 +108,7 @@ async def test_subscribing_again_replaces_the_cursor() -> None:
     async with a_world() as world:
         await publish(world, 2)
         outlet, subscriptions = await world.subscriber()
-        await subscriptions.subscribe(Subscribe(channel="lobby", since=0))
+        await subscriptions.subscribe(Subscribe(id=1, channel="lobby", since=0))
         await wait_all_tasks_blocked()
         await publish(world, 1)
         assert events(outlet) == [("ok", 2), ("ok", 2), 1, 2, 3]
@@ -125,11 +125,11 @@ async def test_after_unsubscribing_nothing_comes() -> None:
 async def test_a_connection_has_so_many_subscriptions_and_no_more() -> None:
     async with a_world(subscriptions_max=2) as world:
         _, subscriptions = await world.subscriber("a")
-        await subscriptions.subscribe(Subscribe(channel="b"))
+        await subscriptions.subscribe(Subscribe(id=1, channel="b"))
         with pytest.raises(WireError, match="at most 2") as caught:
-            await subscriptions.subscribe(Subscribe(channel="c"))
+            await subscriptions.subscribe(Subscribe(id=1, channel="c"))
         assert caught.value.details == {"limit": "subscriptions_max", "value": 2}
-        await subscriptions.subscribe(Subscribe(channel="b", since=0))
+        await subscriptions.subscribe(Subscribe(id=1, channel="b", since=0))
 
 
 async def test_a_slow_reader_reads_on_from_the_log_and_is_live_again() -> None:
@@ -155,7 +155,7 @@ async def test_readers_at_the_same_place_share_one_read() -> None:
         await publish(world, 50)
         world.broker._cache._runs.clear()
         world.broker._cache._starts.clear()
-        outlets = []
+        outlets: list[CollectingOutlet] = []
         async with trio.open_nursery() as nursery:
             for _ in range(100):
                 nursery.start_soon(lambda: join(world, outlets))
@@ -175,7 +175,7 @@ async def test_whoever_resumes_while_others_publish_misses_nothing_and_sees_noth
     random = Random(seed)
     async with a_world(cache_bytes_max=random.choice([1, 2_000, 10**6])) as world:
         await publish(world, random.randrange(20))
-        outlets = []
+        outlets: list[CollectingOutlet] = []
         async with trio.open_nursery() as nursery:
             for _ in range(3):
                 nursery.start_soon(publisher, world, random)
@@ -206,7 +206,7 @@ async def resumer(world: World, random: Random, outlets: list[CollectingOutlet])
             case 0:
                 since = random.randrange(len(world.log.messages.get("lobby", [])) + 1)
                 head = world.broker._channels["lobby"].head
-                await subscriptions.subscribe(Subscribe(channel="lobby", since=min(since, head)))
+                await subscriptions.subscribe(Subscribe(id=1, channel="lobby", since=min(since, head)))
                 outlet.taken.append(b'{"op":"cursor","offset":%d}\n' % min(since, head))
             case 1:
                 outlet.slow = True

@@ -24,6 +24,7 @@ class Terminal:
     """A program that somebody types into; with a terminal of its own where the program wants one."""
 
     def __init__(self, *command: str, terminal: bool = False) -> None:
+        self.process: subprocess.Popen[bytes]
         self.seen = ""
         if terminal:
             self._fd, theirs = pty.openpty()

@@ -27,17 +27,16 @@ PAGE_BYTES_MAX = 256 * 1024
 class Broker:
     """Channels, group commit and reads over one log. run() must be running for publishes to be answered."""
 
-    def __init__(self, log: Log, settings: Settings, *, timer: Callable[[], float], now_ms: Callable[[], int]) -> None:
+    def __init__(self, log: Log, settings: Settings, *, timer: Callable[[], float]) -> None:
         self._log = log
         self._settings = settings
-        self._now_ms = now_ms
         self._cache = RunCache(settings.cache_bytes_max, settings.cache_ttl_s, timer)
         self._channels: dict[str, Channel] = {}
         self._queue: deque[Submission] = deque()
         self._queued_bytes = 0
         self._arrived = trio.Event()
-        self._settled = trio.Event()  # replaced after each batch: whoever waits for room or rest looks again
-        self._committing = False
+        self._submitted = self._settled = 0  # submissions, ever
+        self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._reading: dict[tuple[str, int], trio.Event] = {}
         self._producers: dict[str, Callable[[], None]] = {}
         self.draining = False
@@ -56,6 +55,7 @@ class Broker:
             submission.items = [
                 item if type(item) is Refused else Refused(error, item.id, item.seq) for item in submission.items
             ]
+        self._submitted += 1
         self._queue.append(submission)
         self._queued_bytes += submission.size
         self._arrived.set()
@@ -63,12 +63,13 @@ class Broker:
     async def room(self) -> None:
         """Wait until the queue is below its bound: publishers are not read from until then."""
         while self._queued_bytes > self._settings.queue_bytes_max:
-            await self._settled.wait()
+            await self._batch_settled.wait()
 
-    async def rest(self) -> None:
-        """Wait until everything that was submitted has its verdict."""
-        while self._queue or self._committing:
-            await self._settled.wait()
+    async def settled(self) -> None:
+        """Wait until everything that was submitted before this call has its verdict."""
+        until = self._submitted
+        while self._settled < until:
+            await self._batch_settled.wait()
 
     async def run(self) -> None:
         """Commit batches until cancelled. An outcome that is not known is raised: the server must stop."""
@@ -76,8 +77,8 @@ class Broker:
             await self._arrived.wait()
             while self._queue:
                 await self._commit(self._take_batch())
-                self._settled.set()
-                self._settled = trio.Event()
+                self._batch_settled.set()
+                self._batch_settled = trio.Event()
                 try:
                     await self._log.maintain()
                 except LogUnavailable as problem:
@@ -95,7 +96,6 @@ class Broker:
         return batch
 
     async def _commit(self, batch: list[Submission]) -> None:
-        self._committing = True
         runs: list[Run] = []
         if any(submission.durable for submission in batch):
             try:
@@ -117,7 +117,7 @@ class Broker:
             if channel is not None:
                 await channel.fan_out(run)
         self._deliver_ephemeral(batch)
-        self._committing = False
+        self._settled += len(batch)
 
     def _deliver_ephemeral(self, batch: list[Submission]) -> None:
         """What is not stored goes out behind what was stored with it."""
@@ -125,7 +125,7 @@ class Broker:
             for item, verdict in zip(submission.items, submission.verdicts, strict=True):
                 if verdict == 0 and type(item) is Publish and item.channel in self._channels:
                     data = data_text(item.data)
-                    payload = ephemeral_message(item.channel, self._now_ms(), submission.sender, data)
+                    payload = ephemeral_message(item.channel, self._log.now_ms(), submission.sender, data)
                     self._channels[item.channel].flash(payload)
 
     # Subscribing
@@ -190,13 +190,14 @@ class Broker:
     async def take_producer(self, producer: str, fence: Callable[[], None]) -> int:
         """Make a connection the producer's only one; returns the last settled seq. Raises LogUnavailable.
 
-        `fence` is called when another connection takes the producer over. The earlier one's publishes that are
-        queued already stay before everything that the new one sends.
+        `fence` is called when another connection takes the producer over. What the earlier one had queued is settled
+        before the answer: numbering on from an older seq would make new publishes repetitions of those.
         """
         earlier = self._producers.get(producer)
         if earlier is not None and earlier != fence:
             earlier()
         self._producers[producer] = fence
+        await self.settled()
         return await self._log.settled_seq(producer)
 
     def release_producer(self, producer: str, fence: Callable[[], None]) -> None:

@@ -83,5 +83,5 @@ def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:
         name = variable.removeprefix(PREFIX).lower()
         if name not in known:
             raise ConfigError(f"the environment: {variable} is no setting; trisync serve --help lists them")
-        values[name] = [part.strip() for part in text.split(",")] if is_list(known[name]) else text
+        values[name] = [part.strip() for part in text.split(",") if part.strip()] if is_list(known[name]) else text
     return values

@@ -12,9 +12,10 @@ from collections.abc import Awaitable, Callable
 import trio
 from msgspec import UNSET, UnsetType
 
+from trisync.console import visible
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing
-from trisync.outbox import Outbox
+from trisync.outbox import DirectStream, Outbox
 from trisync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,7 @@ class Connection:
         "_was_refused",
         "ending",
         "framing",
+        "last_word",
         "offer",
         "outbox",
         "peer",
@@ -56,6 +58,8 @@ class Connection:
         """How the server's own messages are written where it is not as JOIN has it: for people."""
         self.ending: str | None = None
         """Why the conversation is over, None while it goes on."""
+        self.last_word: bytes | None = None
+        """A message to send when everything else was answered."""
         self.outbox = Outbox(stream, settings.backlog_bytes_max, self.start_soon, lambda: self.end(HUNG_UP))
         self.offer = self.outbox.offer
         self._stream = stream
@@ -86,7 +90,10 @@ class Connection:
             self._nursery = None
             await trio.aclose_forcefully(self._stream)
             logger.log(
-                logging.DEBUG if self.ending in _ORDINARY else logging.INFO, "%s closed: %s", self.peer, self.ending
+                logging.DEBUG if self.ending in _ORDINARY else logging.INFO,
+                "%s closed: %s",
+                self.peer,
+                visible(self.ending or ""),
             )
 
     async def guard(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -104,6 +111,8 @@ class Connection:
 
     async def _hang_up(self, farewell: Callable[[], None]) -> None:
         await self.answered()
+        if self.last_word is not None:
+            self.reply(self.last_word)
         farewell()
         self.outbox.close()
         await self.outbox.flush()
@@ -124,6 +133,11 @@ class Connection:
             if self._conversation is not None:
                 self._conversation.cancel()
 
+    def check_peer(self, silent_s: float) -> None:
+        """End the connection if its peer is lost: see DirectStream.peer_is_lost()."""
+        if isinstance(self._stream, DirectStream) and self._stream.peer_is_lost(silent_s):
+            self.end("the peer is lost")
+
     # Sending
 
     def reply(self, payload: bytes) -> None:
@@ -143,16 +157,18 @@ class Connection:
 
     def refuse(self, error: WireError, id: int | str | UnsetType = UNSET) -> None:
         """Send an error, and end the conversation if the error is of that kind."""
-        self.note(f"{error.code}: {error.message}")
+        told = f"{error.code}: {error.message}"
         self.reply(error.encode(id))
         if error.closes:
-            self.end(error.code)
+            self.end(told)
+        else:
+            self.note(told)
 
     def note(self, refusal: str) -> None:
         """Log the first refusal of a connection. More of the same is not news, and would let a client fill the log."""
         if not self._was_refused:
             self._was_refused = True
-            logger.info("%s: %s", self.peer, refusal)
+            logger.info("%s: %s", self.peer, visible(refusal))
 
     # Receiving
 
@@ -162,7 +178,10 @@ class Connection:
         Waits first until the client has taken enough of what was sent to it: who does not read is not read from.
         Raises WireError when the rest of a message does not come in time; see expect().
         """
-        await self.room()
+        if self.outbox.over:
+            waiting_since = trio.current_time()
+            await self.outbox.room()
+            self._deadline += trio.current_time() - waiting_since  # the wait was ours: it does not count
         if self._deadline == math.inf:
             return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         with trio.CancelScope(deadline=self._deadline):

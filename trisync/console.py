@@ -94,20 +94,22 @@ class Console:
 
     def read(self, line: str) -> list[Action]:
         """What one typed line asks for, in order."""
-        line = line.rstrip()
-        command, _, rest = line.partition(" ")
-        actions: list[Action] = []
+        actions = self._understand(line.rstrip())
         if not self._begun:
             self._begun = True
-            if command not in ("/join", "/quit", "/leave"):
-                actions.append(Subscribe(channel=FIRST_CHANNEL))
+            if self.channel == FIRST_CHANNEL and not any(isinstance(action, Subscribe | Quit) for action in actions):
+                return [Subscribe(channel=FIRST_CHANNEL), *actions]
+        return actions
+
+    def _understand(self, line: str) -> list[Action]:
         if not line:
-            return [*actions, Say(self._welcome())]
+            return [Say(self._welcome())]
         if not line.startswith("/"):
-            return [*actions, *self._publish(line)]
+            return self._publish(line)
         if line.startswith("//"):
-            return [*actions, *self._publish(line[1:])]
-        return [*actions, *self._command(command, rest.strip())]
+            return self._publish(line[1:])
+        command, _, rest = line.partition(" ")
+        return self._command(command, rest.strip())
 
     def _welcome(self) -> str:
         where = f"You are in #{self.channel}." if self.channel else "You are in no channel."
@@ -199,4 +201,6 @@ class _HistoryReply(msgspec.Struct):
 
 
 def _count(text: str) -> int | None:
-    return int(text) if text.isascii() and text.isdigit() and 1 <= int(text[:5]) <= HISTORY_LIMIT_MAX else None
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(HISTORY_LIMIT_MAX))):
+        return None
+    return int(text) if 1 <= int(text) <= HISTORY_LIMIT_MAX else None

@@ -47,7 +47,8 @@ class Subscriptions:
         # From here on nothing waits: the ok, a gap and what is written next belong together.
         self.unsubscribe(request.channel)
         epoch = self._broker.epoch
-        self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch))
+        if request.id is not UNSET:
+            self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch))
         cursor = channel.head
         if request.last is not UNSET:
             cursor = max(channel.head - request.last, channel.trimmed)

@@ -24,6 +24,7 @@ from trisync.http_rules import (
     refuse_upgrade,
     wants_upgrade,
 )
+from trisync.protocol import shortened
 from trisync.registry import Registry
 from trisync.settings import Settings
 from trisync.web_files import PAGE_HEADERS, WebFile
@@ -61,7 +62,7 @@ class HttpDoor:
             exchange = _Exchange(self, connection)
             await connection.serve(exchange.run, exchange.farewell)
 
-    def judge(self, method: bytes, headers: Headers) -> HttpRefusal | None:
+    def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
         if self.draining:
             return HttpRefusal(503, "the server is stopping")
@@ -70,7 +71,7 @@ class HttpDoor:
         if refusal is None and (upgrade or method not in _READING):
             refusal = refuse_origin(headers, self.settings.origins)
         if refusal is None and upgrade:
-            refusal = refuse_upgrade(method, headers)
+            refusal = refuse_upgrade(method, version, headers)
         return refusal
 
 
@@ -90,9 +91,10 @@ class _Exchange:
         """Answer requests; on an upgrade, go on as a WebSocket."""
         idle_s = self._door.settings.handshake_s
         while (request := await self._next_request(idle_s)) is not None:
+            await self._connection.room()
             headers = list(request.headers)
             self._head_only = request.method == b"HEAD"
-            refusal = self._door.judge(request.method, headers)
+            refusal = self._door.judge(request.method, request.http_version, headers)
             if refusal is None and wants_upgrade(headers):
                 assert self._http is not None
                 rest, _ = self._http.trailing_data
@@ -118,7 +120,9 @@ class _Exchange:
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
         assert self._http is not None
-        begun = False
+        begun = bool(self._http.trailing_data[0])
+        if begun:
+            idle_s = self._door.settings.handshake_s
         with trio.move_on_after(idle_s) as waiting:
             try:
                 while True:
@@ -134,7 +138,7 @@ class _Exchange:
                             begun = True
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s
             except h11.RemoteProtocolError as error:
-                self._refuse(HttpRefusal(error.error_status_hint, str(error)))
+                self._refuse(HttpRefusal(error.error_status_hint, shortened(str(error), 200)))
                 return None
         if begun:
             self._refuse(HttpRefusal(408, "the request did not come in time"))

@@ -54,10 +54,10 @@ def host_name(host: bytes) -> str | None:
     if text.startswith("["):
         name, bracket, port = text.partition("]")
         name += bracket
-        valid = bool(bracket) and (not port or (port[0] == ":" and port[1:].isdigit()))
+        valid = bool(bracket) and (port in ("", ":") or (port[0] == ":" and port[1:].isdigit()))
     else:
-        name, colon, port = text.partition(":")
-        valid = bool(name) and (not colon or port.isdigit())
+        name, _, port = text.partition(":")
+        valid = bool(name) and (not port or port.isdigit())
         valid = valid and all(char.isalnum() or char in "-._~" for char in name)
     return name.lower() if valid else None
 
@@ -81,7 +81,7 @@ def refuse_origin(headers: Headers, allowed: Iterable[str]) -> HttpRefusal | Non
     host = (header(headers, b"host") or b"").lower()
     if origin.lower() in (b"http://" + host, b"https://" + host):
         return None
-    if origin.decode("latin-1") in allowed:
+    if origin.decode("latin-1").lower() in {known.lower() for known in allowed}:
         return None
     return HttpRefusal(403, "this origin may not connect; the setting `origins` lists those that may")
 
@@ -96,10 +96,10 @@ def wants_upgrade(headers: Headers) -> bool:
     return b"h2c" not in tokens(headers, b"upgrade")
 
 
-def refuse_upgrade(method: bytes, headers: Headers) -> HttpRefusal | None:
+def refuse_upgrade(method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
     """What is wrong with a WebSocket opening handshake (RFC 6455, section 4.2.1), if anything."""
-    if method != b"GET":
-        return HttpRefusal(400, "a WebSocket begins with GET")
+    if method != b"GET" or version < b"1.1":
+        return HttpRefusal(400, "a WebSocket begins with GET and HTTP/1.1")
     if b"upgrade" not in tokens(headers, b"connection"):
         return HttpRefusal(400, "an upgrade needs the header Connection: Upgrade")
     if b"websocket" not in tokens(headers, b"upgrade"):

@@ -149,6 +149,10 @@ class Log(ABC):
     """The log's identity: it changes when offsets may have been lost or given anew."""
 
     @abstractmethod
+    def now_ms(self) -> int:
+        """The time for messages, Unix milliseconds: never before the newest one's, whatever the clock does."""
+
+    @abstractmethod
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
         """Decide and store a batch in one transaction, durably; fills every submission's verdicts.
 

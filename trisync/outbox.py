@@ -21,6 +21,10 @@ class DirectStream(trio.abc.HalfCloseableStream):
         As socket.send(): raises BlockingIOError when nothing fits, and another OSError when nothing ever will.
         """
 
+    def peer_is_lost(self, silent_s: float) -> bool:
+        """Whether the peer has acknowledged nothing for so long though it was given reason to, where that is known."""
+        return False
+
 
 WRITE_BYTES = 256 * 1024
 """Small pieces of the backlog are joined up to about this size for one send()."""

@@ -123,9 +123,9 @@ def decode_request(payload: bytes) -> AnyRequest:
         # and nesting 65 deep takes at least 130 bytes.
         if not payload.isascii():
             payload.decode()
+        request: AnyRequest = _decode(payload)
         if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
             raise RecursionError
-        request: AnyRequest = _decode(payload)
     except msgspec.ValidationError as error:
         raise _explain(payload, "bad_request", _in_words(error)) from None
     except msgspec.DecodeError as error:
@@ -133,7 +133,7 @@ def decode_request(payload: bytes) -> AnyRequest:
     except UnicodeDecodeError as error:
         raise _explain(payload, "bad_json", f"not UTF-8 at byte {error.start}") from None
     except RecursionError:
-        raise _explain(payload, "bad_json", f"nested more than {DEPTH_MAX} deep") from None
+        raise _explain(payload, "bad_json", _TOO_DEEP) from None
     if type(request) is Publish:
         _check_publish(request)
     elif isinstance(request, Subscribe | Unsubscribe | History):
@@ -147,6 +147,7 @@ _BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
 
 
 def _deeper_than(payload: bytes, limit: int) -> bool:
+    """Whether JSON that is known to be well-formed is nested deeper (an unclosed string would take its square)."""
     if payload.count(b"[") + payload.count(b"{") <= limit:
         return False
     depth = 0
@@ -169,6 +170,7 @@ class _Envelope(Struct):
     seq: Raw = Raw()
 
 
+_decode_raw = msgspec.json.Decoder(Raw).decode
 _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
@@ -177,10 +179,16 @@ def _read_field(raw: Raw, kind: Any) -> Any:
         return UNSET
     try:
         return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return UNSET
 
 
+def shortened(text: str, length: int) -> str:
+    """A text that a client may have made, cut for an error message."""
+    return text if len(text) <= length else text[:length] + "…"
+
+
+_TOO_DEEP = f"nested more than {DEPTH_MAX} deep"
 _RULES = {
     "name": "name is 1-64 characters, none of them a control character",
     "producer": "producer is 16-64 printable ASCII characters without spaces",
@@ -191,20 +199,29 @@ def _in_words(problem: msgspec.ValidationError) -> str:
     """What msgspec says of a field, without its own notation."""
     text = str(problem).replace("`", "").replace("$.", "")
     field = text.rpartition(" at ")[2]
-    return _RULES[field] if field in _RULES and text.startswith("Expected str ") else text
+    if field in _RULES and text.startswith("Expected str "):
+        return _RULES[field]
+    return shortened(text, 200)
 
 
 def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     """The BadRequest for a payload that does not decode, with the op, id and seq that can be read of it."""
     try:
+        _decode_raw(payload)
+    except msgspec.DecodeError as error:
+        return BadRequest(WireError("bad_json", str(error)))  # a wrong type may have been met first
+    except RecursionError:
+        return BadRequest(WireError("bad_json", _TOO_DEEP))
+    if _deeper_than(payload, DEPTH_MAX):
+        code, problem = "bad_json", _TOO_DEEP
+    try:
         envelope = _decode_envelope(payload)
-    except (msgspec.DecodeError, RecursionError):
+    except msgspec.ValidationError:
         return BadRequest(WireError(code, problem))
     op = _read_field(envelope.op, str)
     id = _read_field(envelope.id, Id)
     if code == "bad_request" and op is not UNSET and op not in OPERATIONS:
-        shown = op if len(op) <= 40 else op[:40] + "…"
-        return BadRequest(WireError("unknown_op", f"there is no operation {shown!r}"), op, id)
+        return BadRequest(WireError("unknown_op", f"there is no operation {shortened(op, 40)!r}"), op, id)
     seq = _read_field(envelope.seq, Seq) if op == "publish" else UNSET
     return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 

@@ -11,6 +11,11 @@ from trisync.session import Session
 
 logger = logging.getLogger(__name__)
 
+CHECKS_PER_DEADLINE = 4
+"""How often a connection is looked at within the time that a lost peer has."""
+YIELD_EVERY = 1000
+"""Connections looked at before others get a turn."""
+
 
 class Registry:
     """All connections of a server, with the session of those that have one."""
@@ -53,3 +58,12 @@ class Registry:
     def sessions(self) -> list[Session]:
         """The sessions there are."""
         return [session for session in self._sessions.values() if session is not None]
+
+    async def watch_peers(self, silent_s: float) -> None:
+        """End the connections whose peers acknowledge nothing for so long. Runs until cancelled."""
+        while True:
+            await trio.sleep(silent_s / CHECKS_PER_DEADLINE)
+            for number, connection in enumerate(list(self._sessions), start=1):
+                connection.check_peer(silent_s)
+                if number % YIELD_EVERY == 0:
+                    await trio.lowlevel.checkpoint()

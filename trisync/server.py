@@ -3,7 +3,6 @@
 import logging
 import random
 import resource
-import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -76,7 +75,7 @@ class Server:
             await log.aclose()
 
     async def _serve_log(self, log: SqliteLog, settings: Settings, task_status: trio.TaskStatus[Address]) -> None:
-        broker = Broker(log, settings, timer=trio.current_time, now_ms=lambda: time.time_ns() // 1_000_000)
+        broker = Broker(log, settings, timer=trio.current_time)
         registry = Registry(settings.connections_max)
         tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
         try:
@@ -91,8 +90,9 @@ class Server:
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broker.run)
             nursery.start_soon(web.websockets.keep_alive)
-            tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery))
-            await nursery.start(partial(open_door, web_listeners, web.handle, nursery))
+            nursery.start_soon(registry.watch_peers, settings.peer_timeout_s)
+            tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery, settings))
+            await nursery.start(partial(open_door, web_listeners, web.handle, nursery, settings))
             self.address = address
             task_status.started(address)
             await self._drain_asked.wait()
@@ -104,7 +104,7 @@ class Server:
 
     async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
         with trio.move_on_after(settings.drain_s):
-            await broker.rest()
+            await broker.settled()
             for session in registry.sessions():
                 session.goodbye(self._random.randrange(settings.reconnect_spread_ms))
             while registry.sessions():
@@ -145,14 +145,16 @@ async def open_door(
     listeners: list[trio.SocketListener],
     handler: Handler,
     nursery: trio.Nursery,
+    settings: Settings,
     *,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
     """Accept clients and handle each in `nursery`, until the scope given to `task_status` is cancelled."""
 
-    async def handle(accepted: trio.SocketStream) -> None:
+    def handle(accepted: trio.SocketStream) -> Awaitable[None]:
         stream = SocketStream.take_over(accepted)
-        await handler(stream, stream.peer)
+        stream.configure(settings)
+        return handler(stream, stream.peer)
 
     with trio.CancelScope() as scope:
         task_status.started(scope)

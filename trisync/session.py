@@ -15,7 +15,7 @@ from trisync.connection import DRAINING, Connection
 from trisync.console import Console, GoOnInJson, Quit, Say
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
-from trisync.framing import JOIN, Framing
+from trisync.framing import JOIN, Framing, too_large
 from trisync.log import Duplicate, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
@@ -83,8 +83,10 @@ class Session:
         await self._broker.room()
 
     async def handle(self, request: AnyRequest) -> None:
-        """Handle one request that is known to be good."""
+        """Handle one request that is known to be good, unless it is too large. Raises WireError."""
         if type(request) is Publish:
+            if len(request.data) > self._settings.message_bytes_max:
+                raise too_large(self._settings.message_bytes_max)
             self._collect(request, len(request.data))
             self._submit()
             await self._broker.room()
@@ -99,8 +101,8 @@ class Session:
             self._subscriptions.reframe()
 
     def goodbye(self, reconnect_ms: int) -> None:
-        """The server stops: tell the client when to come back, and end."""
-        self._connection.reply(encode_goodbye(reconnect_ms))
+        """The server stops: end, and tell the client when to come back."""
+        self._connection.last_word = encode_goodbye(reconnect_ms)
         self._connection.end(DRAINING)
 
     def close(self) -> None:
@@ -220,8 +222,8 @@ class Session:
             if self._producer not in (None, request.producer):
                 self._broker.release_producer(str(self._producer), self._fence)
             self._producer = request.producer
-            fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
             self._fenced = False
+            fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
         if request.name is not UNSET:
             self._name = request.name
         self._ok(request.id, **fields)

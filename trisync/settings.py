@@ -94,8 +94,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         10.0
     )
     tcp_keepalive_s: Annotated[Seconds, Meta(description="Idle time before TCP keep-alive probes begin")] = 60.0
-    tcp_user_timeout_s: Annotated[
-        Seconds, Meta(description="Sent data unacknowledged for so long means a dead peer")
+    peer_timeout_s: Annotated[
+        Seconds, Meta(description="A peer that acknowledges nothing for so long, though sent to, is gone")
     ] = 30.0
     producer_idle_s: Annotated[
         Seconds, Meta(description="Producers that published nothing for so long are forgotten")

@@ -1,11 +1,14 @@
-"""Plain TCP sockets as streams that can also send without waiting, and the options that find dead peers."""
+"""Plain TCP sockets as streams that can also send without waiting, and that know when their peer is lost."""
 
 import socket
+import struct
 
 import trio
 
 from trisync.outbox import DirectStream
 from trisync.settings import Settings
+
+_TCP_INFO = struct.Struct("=2xBB52xI")
 
 
 class SocketStream(DirectStream):
@@ -30,18 +33,34 @@ class SocketStream(DirectStream):
             return "somebody"
         return f"{host}:{port}"
 
-    def find_dead_peers(self, settings: Settings) -> None:
-        """Let the kernel notice a peer that vanished: keep-alive when idle (RFC 9293, section 3.8.4), and a bound
+    def configure(self, settings: Settings) -> None:
+        """Send at once, and let the kernel probe a peer that is idle (keep-alive: RFC 9293, section 3.8.4).
 
-        on how long sent data may stay unacknowledged (RFC 5482).
+        TCP_USER_TIMEOUT is not for us: Linux applies it to a peer that is alive and keeps its window closed too,
+        which is a slow reader. peer_is_lost() tells the two apart.
         """
         sock = self._sock
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(settings.tcp_keepalive_s)))
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(settings.tcp_user_timeout_s * 1000))
+        try:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE, max(1, round(settings.tcp_keepalive_s)))
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL, 10)
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
+        except OSError:
+            pass  # it is gone already, which the first read finds
+
+    def peer_is_lost(self, silent_s: float) -> bool:
+        """Whether what was sent, or the probe of a closed window, stays unacknowledged, and nothing came for so long.
+
+        From struct tcp_info of linux/tcp.h: retransmits and probes are the tries since the last acknowledgement, the
+        last field here the milliseconds since it.
+        """
+        try:
+            info = self._sock.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, _TCP_INFO.size)
+        except OSError:
+            return False
+        retransmits, probes, last_ack_ms = _TCP_INFO.unpack(info)
+        return max(retransmits, probes) > 1 and bool(last_ack_ms > 1000 * silent_s)
 
     def try_send(self, data: bytes | memoryview) -> int:
         return self._sock.send(data)

@@ -4,10 +4,12 @@ The event loop never waits for the disk: every statement runs in a worker thread
 executor. What a batch decides is in sqlite_writer.py, the file itself in sqlite_schema.py.
 """
 
+import logging
 import os
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -25,6 +27,8 @@ from trisync.sqlite_schema import (
     read_meta,
 )
 from trisync.sqlite_writer import Writer, unavailable
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
@@ -45,28 +49,31 @@ PRODUCERS_FORGOTTEN_PER_STEP = 500
 """Idle producers deleted between two batches: a few milliseconds."""
 PRODUCERS_FORGOTTEN_EVERY_S = 60.0
 
-# A page is put together inside SQLite, in one step: sqlite3 gives up the interpreter lock at every step, and
-# under load winning it back costs more than a row. `bytes` includes the row, which is left off if it would
-# pass the bound, except the first.
-_PAGE = """
-SELECT min(offset), max(offset), CAST(group_concat(line, '') AS BLOB) FROM (
-  SELECT offset, line FROM (
-    SELECT offset, line, sum(length(CAST(line AS BLOB))) OVER (ORDER BY offset {order}) AS bytes,
-      row_number() OVER (ORDER BY offset {order}) AS place
-    FROM (
-      SELECT offset, :prefix || offset || ',"time":' || time
-        || iif(sender IS NULL, '', ',"from":' || json_quote(sender))
-        || iif(key IS NULL, '', ',"key":' || json_quote(key))
-        || ',"data":' || data || '}}' || char(10) AS line
-      FROM messages WHERE channel = :channel AND offset > :after
-      ORDER BY offset {order} LIMIT :count_max
-    )
-  ) WHERE place = 1 OR bytes <= :bytes_max
-  ORDER BY offset
+# Which offsets make a page: so many at most, and so many bytes, but at least one. Data is not read for this.
+_RANGE = """
+SELECT min(offset), max(offset) FROM (
+  SELECT offset,
+    sum(size) OVER (ORDER BY offset {order}) AS bytes,
+    row_number() OVER (ORDER BY offset {order}) AS place
+  FROM (
+    SELECT offset, size FROM messages WHERE channel = ? AND offset > ? ORDER BY offset {order} LIMIT ?
+  )
+) WHERE place = 1 OR bytes <= ?
+"""
+_OLDEST = _RANGE.format(order="ASC")
+_NEWEST = _RANGE.format(order="DESC")
+
+# A page is put together inside SQLite, in one step: sqlite3 gives up the interpreter lock at every step, and under
+# load winning it back costs more than a row.
+_LINES = """
+SELECT CAST(group_concat(line, '') AS BLOB) FROM (
+  SELECT ?1 || offset || ',"time":' || time
+    || iif(sender IS NULL, '', ',"from":' || json_quote(sender))
+    || iif(key IS NULL, '', ',"key":' || json_quote(key))
+    || ',"data":' || data || '}' || char(10) AS line
+  FROM messages WHERE channel = ?2 AND offset BETWEEN ?3 AND ?4 ORDER BY offset
 )
 """
-_OLDEST_FIRST = _PAGE.format(order="ASC")
-_NEWEST_FIRST = _PAGE.format(order="DESC")
 
 
 class SqliteLog(Log):
@@ -81,6 +88,7 @@ class SqliteLog(Log):
         settings: Settings,
         executor: Executor,
         timer: Callable[[], float],
+        now_ms: Callable[[], int],
     ) -> None:
         epoch = read_meta(connection, "epoch")
         assert epoch is not None
@@ -93,6 +101,7 @@ class SqliteLog(Log):
         self._settings = settings
         self._executor = executor
         self._timer = timer
+        self._now_ms = now_ms
         self._broken = False
         self._uncheckpointed_bytes = 0
         self._uncheckpointed_commits = 0
@@ -110,14 +119,14 @@ class SqliteLog(Log):
         """Open the log in a data folder, making both where there is none. Raises LogRefused."""
 
         def open_all() -> tuple[int, sqlite3.Connection, list[sqlite3.Connection]]:
-            lock = lock_folder(folder)
-            try:
-                path = folder / FILE_NAME
+            path = folder / FILE_NAME
+            with ExitStack() as undo:
+                lock = lock_folder(folder)
+                undo.callback(os.close, lock)
                 connection = open_writer(path, durability=settings.durability, busy_ms=settings.busy_ms)
+                undo.callback(connection.close)
                 readers = [open_reader(path, busy_ms=settings.busy_ms) for _ in range(READERS)]
-            except BaseException:
-                os.close(lock)
-                raise
+                undo.pop_all()
             return lock, connection, readers
 
         lock, connection, readers = await executor(open_all)
@@ -128,7 +137,10 @@ class SqliteLog(Log):
             cached_max=settings.cached_heads_max,
             cache_ttl_s=settings.cache_ttl_s,
         )
-        return SqliteLog(lock, connection, readers, writer, settings, executor, timer)
+        return SqliteLog(lock, connection, readers, writer, settings, executor, timer, now_ms)
+
+    def now_ms(self) -> int:
+        return max(self._writer.time_ms, self._now_ms())
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
         try:
@@ -162,10 +174,10 @@ class SqliteLog(Log):
         return await self._read(lambda db: _extent(db, channel)[1])
 
     async def read(self, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
-        return await self._read(lambda db: _page(db, _OLDEST_FIRST, channel, after, count_max, bytes_max))
+        return await self._read(lambda db: _page(db, _OLDEST, channel, after, count_max, bytes_max))
 
     async def newest(self, channel: str, count_max: int, bytes_max: int) -> Page:
-        return await self._read(lambda db: _page(db, _NEWEST_FIRST, channel, 0, count_max, bytes_max))
+        return await self._read(lambda db: _page(db, _NEWEST, channel, 0, count_max, bytes_max))
 
     async def settled_seq(self, producer: str) -> int:
         def look_up(db: sqlite3.Connection) -> int:
@@ -176,18 +188,25 @@ class SqliteLog(Log):
 
     async def aclose(self) -> None:
         def close_all() -> None:
-            if self._broken:
-                # What is in the WAL must not be folded into the file by a process that does not know what the disk
-                # has: while a reader is open, closing the writer leaves it alone. The next start finds out.
-                self._connection.close()
-            for reader in self._idle_readers:
-                reader.close()
-            if not self._broken:
-                close_writer(self._connection)
-            os.close(self._lock)
+            with ExitStack() as steps:
+                steps.callback(os.close, self._lock)
+                if self._broken:
+                    # What is in the WAL must not be folded into the file by a process that does not know what the
+                    # disk has. While a reader is open, closing the writer does not; the next start finds out.
+                    self._connection.close()
+                else:
+                    steps.callback(self._leave)
+                for reader in self._idle_readers:
+                    reader.close()
 
         with trio.CancelScope(shield=True):
             await self._executor(close_all)
+
+    def _leave(self) -> None:
+        try:
+            close_writer(self._connection)
+        except sqlite3.Error as error:
+            logger.warning("the log was not left cleanly: %s; the next start sees to it", error)
 
     async def _write(self, call: Callable[[], T]) -> T:
         def run() -> T:
@@ -230,16 +249,8 @@ def _extent(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
 
 def _page(db: sqlite3.Connection, query: str, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
     id, extent = _extent(db, channel)
-    first, last, lines = db.execute(
-        query,
-        {
-            "prefix": message_prefix(channel),
-            "channel": id,
-            "after": after,
-            "count_max": count_max,
-            "bytes_max": bytes_max,
-        },
-    ).fetchone()
+    first, last = db.execute(query, (id, after, count_max, bytes_max)).fetchone()
     if first is None:
         return Page(None, extent)
+    (lines,) = db.execute(_LINES, (message_prefix(channel), id, first, last)).fetchone()
     return Page(Run(channel, first - 1, last, lines), extent)

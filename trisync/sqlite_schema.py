@@ -27,6 +27,8 @@ _HEADER_BYTES = 100
 _APPLICATION_ID = 0x74726973  # "tris", shown by file(1); offset 68 of the header
 _USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68
 
+_UNSAFE = "unsafe"  # in the meta table: 1 while a server runs that may lose the newest commits
+
 migrations = Migrations("trisync")
 
 
@@ -44,9 +46,18 @@ def m001_channels_and_messages(db: Any) -> None:
     # Appended to in the order of commits; the index tells a channel's messages. Of the layouts measured (also
     # clustered by channel), the one whose batches touch the fewest pages when many channels are active.
     db["messages"].create(
-        {"id": int, "channel": int, "offset": int, "time": int, "sender": str, "key": str, "data": str},
+        {
+            "id": int,
+            "channel": int,
+            "offset": int,
+            "time": int,
+            "size": int,  # bytes of the whole message as it is sent; read without reading the data
+            "sender": str,
+            "key": str,
+            "data": str,
+        },
         pk="id",
-        not_null={"channel", "offset", "time", "data"},
+        not_null={"channel", "offset", "time", "size", "data"},
         foreign_keys=[("channel", "channels", "id")],
     )
     db["messages"].create_index(["channel", "offset"], unique=True)
@@ -120,14 +131,14 @@ def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connect
     connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-        connection.execute(f"PRAGMA application_id = {_APPLICATION_ID}")
+        connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file is found before anything is written
+        _set_header(connection, "application_id", _APPLICATION_ID)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the index pages that scattered appends touch
-        database = sqlite_utils.Database(connection)
-        migrations.apply(database)
-        connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+        migrations.apply(sqlite_utils.Database(connection))
+        _set_header(connection, "user_version", SCHEMA_VERSION)
         _begin_epoch(connection, durability)
         # What was just written must reach the file's own header, which the next start judges by.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
@@ -136,6 +147,11 @@ def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connect
         connection.close()
         raise LogRefused(f"{path} cannot be opened: {error}") from error
     return connection
+
+
+def _set_header(connection: sqlite3.Connection, field: str, value: int) -> None:
+    if connection.execute(f"PRAGMA {field}").fetchone() != (value,):
+        connection.execute(f"PRAGMA {field} = {value}")
 
 
 def open_reader(path: Path, *, busy_ms: int) -> sqlite3.Connection:
@@ -154,10 +170,11 @@ def transaction(connection: sqlite3.Connection) -> Iterator[None]:
     connection.execute("BEGIN IMMEDIATE")
     try:
         yield
+        connection.execute("COMMIT")
     except BaseException:
-        connection.execute("ROLLBACK")
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
         raise
-    connection.execute("COMMIT")
 
 
 def read_meta(connection: sqlite3.Connection, name: str) -> str | None:
@@ -178,14 +195,17 @@ def _begin_epoch(connection: sqlite3.Connection, durability: str) -> None:
     again; so whoever opens a log that such a server did not close begins a new epoch (promise P3).
     """
     with transaction(connection):
-        if read_meta(connection, "epoch") is None or read_meta(connection, "unsafe") == "1":
+        if read_meta(connection, "epoch") is None or read_meta(connection, _UNSAFE) == "1":
             write_meta(connection, "epoch", secrets.token_hex(8))
-        write_meta(connection, "unsafe", "1" if durability == "normal" else "0")
+        write_meta(connection, _UNSAFE, "1" if durability == "normal" else "0")
 
 
 def close_writer(connection: sqlite3.Connection) -> None:
-    """Fold the WAL into the file, durably, and note that nothing was lost."""
-    connection.execute("PRAGMA synchronous = FULL")
-    write_meta(connection, "unsafe", "0")
-    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
-    connection.close()
+    """Fold the WAL into the file, durably, and note that nothing was lost. Raises sqlite3.Error; closes in any case."""
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        if read_meta(connection, _UNSAFE) == "1":
+            write_meta(connection, _UNSAFE, "0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()

@@ -16,7 +16,7 @@ from msgspec import UNSET
 from trisync.errors import WireError
 from trisync.log import Duplicate, LogUnavailable, Refused, Run, Submission, Verdict
 from trisync.protocol import UNANSWERED_MAX, Publish, data_text, message_prefix, message_suffix
-from trisync.sqlite_schema import transaction
+from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _SETTLING = {"bad_request"}
 """Errors that are a verdict on a publish. The others say that it was not judged."""
@@ -40,10 +40,14 @@ def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
 
 
+_COLUMNS = ("channel", "offset", "size", "sender", "data")
+
+
 def _insert_statement(rows: int) -> str:
-    """?1 is the time, which a batch shares; then four parameters a row."""
-    values = ", ".join(f"(?{at}, ?{at + 1}, ?1, ?{at + 2}, ?{at + 3})" for at in range(2, 2 + 4 * rows, 4))
-    return f"INSERT INTO messages (channel, offset, time, sender, data) VALUES {values}"
+    """?1 is the time, which a batch shares; then each row's own columns."""
+    width = len(_COLUMNS)
+    values = (", ".join(f"?{2 + row * width + column}" for column in range(width)) for row in range(rows))
+    return f"INSERT INTO messages (time, {', '.join(_COLUMNS)}) VALUES " + ", ".join(f"(?1, {row})" for row in values)
 
 
 _INSERTS = [(rows, _insert_statement(rows)) for rows in _ROWS_PER_INSERT]
@@ -118,7 +122,9 @@ class Writer:
         self._db = connection
         self._now_ms = now_ms
         newest = connection.execute("SELECT time FROM messages ORDER BY id DESC LIMIT 1").fetchone()
-        self._time_ms = newest[0] if newest else 0
+        kept = read_meta(connection, "time")
+        self.time_ms = max(newest[0] if newest else 0, int(kept or 0))
+        """The newest batch's time."""
         self._heads: TTLCache[str, _Head] = TTLCache(cached_max, cache_ttl_s, timer)
         self._producers: TTLCache[str, _Producer] = TTLCache(cached_max, cache_ttl_s, timer)
 
@@ -145,8 +151,8 @@ class Writer:
 
     def _tick(self) -> int:
         """The batch's time: the clock's, but never before an earlier batch's, whatever the clock does."""
-        self._time_ms = max(self._time_ms, self._now_ms())
-        return self._time_ms
+        self.time_ms = max(self.time_ms, self._now_ms())
+        return self.time_ms
 
     def _head(self, name: str) -> _Head:
         head = self._heads.get(name)
@@ -169,10 +175,11 @@ class Writer:
         return _Producer(id) if row is None else _Producer(id, *row)
 
     def _insert(self, work: "_Batch") -> None:
-        values, start, left = work.values, 0, len(work.values) // 4
+        width = len(_COLUMNS)
+        values, start, left = work.values, 0, len(work.values) // width
         for rows, statement in _INSERTS:
             while left >= rows:
-                end = start + 4 * rows
+                end = start + width * rows
                 self._db.execute(statement, [work.time_ms, *values[start:end]])
                 start, left = end, left - rows
         if work.settled:
@@ -205,6 +212,7 @@ class Writer:
             head = self._head(name)
             until = min(until, head.offset)
             self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (head.id, until))
+            write_meta(self._db, "time", str(self.time_ms))  # what is trimmed may have been the newest there was
             self._db.execute("UPDATE channels SET trimmed = max(trimmed, ?) WHERE id = ?", (until, head.id))
 
 
@@ -223,7 +231,7 @@ class _Batch:
         self.producers: dict[str, _Producer] = {}
         self.settled: set[_Producer] = set()
         self.values: list[Any] = []
-        """Channel id, offset, sender and data of each row, flat, as the INSERT binds them."""
+        """_COLUMNS of each row, flat, as the INSERT binds them."""
 
     def decide(self, submission: Submission) -> None:
         """The verdicts of one submission, in order, and the rows they take."""
@@ -255,8 +263,9 @@ class _Batch:
             head = self.heads[item.channel] = self._get_head(item.channel)
         offset = head.offset = head.offset + 1
         data = data_text(item.data)
-        self.values += (head.id, offset, sender, data)
-        head.lines.append(f"{head.prefix}{offset}{suffix}{data}}}\n")
+        line = f"{head.prefix}{offset}{suffix}{data}}}\n"
+        head.lines.append(line)
+        self.values += (head.id, offset, len(line) if line.isascii() else len(line.encode()), sender, data)
         return offset
 
     def _touch_producer(self, id: str) -> _Producer:

@@ -4,6 +4,7 @@ Sans-IO. 0xFF is no part of UTF-8, so this can stand before any text without har
 """
 
 IAC = 0xFF
+_IAC = bytes((IAC,))
 _DONT, _DO, _WONT, _WILL, _SB, _SE = 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF0
 _BACKSPACES = b"\x08\x7f"
 
@@ -24,12 +25,13 @@ class TelnetFilter:
         text, answers = bytearray(), bytearray()
         at = 0
         while at < len(data):
-            byte = data[at]
-            if byte != IAC:
-                if not self._in_subnegotiation:
-                    text.append(byte)
-                at += 1
-                continue
+            begin = data.find(_IAC, at)
+            end = len(data) if begin < 0 else begin
+            if not self._in_subnegotiation:
+                text += data[at:end]
+            if begin < 0:
+                break
+            at = begin
             command = data[at + 1] if at + 1 < len(data) else None
             size = 3 if command is not None and _WILL <= command <= _DONT else 2
             if command is None or at + size > len(data):

@@ -103,14 +103,12 @@ class WebSocket:
 
     def _our_close(self) -> Close:
         match self.connection.ending:
-            case "internal":
-                return Close(_INTERNAL, "internal error")
             case None | ends.HUNG_UP:
                 return Close(_NORMAL)
             case ends.DRAINING:
                 return Close(_GOING_AWAY, ends.DRAINING)
             case reason:
-                return Close(_POLICY, reason)
+                return Close(_INTERNAL if reason.startswith("internal") else _POLICY, reason)
 
     def look_alive(self, now: float, ping_s: float, pong_s: float) -> None:
         """Ping a client silent for `ping_s`; end one that then stays silent for `pong_s` more.

@@ -5,195 +5,70 @@ bystanders must still get what a fresh client publishes, and the log must have g
 """
 
 import logging
+import socket
+import struct
 import tracemalloc
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import trio
 
-from tests.harness import PATIENCE_S, FramesPeer, Json, LinesPeer, Running, read_until, running_server
+from tests.harness import PATIENCE_S, LinesPeer, Peer, Running, running_server
+from tests.hostile.raw_peers import RawFrames, RawHttp, RawPeer, RawWebSocket
 from trisync.connection import Connection
 from trisync.outbox import Outbox
 from trisync.registry import Registry
+from trisync.sockets import SocketStream
 
 MIB = 1024 * 1024
 LOWEST_LIMIT = 1024
 """The smallest `message_bytes_max`: what is about the limit is quicker to send there."""
 
-TEXT, BINARY, CONTINUATION, CLOSE, PING, PONG = 0x1, 0x2, 0x0, 0x8, 0x9, 0xA
-FIN = 0x80
-MASK = b"\x37\xfa\x21\x3d"
 
-UPGRADE = (
-    b"GET / HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
-    b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
-)
-ACCEPTANCE = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="  # of that key, RFC 6455, section 1.3
+class News:
+    """Wakes who waits for something inside the server, whenever anything happened there."""
 
+    def __init__(self) -> None:
+        self._event = trio.Event()
 
-def frame(head: int, payload: bytes = b"", *, mask: bytes = MASK, length: int | None = None) -> bytes:
-    """A client's WebSocket frame; `mask` may be empty (which breaks the RFC), `length` may lie."""
-    size = len(payload) if length is None else length
-    masked = 0x80 if mask else 0
-    if size < 126:
-        header = bytes((head, masked | size))
-    elif size < 0x10000:
-        header = bytes((head, masked | 126)) + size.to_bytes(2, "big")
-    else:
-        header = bytes((head, masked | 127)) + size.to_bytes(8, "big")
-    if mask:
-        payload = bytes(byte ^ mask[at % 4] for at, byte in enumerate(payload))
-    return header + mask + payload
+    def ring(self) -> None:
+        """Something happened."""
+        self._event.set()
+        self._event = trio.Event()
 
-
-class RawPeer(LinesPeer):
-    """A client that may send anything. What it is sent is read as JSON lines."""
-
-    stream: trio.SocketStream
-
-    async def send_raw(self, data: bytes) -> None:
-        """Send bytes as they are."""
-        with trio.fail_after(PATIENCE_S):
-            await self.stream.send_all(data)
-
-    async def pour(self, data: bytes, times: int) -> None:
-        """Send the same bytes again and again, for as long as the server takes them."""
-        try:
-            for _ in range(times):
-                await self.send_raw(data)
-        except trio.BrokenResourceError:
-            pass
-
-    async def refused(self, payload: bytes) -> Json:
-        """Send a payload, which must be answered with an error; returns that."""
-        await self.send_bytes(payload)
-        return await self.receive_error()
-
-    async def receive_error(self) -> Json:
-        """The next message, which must be an error."""
-        error = await self.receive()
-        assert error["op"] == "error", error
-        assert isinstance(error["message"], str)
-        return error
-
-    async def receive_rest(self) -> bytes:
-        """Everything up to the server's hanging up; a reset counts as that."""
-        with trio.fail_after(PATIENCE_S):
-            try:
-                while chunk := await self.stream.receive_some(65536):
-                    self._rest += chunk
-            except trio.BrokenResourceError:
-                pass
-        rest, self._rest = self._rest, b""
-        return rest
-
-    async def still_served(self) -> None:
-        """The conversation goes on."""
-        assert await self.request("ping") == {"op": "pong", "id": 1}
-
-
-class RawFrames(FramesPeer, RawPeer):
-    """A client of the frames dialect that may send anything."""
-
-
-class RawWebSocket(RawFrames):
-    """A WebSocket client made by hand, that may send anything."""
-
-    async def shake_hands(self, behind: bytes = b"") -> None:
-        """Upgrade; `behind` is sent in the same packet."""
-        await self.send_raw(UPGRADE + behind)
-        head, _, self._rest = (await read_until(self.stream, b"\r\n\r\n")).partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101 "), head
-        assert ACCEPTANCE in head
-
-    async def send_bytes(self, payload: bytes) -> None:
-        await self.stream.send_all(frame(FIN | TEXT, payload))
-
-    async def receive_frame(self) -> tuple[int, bytes]:
-        """The opcode and payload of the server's next frame, which must be whole, unmasked and plain."""
-        with trio.fail_after(PATIENCE_S):
-            head, length = await self._exactly(2)
-            assert head & 0xF0 == FIN, hex(head)
-            assert length < 0x80, "servers do not mask"
-            if length >= 126:
-                length = int.from_bytes(await self._exactly(2 if length == 126 else 8), "big")
-            return head & 0x0F, await self._exactly(length)
-
-    async def receive_bytes(self) -> bytes:
-        opcode, payload = await self.receive_frame()
-        if opcode == CLOSE:
-            raise EOFError(payload)
-        assert opcode == TEXT, (opcode, payload)
-        return payload
-
-    async def receive_close(self) -> tuple[int, str]:
-        """The Close frame, which must come next, and be the last that comes: its code and reason."""
-        opcode, payload = await self.receive_frame()
-        assert opcode == CLOSE, (opcode, payload)
-        assert await self.receive_rest() == b""
-        return int.from_bytes(payload[:2], "big"), payload[2:].decode()
-
-
-class Response(NamedTuple):
-    """An answer of the web door."""
-
-    status: int
-    headers: dict[str, str]
-    body: bytes
-
-
-class RawHttp(RawPeer):
-    """An HTTP client made by hand, that may send anything."""
-
-    async def get_response(self, *, to_head: bool = False) -> Response:
-        """The next response; one to a HEAD request has no body, whatever its length is said to be."""
-        while b"\r\n\r\n" not in self._rest:
-            with trio.fail_after(PATIENCE_S):
-                chunk = await self.stream.receive_some(65536)
-            if not chunk:
-                raise EOFError(self._rest)
-            self._rest += chunk
-        head, _, self._rest = self._rest.partition(b"\r\n\r\n")
-        first, *lines = head.decode("ascii").split("\r\n")
-        version, status, _ = first.split(" ", 2)
-        assert version == "HTTP/1.1"
-        headers = {name.lower(): value for name, _, value in (line.partition(": ") for line in lines)}
-        length = 0 if to_head else int(headers.get("content-length", "0"))
-        while len(self._rest) < length:
-            with trio.fail_after(PATIENCE_S):
-                chunk = await self.stream.receive_some(65536)
-            if not chunk:
-                raise EOFError(self._rest)
-            self._rest += chunk
-        body, self._rest = self._rest[:length], self._rest[length:]
-        return Response(int(status), headers, body)
+    async def wait(self) -> None:
+        """Wait for the next thing that happens."""
+        await self._event.wait()
 
 
 class WatchedRegistry(Registry):
     """A registry that remembers who was here."""
 
-    def __init__(self, connections_max: int) -> None:
+    def __init__(self, connections_max: int, news: News) -> None:
         super().__init__(connections_max)
         self.seen: list[Connection] = []
+        self._news = news
 
     @contextmanager
     def admit(self, connection: Connection, session: Any) -> Iterator[bool]:
         with super().admit(connection, session) as admitted:
             if admitted:
                 self.seen.append(connection)
+                self._news.ring()
             yield admitted
 
 
 class Arena:
     """A running server, the way to attack it, and what can be seen of it from inside."""
 
-    def __init__(self, running: Running, registry: WatchedRegistry, peaks: dict[Outbox, int]) -> None:
+    def __init__(self, running: Running, registry: WatchedRegistry, peaks: dict[Outbox, int], news: News) -> None:
         self.running = running
         self.registry = registry
         self._peaks = peaks
+        self._news = news
 
     @asynccontextmanager
     async def tcp(self) -> AsyncIterator[RawPeer]:
@@ -233,16 +108,32 @@ class Arena:
             await peer.still_served()
             yield peer
 
-    def connection_of(self, peer: LinesPeer) -> Connection:
-        """The server's side of a peer."""
+    def _sides_of(self, peer: LinesPeer) -> list[Connection]:
         assert isinstance(peer.stream, trio.SocketStream)
         host, port = peer.stream.socket.getsockname()
-        (found,) = [
-            connection
-            for connection in self.registry.seen
-            if connection.ending is None and connection.peer.endswith(f" {host}:{port}")
-        ]
-        return found
+        return [connection for connection in self.registry.seen if connection.peer.endswith(f" {host}:{port}")]
+
+    async def connection_of(self, peer: LinesPeer) -> Connection:
+        """The server's side of a peer."""
+        await self.until(lambda: bool(self._sides_of(peer)))
+        (connection,) = self._sides_of(peer)
+        return connection
+
+    async def squeeze(self, peer: LinesPeer) -> Connection:
+        """Let the kernel keep little of what a peer is sent and does not read; returns the server's side of it."""
+        connection = await self.connection_of(peer)
+        socket_of(connection).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+        return connection
+
+    def release(self, connection: Connection) -> None:
+        """Undo squeeze(): what is read at last need not come in drops."""
+        socket_of(connection).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, MIB)
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait until something is true that comes of a connection's beginning or of what is written to one."""
+        with trio.fail_after(PATIENCE_S):
+            while not condition():
+                await self._news.wait()
 
     def peak_backlog(self, connection: Connection) -> int:
         """The most that a connection ever had to send, in bytes."""
@@ -267,24 +158,27 @@ class Spectacle:
         self._monkeypatch = monkeypatch
 
     @asynccontextmanager
-    async def undisturbed(self, *, log_lines: int = 1, **settings: Any) -> AsyncIterator[Arena]:
-        """Run a server for an attack of which `log_lines` lines may be logged, and see that others are served.
+    async def undisturbed(self, *, log_lines: int | None = 1, **settings: Any) -> AsyncIterator[Arena]:
+        """Run a server for an attack that is logged in `log_lines` lines, and see that others are served.
 
-        Everything opened in the block must be closed in it. The defaults of `settings` are the product's.
+        `log_lines` may be None where that is not known. Everything opened in the block must be closed in it.
         """
         self._caplog.set_level(logging.INFO)
         registries: list[WatchedRegistry] = []
         peaks: dict[Outbox, int] = {}
-        self._monkeypatch.setattr("trisync.server.Registry", lambda most: registries.append(WatchedRegistry(most)))
-        self._monkeypatch.setattr(
-            "trisync.server.Registry", lambda most: registries.append(WatchedRegistry(most)) or registries[-1]
-        )
-        self._watch_backlogs(peaks)
+        news = News()
+
+        def make_registry(connections_max: int) -> WatchedRegistry:
+            registries.append(WatchedRegistry(connections_max, news))
+            return registries[-1]
+
+        self._monkeypatch.setattr("trisync.server.Registry", make_registry)
+        self._watch_backlogs(peaks, news)
         async with running_server(self._folder, **settings) as running:
             async with running.lines() as alice, running.websocket() as bob:
                 await alice.request("subscribe", channel="bystanders")
                 await bob.request("subscribe", channel="bystanders")
-                arena = Arena(running, registries[0], peaks)
+                arena = Arena(running, registries[0], peaks, news)
                 yield arena
                 await arena.only_remain(2)
                 async with running.lines() as fresh:
@@ -294,18 +188,26 @@ class Spectacle:
                     assert (message["offset"], message["data"]) == (1, "all well")
         said = [record for record in self._caplog.records if record.levelno >= logging.INFO]
         texts = [record.getMessage() for record in said]
-        assert len(texts) == log_lines, texts
+        assert log_lines is None or len(texts) == log_lines, texts
         assert not [record for record in said if record.exc_info], texts
         assert not [text for text in texts if len(text.splitlines()) != 1 or len(text) > 1000], texts
 
-    def _watch_backlogs(self, peaks: dict[Outbox, int]) -> None:
+    def _watch_backlogs(self, peaks: dict[Outbox, int], news: News) -> None:
         write = Outbox.write
 
         def watched_write(outbox: Outbox, data: bytes) -> None:
             write(outbox, data)
             peaks[outbox] = max(peaks.get(outbox, 0), outbox.backlog)
+            news.ring()
 
         self._monkeypatch.setattr(Outbox, "write", watched_write)
+
+
+def socket_of(connection: Connection) -> socket.socket:
+    """The server's socket of a connection."""
+    stream = connection._stream
+    assert isinstance(stream, SocketStream)
+    return stream._sock
 
 
 @contextmanager
@@ -320,3 +222,15 @@ def memory_bounded(bytes_max: int) -> Iterator[None]:
         assert peak - before < bytes_max, f"{(peak - before) / MIB:.1f} MiB"
     finally:
         tracemalloc.stop()
+
+
+async def publish(peer: Peer, data: str, count: int) -> None:
+    """Publish so many messages to the channel `attacked`, each after the answer to the one before it."""
+    for _ in range(count):
+        assert (await peer.request("publish", channel="attacked", data=data))["op"] == "ok"
+
+
+def reset(stream: trio.SocketStream) -> None:
+    """Close a connection as a crash does: with a reset instead of an end."""
+    stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    stream.socket.close()

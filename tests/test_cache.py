@@ -1,0 +1,165 @@
+"""The cache of encoded runs: what it finds, and that it stays within its bounds of bytes and time."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from trisync.cache import RunCache
+from trisync.framing import JOIN, Framing
+from trisync.log import Run
+
+TTL_S = 10.0
+
+
+class Clock:
+    """A clock that a test moves."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def line(channel: str, offset: int) -> bytes:
+    return f'{{"op":"message","channel":"{channel}","offset":{offset},"time":1,"data":"x"}}\n'.encode()
+
+
+def run_of(after: int, last: int, channel: str = "lobby") -> Run:
+    return Run(channel, after, last, b"".join(line(channel, offset) for offset in range(after + 1, last + 1)))
+
+
+def cache_of(bytes_max: int = 1_000_000) -> tuple[RunCache, Clock]:
+    clock = Clock()
+    return RunCache(bytes_max, TTL_S, clock), clock
+
+
+def span(run: Run | None) -> tuple[int, int] | None:
+    return None if run is None else (run.after, run.last)
+
+
+def test_a_run_is_found_by_the_offset_it_begins_behind() -> None:
+    cache, _ = cache_of()
+    first, second = run_of(0, 5), run_of(5, 9)
+    cache.add(first)
+    cache.add(second)
+    assert cache.find("lobby", 0) is first
+    assert cache.find("lobby", 5) is second
+    assert cache.find("lobby", 9) is None
+    assert cache.find("kitchen", 0) is None
+
+
+def test_a_run_that_contains_the_offset_is_cut_there_once_for_all() -> None:
+    cache, _ = cache_of()
+    cache.add(run_of(0, 5))
+    part = cache.find("lobby", 3)
+    assert part is not None
+    assert (span(part), part.lines) == ((3, 5), run_of(3, 5).lines)
+    assert cache.find("lobby", 3) is part
+    assert span(cache.find("lobby", 4)) == (4, 5)
+
+
+def test_what_is_not_contained_is_not_found() -> None:
+    cache, _ = cache_of()
+    cache.add(run_of(5, 9))
+    cache.add(run_of(20, 22))
+    for after in (0, 4, 9, 10, 19, 22, 100):
+        assert cache.find("lobby", after) is None, after
+
+
+def test_runs_are_forgotten_when_their_time_is_over_and_the_index_with_them() -> None:
+    cache, clock = cache_of()
+    cache.add(run_of(0, 5))
+    clock.now += TTL_S - 1
+    assert cache.find("lobby", 0) is not None
+    clock.now += 1
+    assert cache.find("lobby", 0) is None
+    assert cache.find("lobby", 2) is None
+    assert (len(cache), cache.size) == (0, 0)
+    assert cache._starts == {}
+
+
+def test_the_least_recently_used_go_first() -> None:
+    one = run_of(0, 5)
+    cache, _ = cache_of(bytes_max=3 * one.size)
+    for channel in "abc":
+        cache.add(run_of(0, 5, channel))
+    cache.find("a", 0)
+    cache.add(run_of(0, 5, "d"))
+    assert [channel for channel in "abcd" if cache.find(channel, 0)] == ["a", "c", "d"]
+    assert set(cache._starts) == {"a", "c", "d"}
+
+
+def test_a_run_larger_than_the_whole_cache_is_not_kept() -> None:
+    cache, _ = cache_of(bytes_max=run_of(0, 5).size)
+    cache.add(run_of(0, 5))
+    cache.add(run_of(0, 50))
+    assert span(cache.find("lobby", 0)) == (0, 5)
+    assert cache.find("lobby", 10) is None
+
+
+def test_a_longer_run_takes_the_place_of_one_that_begins_where_it_does() -> None:
+    cache, _ = cache_of()
+    cache.add(run_of(0, 5))
+    cache.add(run_of(0, 9))
+    assert span(cache.find("lobby", 0)) == (0, 9)
+    assert span(cache.find("lobby", 7)) == (7, 9)
+
+
+@pytest.mark.parametrize("framing", Framing)
+def test_a_run_is_encoded_once_a_framing(framing: Framing) -> None:
+    run = run_of(3, 6)
+    assert run.encoded(framing) == JOIN[framing](run.payloads())
+    assert run.encoded(framing) is run.encoded(framing)
+    assert run.payloads() == [line("lobby", offset)[:-1] for offset in (4, 5, 6)]
+
+
+def test_a_run_counts_what_it_may_come_to_hold() -> None:
+    run = run_of(0, 100)
+    held = len(run.lines) + len(run.encoded(Framing.FRAMES)) + len(run.encoded(Framing.WEBSOCKET))
+    assert run.size >= held
+
+
+@given(st.integers(0, 50), st.integers(1, 20), st.integers(0, 20), st.integers(0, 20))
+@settings(deadline=None)
+def test_a_run_can_be_cut_at_any_offset(after: int, count: int, left: int, right: int) -> None:
+    run = run_of(after, after + count)
+    start = after + min(left, count - 1)
+    end = start + 1 + right % (after + count - start)
+    part = run.since(start).until(end)
+    assert (span(part), part.lines) == ((start, end), run_of(start, end).lines)
+
+
+operations = st.lists(
+    st.one_of(
+        st.tuples(st.just("add"), st.sampled_from("abc"), st.integers(0, 12), st.integers(1, 9)),
+        st.tuples(st.just("find"), st.sampled_from("abc"), st.integers(0, 20), st.just(0)),
+        st.tuples(st.just("wait"), st.just(""), st.integers(1, 11), st.just(0)),
+    ),
+    max_size=40,
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(operations, st.integers(1, 12))
+def test_whatever_happens_the_bounds_hold_and_what_is_found_is_right(
+    steps: list[tuple[str, str, int, int]], size: int
+) -> None:
+    cache, clock = cache_of(bytes_max=size * 700)
+    added: dict[str, list[tuple[int, int]]] = {"a": [], "b": [], "c": []}
+    for what, channel, number, count in steps:
+        if what == "wait":
+            clock.now += number
+        elif what == "add":
+            cache.add(run_of(number, number + count, channel))
+            added[channel].append((number, number + count))
+        else:
+            run = cache.find(channel, number)
+            if run is not None:
+                assert run.after == number < run.last
+                assert run.lines == run_of(number, run.last, channel).lines
+                assert any(after <= number and last == run.last for after, last in added[channel])
+        assert cache.size <= size * 700
+        indexed = sum(len(starts) for starts in cache._starts.values())
+        assert indexed == len(cache)
+        assert all(starts == sorted(set(starts)) and starts for starts in cache._starts.values())
