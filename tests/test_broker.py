@@ -28,7 +28,7 @@ class World:
         self.broker = Broker(self.log, settings, timer=trio.current_time)
         self.settings = settings
 
-    async def subscriber(self, channel: str = "lobby", **fields: int) -> tuple[CollectingOutlet, Subscriptions]:
+    async def subscriber(self, channel: str = "lobby", **fields: Any) -> tuple[CollectingOutlet, Subscriptions]:
         outlet = CollectingOutlet(self.nursery)
         subscriptions = Subscriptions(self.broker, outlet, self.settings.subscriptions_max)
         await subscriptions.subscribe(Subscribe(id=1, channel=channel, **fields))

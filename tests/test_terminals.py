@@ -32,7 +32,7 @@ class Terminal:
             os.close(theirs)
         else:
             ours, theirs_socket = socket.socketpair()
-            self.process = subprocess.Popen(command, stdin=theirs_socket, stdout=theirs_socket)
+            self.process = subprocess.Popen(command, stdin=theirs_socket.fileno(), stdout=theirs_socket.fileno())
             theirs_socket.close()
             self._fd = ours.detach()
 
