@@ -13,7 +13,11 @@ from trisync.protocol import Publish, data_text, message_prefix, message_suffix
 
 
 class MemoryLog(Log):
-    """A log without a disk. While `gate` is not set, appends wait; `failure` is raised by the next one."""
+    """A log without a disk.
+
+    While `gate` is not set, appends wait before they store anything, and while `stored` is not, behind it;
+    `failure` is raised by the next one.
+    """
 
     def __init__(self) -> None:
         self.epoch = "e1"
@@ -21,6 +25,8 @@ class MemoryLog(Log):
         self.trimmed: dict[str, int] = {}
         self.gate = trio.Event()
         self.gate.set()
+        self.stored = trio.Event()
+        self.stored.set()
         self.failure: Exception | None = None
         self.batches: list[int] = []
         self.reads = 0
@@ -35,9 +41,11 @@ class MemoryLog(Log):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
+        began = self._store(batch)
+        await self.stored.wait()
         return [
             Run(channel, after, len(self.messages[channel]), "".join(self.messages[channel][after:]).encode())
-            for channel, after in self._store(batch).items()
+            for channel, after in began.items()
         ]
 
     def _store(self, batch: Sequence[Submission]) -> dict[str, int]:

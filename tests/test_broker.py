@@ -8,15 +8,17 @@ from typing import Any
 import pytest
 import trio
 from msgspec import Raw
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.fakes import CollectingOutlet, MemoryLog, publishes
 from trisync.broker import Broker
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
-from trisync.log import LogUnavailable, Submission
+from trisync.log import ITEM_OVERHEAD_BYTES, LogUnavailable, Submission
 from trisync.protocol import Publish, Subscribe
+from trisync.registry import Registry
 from trisync.settings import Settings
+from trisync.tcp import TcpDoor
 
 
 class World:
@@ -142,6 +144,29 @@ async def test_publishers_wait_while_the_queue_is_full() -> None:
         world.log.gate.set()
         await wait_all_tasks_blocked()
         assert went_on.is_set()
+
+
+async def test_a_publisher_is_not_read_from_while_the_queue_is_full() -> None:
+    async with a_world(queue_bytes_max=10_000) as world:
+        world.log.gate = trio.Event()
+        ours, theirs = lockstep_stream_pair()
+        door = TcpDoor(world.broker, Registry(10), world.settings)
+        world.nursery.start_soon(door.handle, theirs, "memory")
+        sent = 0
+
+        async def publish_for_ever() -> None:
+            nonlocal sent
+            while True:
+                await ours.send_all(b'{"op":"publish","channel":"lobby","data":1}\n')
+                sent += 1
+
+        world.nursery.start_soon(publish_for_ever)
+        await wait_all_tasks_blocked()
+        assert 0 < sent < 10_000 / ITEM_OVERHEAD_BYTES + 3
+        before = sent
+        world.log.gate.set()
+        while sent < 10 * before:
+            await trio.lowlevel.checkpoint()
 
 
 async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> None:

@@ -9,6 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.fakes import CollectingOutlet, publishes
 from tests.test_broker import World, a_world, offsets
+from trisync import channels
 from trisync.errors import WireError
 from trisync.protocol import Subscribe
 
@@ -167,6 +168,44 @@ async def test_readers_at_the_same_place_share_one_read() -> None:
 async def join(world: World, outlets: list[CollectingOutlet]) -> None:
     outlet, _ = await world.subscriber(since=7)
     outlets.append(outlet)
+
+
+async def test_who_reads_the_log_sees_nothing_before_its_publisher_is_answered() -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 5)
+        world.log.stored = trio.Event()
+        await publish(world, 5)  # stored, and not yet answered or fanned out
+        outlet, _ = await world.subscriber()
+        reader, _ = await world.subscriber(since=0)
+        await wait_all_tasks_blocked()
+        head = world.broker._channels["lobby"].head
+        assert offsets(reader) == list(range(1, head + 1))
+        world.log.stored.set()
+        await wait_all_tasks_blocked()
+        assert offsets(reader) == list(range(1, 11))
+
+
+async def test_who_comes_or_goes_between_two_slices_of_a_fan_out_gets_each_message_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "YIELD_EVERY", 1)
+    async with a_world() as world:
+        subscribed = [await world.subscriber() for _ in range(20)]
+        late: list[CollectingOutlet] = []
+
+        async def meddle() -> None:
+            while not offsets(subscribed[0][0]):
+                await trio.lowlevel.checkpoint()
+            subscribed[-1][1].close()
+            await subscribed[-2][1].subscribe(Subscribe(id=1, channel="lobby", since=0))
+            late.append((await world.subscriber(since=0))[0])
+
+        world.nursery.start_soon(meddle)
+        await publish(world, 3)
+        await publish(world, 3)
+        assert offsets(subscribed[-1][0]) == []
+        for outlet in [late[0], *(outlet for outlet, _ in subscribed[:-1])]:
+            assert offsets(outlet) == [1, 2, 3, 4, 5, 6]
 
 
 @pytest.mark.parametrize("seed", range(30))
