@@ -175,7 +175,7 @@ async def test_who_reads_the_log_sees_nothing_before_its_publisher_is_answered()
         await publish(world, 5)
         world.log.stored = trio.Event()
         await publish(world, 5)  # stored, and not yet answered or fanned out
-        outlet, _ = await world.subscriber()
+        await world.subscriber()
         reader, _ = await world.subscriber(since=0)
         await wait_all_tasks_blocked()
         head = world.broker._channels["lobby"].head
