@@ -25,7 +25,21 @@ STOPPED_AT_ONCE = 1
 """Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+class _Commands(click.Group):
+    """The commands, of which the load test is imported only when it is asked for: a server's start is not its."""
+
+    def list_commands(self, context: click.Context) -> list[str]:
+        return [*super().list_commands(context), "loadtest"]
+
+    def get_command(self, context: click.Context, name: str) -> click.Command | None:
+        if name == "loadtest":
+            from trisync.loadtest.cli import loadtest_command
+
+            return loadtest_command
+        return super().get_command(context, name)
+
+
+@click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.version_option(__version__, prog_name="trisync")
 def main() -> None:
     """A reliable real-time data synchronisation server, and tools to talk to one.

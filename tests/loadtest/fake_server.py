@@ -1,0 +1,195 @@
+"""A server that keeps its promises as badly as it is told to: what a load test must catch.
+
+Threads and blocking sockets, one lock, nothing durable: slow, and simple enough to be sure which promise it breaks.
+"""
+
+import base64
+import hashlib
+import json
+import socket
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from typing import Any
+
+from trisync.framing import LineSplitter
+from trisync.wsframes import FrameReader, text_header
+
+VICTIM = 40
+"""The offset, or the number of the publish, at which a fault shows."""
+
+FAULTS = {
+    "none": "keeps everything",
+    "drops": "a subscriber never gets one message",
+    "repeats": "a subscriber gets one message twice",
+    "reorders": "a subscriber gets two messages in the wrong order",
+    "alters": "a subscriber gets another message than the others at one offset",
+    "forgets": "acknowledges a publish that it does not store",
+    "stops": "delivers nothing from some offset on, and goes on acknowledging",
+    "doubles": "stores one publish twice",
+    "misnumbers": "acknowledges one publish with another one's offset",
+    "silent": "never answers one publish",
+    "refuses": "answers one publish with an error",
+    "hangs up": "closes a subscriber's connection",
+    "babbles": "sends a subscriber what is no message",
+}
+
+Json = dict[str, Any]
+
+
+class Client:
+    """One connection to the fake, lines or WebSocket, served by a thread."""
+
+    def __init__(self, fake: "FakeServer", connection: socket.socket, number: int) -> None:
+        self.fake = fake
+        self.connection = connection
+        self.number = number
+        self.channels: set[str] = set()
+        self.held: Json | None = None
+        self._reader: FrameReader | LineSplitter = LineSplitter(1 << 20)
+
+    def serve(self) -> None:
+        """Answer until the client hangs up."""
+        with suppress(OSError):
+            first = self.connection.recv(65536)
+            if first.startswith(b"GET "):
+                first = self._shake_hands(first)
+            while True:
+                for payload in self._reader.feed(first):
+                    with self.fake.lock:
+                        self.fake.handle(self, json.loads(payload))
+                first = self.connection.recv(65536)
+                if not first:
+                    return
+
+    def _shake_hands(self, head: bytes) -> bytes:
+        while b"\r\n\r\n" not in head:
+            head += self.connection.recv(65536)
+        head, _, rest = head.partition(b"\r\n\r\n")
+        key = next(line.split(b": ")[1] for line in head.split(b"\r\n") if line.startswith(b"Sec-WebSocket-Key"))
+        accept = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
+        self.connection.sendall(
+            b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+            b"Sec-WebSocket-Accept: %b\r\n\r\n" % accept
+        )
+        self._reader = FrameReader(1 << 20)
+        return rest
+
+    def send(self, message: Json) -> None:
+        """Send one message; a client that is gone does not matter."""
+        payload = json.dumps(message, separators=(",", ":")).encode()
+        data = text_header(len(payload)) + payload if isinstance(self._reader, FrameReader) else payload + b"\n"
+        with suppress(OSError):
+            self.connection.sendall(data)
+
+
+class FakeServer:
+    """One port for lines and WebSocket, and one fault."""
+
+    def __init__(self, fault: str) -> None:
+        assert fault in FAULTS
+        self.fault = fault
+        self.lock = threading.Lock()
+        self.clients: list[Client] = []
+        self.logs: dict[str, list[Json]] = {}
+        self.published = 0
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port: int = self.listener.getsockname()[1]
+
+    def accept(self) -> None:
+        """Accept clients until closed."""
+        with suppress(OSError):
+            while True:
+                connection, _ = self.listener.accept()
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                client = Client(self, connection, len(self.clients))
+                self.clients.append(client)
+                threading.Thread(target=client.serve, daemon=True).start()
+
+    def close(self) -> None:
+        """Close everything."""
+        self.listener.shutdown(socket.SHUT_RDWR)
+        self.listener.close()
+        for client in self.clients:
+            with suppress(OSError):
+                client.connection.shutdown(socket.SHUT_RDWR)
+            client.connection.close()
+
+    def handle(self, client: Client, request: Json) -> None:
+        """Answer one request."""
+        match request["op"]:
+            case "ping":
+                client.send({"op": "pong", "id": request["id"]})
+            case "subscribe":
+                log = self.logs.setdefault(request["channel"], [])
+                client.channels.add(request["channel"])
+                client.send({"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"})
+                for message in log[request["since"] :]:
+                    self.deliver(client, message)
+            case "publish":
+                self.publish(client, request)
+
+    def publish(self, client: Client, request: Json) -> None:
+        """Store, acknowledge and deliver, save for the fault."""
+        self.published += 1
+        hit = self.published == VICTIM
+        if hit and self.fault == "silent":
+            return
+        if hit and self.fault == "refuses":
+            error = {"code": "unavailable", "message": "not today", "retry": True}
+            client.send({"op": "error", "id": request["id"], **error})
+            return
+        log = self.logs.setdefault(request["channel"], [])
+        if hit and self.fault == "forgets":
+            client.send({"op": "ok", "id": request["id"], "offset": len(log) + 1})
+            return
+        for _ in range(2 if hit and self.fault == "doubles" else 1):
+            offset = len(log) + 1
+            log.append(
+                {"op": "message", "channel": request["channel"], "offset": offset, "time": 1, "data": request["data"]}
+            )
+        offset = len(log) - 5 if hit and self.fault == "misnumbers" else len(log)
+        client.send({"op": "ok", "id": request["id"], "offset": offset})
+        for message in log[-2:] if hit and self.fault == "doubles" else log[-1:]:
+            for other in self.clients:
+                if message["channel"] in other.channels:
+                    self.deliver(other, message)
+
+    def deliver(self, client: Client, message: Json) -> None:
+        """Send a message to a subscriber; faults of delivery hit one of them, the last."""
+        hit = message["offset"] == VICTIM
+        last = [other for other in self.clients if other.channels][-1]
+        if client is not last:
+            client.send(message)
+        elif self.fault == "stops" and message["offset"] >= VICTIM:
+            pass
+        elif client.held is not None:
+            client.send(message)
+            client.send(client.held)
+            client.held = None
+        elif hit and self.fault == "reorders":
+            client.held = message
+        elif hit and self.fault == "repeats":
+            client.send(message)
+            client.send(message)
+        elif hit and self.fault == "alters":
+            client.send(message | {"data": [message["data"][0], message["data"][1] + 1, *message["data"][2:]]})
+        elif hit and self.fault == "hangs up":
+            client.connection.shutdown(socket.SHUT_RDWR)
+        elif hit and self.fault == "babbles":
+            client.send(message | {"offset": "forty"})
+        elif not (hit and self.fault == "drops"):
+            client.send(message)
+
+
+@contextmanager
+def fake_server(fault: str) -> Iterator[FakeServer]:
+    """A fake for the length of a test."""
+    fake = FakeServer(fault)
+    thread = threading.Thread(target=fake.accept, daemon=True)
+    thread.start()
+    try:
+        yield fake
+    finally:
+        fake.close()
+        thread.join(5)

@@ -1,0 +1,250 @@
+"""Figures, and the reports made of them: terminal, JSON, and a page that needs nothing else."""
+
+import base64
+import json
+import re
+from html.parser import HTMLParser
+
+import msgspec
+import pytest
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from rich.console import Console
+
+from trisync.loadtest.measuring import Gauge, note
+from trisync.loadtest.plan import Plan, Tick, Totals
+from trisync.loadtest.plots import linear_axis, log_axis, percentile_axis
+from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
+from trisync.loadtest.recording import Recorder, percentile_us, slope_per_h
+from trisync.loadtest.report_html import to_html
+from trisync.loadtest.report_terminal import count_text, course, print_result, size_text, time_text
+from trisync.loadtest.results import (
+    Connecting,
+    Distribution,
+    Effort,
+    Point,
+    Result,
+    Returning,
+    Sample,
+    Throughput,
+    distribution,
+    to_json,
+)
+from trisync.loadtest.target import Usage
+
+MEBIBYTE = 1024 * 1024
+
+
+def tick(at_s: float, **changes: object) -> Tick:
+    totals = {name: int(changes.pop(name, 0)) for name in Totals.__struct_fields__}  # type: ignore[call-overload]
+    whole = {"cpu_s": 0.0, "latencies": {}, "ack_latencies": {}, "lateness": {}, "problems": [], "worker": 0} | changes
+    return Tick(at_us=round(at_s * 1e6), totals=Totals(**totals), **whole)  # type: ignore[arg-type]
+
+
+def recorded(*ticks: Tick, server_cpu: float = 0.5) -> Recorder:
+    """A run measured from 10 s to 14 s, whose server uses so much of a core."""
+    now_s = 0.0
+    recorder = Recorder(1.0, lambda: (Usage(now_s * server_cpu, 50 * MEBIBYTE), now_s))
+    recorder.measure(10_000_000, 14_000_000)
+    for each in ticks:
+        now_s = each.at_us / 1e6
+        recorder.add(each)
+    return recorder
+
+
+def result(recorder: Recorder, **changes: object) -> Result:
+    whole: dict[str, object] = {
+        "tool": "test",
+        "started": "2026-01-01T00:00:00+00:00",
+        "machine": "a machine",
+        "command": "loadtest fanout <b>",
+        "plan": Plan(scenario="fanout", publishers=1, subscribers=5),
+        "durability": "full",
+        "passed": True,
+        "problems": [],
+        "remarks": [],
+        "throughput": recorder.throughput(),
+        "latency": distribution(recorder.latencies),
+        "ack_latency": None,
+        "lateness": None,
+        "connecting": None,
+        "returning": None,
+        "effort": recorder.effort(paced=False, with_growth=False),
+        "series": recorder.series,
+    }
+    return Result(**(whole | changes))  # type: ignore[arg-type]
+
+
+def steady(**changes: object) -> list[Tick]:
+    return [
+        tick(9 + second, acked=100 * second, delivered=1000 * second, cpu_s=0.3 * second, latencies={500: 99, 9000: 1})
+        for second in range(6)
+    ]
+
+
+def test_rates_are_of_the_measured_part_alone() -> None:
+    recorder = recorded(*steady(), tick(15, acked=500, delivered=5000))
+    throughput = recorder.throughput()
+    assert (throughput.measured_s, throughput.acked_per_s, throughput.delivered_per_s) == (4.0, 100.0, 1000.0)
+    assert [(sample.at_s, sample.acked_per_s) for sample in recorder.series] == [
+        (second, 100) for second in range(1, 5)
+    ]
+    assert recorder.series[0].p50_us == 500
+    assert recorder.series[0].max_us == 9000
+
+
+def test_rates_of_workers_add_up() -> None:
+    recorder = recorded(
+        *(tick(9 + second, worker=worker, acked=50 * second) for second in range(6) for worker in (0, 1))
+    )
+    assert recorder.throughput().acked_per_s == 100
+
+
+@pytest.mark.parametrize(
+    ("worker_cpu", "server_cpu", "limited"), [(0.99, 0.5, True), (0.99, 0.99, False), (0.5, 0.5, False)]
+)
+def test_it_says_when_the_generator_is_the_limit(worker_cpu: float, server_cpu: float, limited: bool) -> None:
+    ticks = [tick(9 + second, cpu_s=worker_cpu * second) for second in range(6)]
+    assert recorded(*ticks, server_cpu=server_cpu).effort(paced=False, with_growth=False).generator_limited is limited
+
+
+def test_a_generator_that_sends_late_is_the_limit_of_an_open_loop() -> None:
+    late = recorded(tick(9), tick(12, latencies={5000: 10}, lateness={4000: 10}))
+    punctual = recorded(tick(9), tick(12, latencies={5000: 10}, lateness={100: 10}))
+    assert late.effort(paced=True, with_growth=False).generator_limited
+    assert not punctual.effort(paced=True, with_growth=False).generator_limited
+
+
+def test_latencies_are_of_messages_that_were_due_while_it_was_measured() -> None:
+    gauge = Gauge(0, Problems())
+    gauge.measure_from_us, gauge.measure_until_us = 1000, 2000
+    gauge.now_us = 5000
+    for due_us in (999, 1000, 1999, 2000):
+        gauge.delivered_one(due_us)
+    assert gauge.tick(0, 0.0).latencies == {4000: 1, 3001 >> 1 << 1: 1}
+    assert gauge.totals.delivered == 4
+
+
+def test_of_many_messages_in_one_read_a_few_stand_for_all() -> None:
+    gauge = Gauge(0, Problems())
+    gauge.measure_until_us = 10**9
+    gauge.now_us = 1000
+    gauge.delivered(list(range(1000)), 0, 1000)
+    sampled = gauge.tick(0, 0.0).latencies
+    assert sampled == {875: 250, 625: 250, 375: 250, 125: 250}
+
+
+def test_a_sketch_keeps_three_digits() -> None:
+    sketch: dict[int, int] = {}
+    note(sketch, 1_234_567)
+    (kept,) = sketch
+    assert kept == pytest.approx(1_234_567, rel=1e-3)
+    assert percentile_us({10: 98, 20: 1, 30: 1}, 99) == 20
+    assert percentile_us({}, 50) is None
+
+
+def test_growth_is_the_slope_of_the_memory() -> None:
+    assert slope_per_h([(second, 1000 + 2 * second) for second in range(10)]) == 7200
+    assert slope_per_h([(0, 1), (1, 2)]) is None
+
+
+def test_problems_are_counted_and_only_a_few_are_told() -> None:
+    problems = Problems()
+    for number in range(100):
+        problems.add("lost", f"message {number}", 2)
+    problems.merge([Problem("refused", 1, ["no"]), Problem("lost", 5, ["more"])])
+    lost, refused = problems.listed()
+    assert (lost.count, len(lost.examples), refused.examples) == (205, EXAMPLES_MAX, ["no"])
+
+
+def test_every_field_of_the_json_is_described() -> None:
+    for kind in (Result, Throughput, Distribution, Point, Sample, Connecting, Returning, Effort):
+        info = msgspec.inspect.type_info(kind)
+        assert isinstance(info, msgspec.inspect.StructType)
+        for field in info.fields:
+            assert isinstance(field.type, msgspec.inspect.Metadata), (kind, field.name)
+            assert (field.type.extra_json_schema or {}).get("description"), (kind, field.name)
+
+
+def test_json_holds_the_whole_result_and_a_histogram_that_others_can_read() -> None:
+    document = to_json(result(recorded(*steady())))
+    found = json.loads(document)
+    assert set(found) == set(Result.__struct_fields__)
+    assert msgspec.json.decode(document, type=Result).throughput.acked_per_s == 100
+    assert base64.b64decode(found["latency"]["hdr"])
+    assert HdrHistogram.decode(found["latency"]["hdr"]).get_total_count() == found["latency"]["count"] == 600
+
+
+class Page(HTMLParser):
+    """Notes what a page refers to, and whether its tags are balanced."""
+
+    VOID = ("meta", "br")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.attributes: list[tuple[str, str | None]] = []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        if tag not in self.VOID:
+            self.open.append(tag)
+        self.attributes += attrs
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.attributes += attrs
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+def test_the_page_needs_nothing_but_itself() -> None:
+    text = to_html(result(recorded(*steady())))
+    page = Page()
+    page.feed(text)
+    assert page.open == []
+    assert not {name for name, _ in page.attributes} & {"src", "href", "srcset", "data", "onload", "onclick"}
+    assert not re.search(r"url\(|@import|<script|https?://", text)
+    assert "prefers-color-scheme: dark" in text
+    assert "loadtest fanout &lt;b&gt;" in text
+    assert text.count("<svg") == 6
+
+
+def test_the_page_tells_of_what_broke() -> None:
+    broken = result(recorded(), passed=False, problems=[Problem("lost", 3, ["<offset 7>"])], remarks=["mind the gap"])
+    text = to_html(broken)
+    assert "FAILED" in text
+    assert "3 messages that never came" in text
+    assert "&lt;offset 7&gt;" in text
+    assert "mind the gap" in text
+
+
+@pytest.mark.parametrize("passed", [True, False])
+def test_the_terminal_shows_figures_verdict_and_problems(passed: bool) -> None:
+    console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
+    problems = [] if passed else [Problem("repeated", 2, ["offset 7 came after 9, repeated"])]
+    print_result(result(recorded(*steady()), passed=passed, problems=problems), console)
+    text = console.export_text()
+    console.file.close()
+    assert "1,000 /s" in text
+    assert "PASSED" in text if passed else "2 messages that came more than once" in text
+
+
+def test_figures_are_short() -> None:
+    assert [count_text(value) for value in (950, 17_300, 8_612_345)] == ["950", "17.3 k", "8.61 M"]
+    assert [time_text(us) for us in (None, 830, 1240, 35_100, 350_000, 3_100_000)] == [
+        *("–", "830 µs", "1.24 ms", "35.1 ms", "350 ms", "3.10 s")
+    ]
+    assert [size_text(count) for count in (12, -2048, 85_000_000)] == ["12 B", "-2.0 KiB", "81.1 MiB"]
+    assert course([0, 5, 10]) == " ▄█"
+
+
+def test_axes_cover_their_values_with_round_ticks() -> None:
+    axis = linear_axis("", [0, 8.6e6], count_text)
+    assert [text for _, text in axis.ticks] == ["0", "2 M", "4 M", "6 M", "8 M", "10 M"]
+    assert axis.place(8.6e6) <= 1
+    sizes = linear_axis("", [85 * MEBIBYTE], size_text, base=1024)
+    assert [text for _, text in sizes.ticks] == ["0 B", "20 MiB", "40 MiB", "60 MiB", "80 MiB", "100 MiB"]
+    logarithmic = log_axis("", [150, 90_000], time_text)
+    assert [text for _, text in logarithmic.ticks] == ["100 µs", "300 µs", "1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]
+    percentiles = percentile_axis("", 1000)
+    assert [text for _, text in percentiles.ticks] == ["50 %", "", "90 %", "99 %", "99.9 %"]
+    assert [percentiles.place(value) for value in (0, 90, 100)] == [0, pytest.approx(1 / 3), 1]

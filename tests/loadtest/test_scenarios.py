@@ -1,0 +1,141 @@
+"""Every scenario over every transport, briefly, against a real server; and the command line around them."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.harness import PATIENCE_S, ServerProcess, server_process
+from trisync.loadtest.cli import INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
+from trisync.loadtest.plan import TRANSPORTS
+from trisync.loadtest.scenarios import SCENARIOS
+
+LAUNCHER = Path(__file__).parent.parent.parent / "tools" / "loadtest.py"
+
+TIMED = ("--duration", "0.4", "--warmup", "0.1")
+BRIEF = {
+    "fanout": ("--subscribers", "5", "--publishers", "2", "--channels", "2", "--window", "32", *TIMED),
+    "ingest": ("--publishers", "2", "--window", "16", *TIMED),
+    "latency": ("--subscribers", "5", "--rate", "100", *TIMED),
+    "connect": ("--connections", "20"),
+    "resume": ("--subscribers", "10", "--missed", "30"),
+    "mixed": ("--channels", "8", "--subscribers", "6", "--follow", "3", "--publishers", "3", "--rate", "200", *TIMED),
+    "soak": ("--channels", "8", "--subscribers", "6", "--publishers", "3", "--rate", "200", *TIMED),
+}
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    with server_process(tmp_path_factory.mktemp("loadtest")) as server:
+        yield server
+
+
+def load(server: ServerProcess, *options: str) -> Result:
+    doors = ["--tcp", f"127.0.0.1:{server.tcp_port}", "--web", f":{server.web_port}", "--pid", str(server.process.pid)]
+    return CliRunner().invoke(loadtest_command, [*options, *doors, "--quiet"])
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_scenario_passes_and_says_what_it_found(
+    server: ServerProcess, tmp_path: Path, scenario: str, transport: str
+) -> None:
+    file = tmp_path / "result.json"
+    result = load(server, scenario, *BRIEF[scenario], "--transport", transport, "--json", str(file))
+    assert result.exit_code == 0, result.output
+    assert "PASSED" in result.output
+    found = json.loads(file.read_bytes())
+    assert (found["passed"], found["problems"]) == (True, [])
+    assert found["plan"]["transport"] == transport
+    assert found["effort"]["server_memory_max_bytes"] > 1_000_000
+    throughput = found["throughput"]
+    match scenario:
+        case "connect":
+            assert found["connecting"]["connections"] == found["latency"]["count"] == 20
+        case "resume":
+            assert found["returning"]["caught_up_s"] > 0
+            assert found["latency"]["count"] == 10
+            assert throughput["delivered"] == 10 * throughput["acked"]
+        case "ingest":
+            assert throughput["delivered"] == throughput["acked"] == throughput["sent"] > 0
+            assert found["ack_latency"]["count"] > 0
+        case _:
+            assert found["latency"]["p50_us"] > 0
+            assert throughput["delivered_per_s"] > 0
+
+
+def test_several_workers_share_a_load(server: ServerProcess, tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    result = load(server, "fanout", *BRIEF["fanout"], "--workers", "2", "--json", str(file))
+    assert result.exit_code == 0, result.output
+    found = json.loads(file.read_bytes())
+    assert len(found["effort"]["workers_cpu"]) == 2
+
+
+def test_a_server_of_its_own_is_stopped_and_its_data_removed(tmp_path: Path) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(LAUNCHER), "ingest", "--spawn", "--durability", "normal", *BRIEF["ingest"]]
+    done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50)
+    assert done.returncode == 0, done.stderr
+    assert "PASSED" in done.stdout
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_stops_the_load_and_its_server_and_leaves_nothing_behind(tmp_path: Path, how: signal.Signals) -> None:
+    environment = os.environ | {"TMPDIR": str(tmp_path)}
+    command = [sys.executable, str(LAUNCHER), "soak", "--spawn", "--warmup", "0", "--duration", "50"]
+    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
+    deadline = time.monotonic() + PATIENCE_S
+    while not list(tmp_path.glob("*/data/*")) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(how)
+    _, said = process.communicate(timeout=PATIENCE_S)
+    assert (process.returncode, said) == (INTERRUPTED, b"")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_launcher_says_what_to_do_where_its_packages_are_missing(tmp_path: Path) -> None:
+    launcher = tmp_path / "tools" / "loadtest.py"
+    launcher.parent.mkdir()
+    shutil.copy(LAUNCHER, launcher)
+    # -S leaves out the installed packages: this Python is as bare as a new machine's.
+    done = subprocess.run([sys.executable, "-S", "-E", str(launcher)], capture_output=True, text=True, timeout=50)
+    assert done.returncode == 1
+    assert "run tools/serve or tools/test once" in done.stderr
+
+
+def test_another_machine_is_not_loaded_without_consent() -> None:
+    result = CliRunner().invoke(loadtest_command, ["fanout", "--tcp", "192.0.2.1:2345"])
+    assert result.exit_code == UNUSABLE
+    assert "--allow-remote" in result.output
+
+
+def test_where_nothing_listens_the_run_fails_and_says_so() -> None:
+    address = "127.0.0.1:1"
+    command = ["connect", "--connections", "2", "--tcp", address, "--web", address, "--quiet"]
+    result = CliRunner().invoke(loadtest_command, command)
+    assert result.exit_code != 0
+    assert "Connection refused" in result.output
+
+
+def test_a_server_that_cannot_start_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRISYNC_NO_SUCH_SETTING", "1")
+    result = CliRunner().invoke(loadtest_command, ["connect", "--connections", "2", "--spawn", "--quiet"])
+    assert result.exit_code == NO_RUN
+    assert "TRISYNC_NO_SUCH_SETTING" in result.output
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_help_explains_every_scenario(scenario: str) -> None:
+    result = CliRunner().invoke(loadtest_command, [scenario, "--help"])
+    assert result.exit_code == 0
+    assert SCENARIOS[scenario].summary in result.output

@@ -1,0 +1,8 @@
+"""The load-test tool: it drives a running server over its public doors, and checks while it measures.
+
+From the ground up: `plan` (what a run is told, and the orders it is made of), `transports` (bytes to messages),
+`problems`, `measuring` and `trails` (what is counted and proved), `links`, `clients` and `publishers` (connections
+and what they do), `worker` (a process full of them), `crew`, `target` and `recording` (all processes, the server, the
+figures), `scenarios`, `run`, `results`, the two reports with their `plots`, and `cli`. Nothing here knows the
+server's insides.
+"""

@@ -1,0 +1,243 @@
+"""The command line of the load-test tool: `trisync loadtest` and tools/loadtest.py."""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import trio
+from rich.console import Console
+
+from trisync.loadtest.crew import CrewFailed
+from trisync.loadtest.plan import TRANSPORTS, Plan
+from trisync.loadtest.report_html import to_html
+from trisync.loadtest.report_terminal import Display, print_result
+from trisync.loadtest.results import Result, to_json
+from trisync.loadtest.run import Show, run
+from trisync.loadtest.scenarios import SCENARIOS, Scenario
+from trisync.loadtest.target import Target, TargetRefused, resolve
+
+BROKEN, UNUSABLE, NO_RUN, INTERRUPTED = 1, 2, 3, 130
+"""Exit status: a check failed; the command line is wrong (click's own); the run could not be made; Ctrl-C."""
+
+WORKERS_MAX = 4
+"""Workers by default, where the machine has so many cores to spare."""
+
+
+class NotRun(click.ClickException):
+    """There was no run, so nothing is known of the server."""
+
+    exit_code = NO_RUN
+
+
+def spare_cores() -> int:
+    """Workers that this machine has cores for, beside one for the server."""
+    return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)) - 1))
+
+
+class _Positive(click.FloatRange):
+    """Seconds and rates."""
+
+    def __init__(self, *, or_zero: bool = False) -> None:
+        super().__init__(min=0, min_open=not or_zero)
+
+
+_COUNT = click.IntRange(min=1)
+
+_PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
+    "publishers": (_COUNT, "Connections that publish."),
+    "subscribers": (_COUNT, "Connections that subscribe."),
+    "channels": (_COUNT, "Channels, all of them new."),
+    "follow": (_COUNT, "Channels that each subscriber follows."),
+    "zipf": (_Positive(or_zero=True), "Exponent of the channels' popularity: 0 is even, 1 is life."),
+    "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
+    "rate": (_Positive(), "Publishes a second, by all publishers together."),
+    "missed": (_COUNT, "Messages that everybody misses."),
+    "connections": (_COUNT, "Connections to open."),
+    "concurrency": (_COUNT, "Handshakes under way at once."),
+    "message_bytes": (click.IntRange(24, 900_000), "Size of a message's data."),
+    "duration_s": (_Positive(), "Seconds that are measured."),
+    "warmup_s": (_Positive(or_zero=True), "Seconds of load before that, checked and not measured."),
+}
+"""Options that are fields of the plan; a scenario has those that are in its defaults."""
+
+_EPILOG = """\b
+The server:
+  loadtest fanout --spawn                     one of its own, on free ports, with new data that is removed
+  loadtest fanout                             the one on localhost, ports 2345 and 8000
+  loadtest fanout --tcp :4000 --web :4001 --pid 1234
+                                              another one here; with its pid, its processor and memory are shown
+Only this machine's servers are loaded unless --allow-remote says otherwise. A run publishes to new channels
+called load/RUN/NUMBER, which stay in the server's log.
+
+\b
+The checks: every byte that every subscriber gets is parsed, or equal to bytes that were: offsets dense, in order,
+none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with.
+
+\b
+Exit status:  0  everything was kept      2  the command line is wrong
+              1  something broke: which   3  the run could not be made"""
+
+
+@click.group(
+    "loadtest",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
+def loadtest_command() -> None:
+    """Load a server, measure it, and check that it keeps its promises.
+
+    \b
+      loadtest fanout --spawn --subscribers 100 --transport lines
+      loadtest ingest --spawn --publishers 50 --window 1
+      loadtest latency --spawn --rate 1000 --html report.html
+      loadtest SCENARIO --help
+    """
+
+
+def _options(scenario: Scenario) -> list[click.Parameter]:
+    options: list[click.Parameter] = [
+        click.Option(["--transport"], type=click.Choice(TRANSPORTS), default="ws", help="What the clients speak.")
+    ]
+    for name, default in scenario.defaults.items():
+        kind, text = _PLAN_OPTIONS[name]
+        flag = "--" + name.removesuffix("_s").replace("_", "-")
+        metavar = "SECONDS" if name.endswith("_s") else "N"
+        options.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
+    options += [
+        click.Option(["--tcp"], default="localhost:2345", metavar="HOST:PORT", help="The server's TCP door."),
+        click.Option(["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door."),
+        click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
+        click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
+        click.Option(
+            ["--durability"], type=click.Choice(["full", "normal"]), default="full", help="Of the server with --spawn."
+        ),
+        click.Option(
+            ["--allow-remote"], is_flag=True, help="Load a server on another machine, if it is yours to load."
+        ),
+        click.Option(
+            ["--workers"],
+            type=click.IntRange(1, 64),
+            default=spare_cores,
+            show_default=f"one for each core but one, up to {WORKERS_MAX}",
+            metavar="N",
+            help="Processes of the generator.",
+        ),
+        click.Option(
+            ["--patience", "patience_s"],
+            type=_Positive(),
+            default=10.0,
+            metavar="SECONDS",
+            help="Seconds without any movement after which what is awaited counts as lost.",
+        ),
+        click.Option(["--seed"], type=int, default=1, metavar="N", help="For what is left to chance."),
+        click.Option(
+            ["--json", "json_file"],
+            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            metavar="FILE",
+            help="Write the whole result; - is standard output. trisync/loadtest/results.py describes every field.",
+        ),
+        click.Option(
+            ["--html", "html_file"],
+            type=click.Path(path_type=Path, dir_okay=False),
+            metavar="FILE",
+            help="Write a report with plots, one page that needs nothing else.",
+        ),
+        click.Option(["--quiet"], is_flag=True, help="Show nothing while it runs."),
+    ]
+    return options
+
+
+def _command(name: str, scenario: Scenario) -> click.Command:
+    def invoke(**given: Any) -> None:
+        _invoke(name, given)
+
+    return click.Command(
+        name,
+        callback=invoke,
+        params=_options(scenario),
+        short_help=scenario.summary,
+        help=f"{scenario.summary}\n\n{scenario.explanation}",
+    )
+
+
+for _name, _scenario in SCENARIOS.items():
+    loadtest_command.add_command(_command(_name, _scenario))
+
+
+def _invoke(name: str, given: dict[str, Any]) -> None:
+    plan = _plan(name, given)
+    target: Target | str = given["durability"]
+    if not given["spawn"]:
+        try:
+            target = Target(
+                resolve(given["tcp"], 2345, allow_remote=given["allow_remote"]),
+                resolve(given["web"], 8000, allow_remote=given["allow_remote"]),
+                given["pid"],
+                None,
+            )
+        except TargetRefused as problem:
+            raise click.UsageError(str(problem)) from None
+    result = _run(plan, target, quiet=given["quiet"])
+    if given["json_file"] is not None:
+        with click.open_file(str(given["json_file"]), "wb") as file:
+            file.write(to_json(result))
+    if given["html_file"] is not None:
+        given["html_file"].write_text(to_html(result), encoding="utf-8")
+    print_result(result, Console(stderr=str(given["json_file"]) == "-"))
+    if not result.passed:
+        sys.exit(BROKEN)
+
+
+def _plan(name: str, given: dict[str, Any]) -> Plan:
+    fields = {
+        field: given[field] for field in (*SCENARIOS[name].defaults, "transport", "workers", "patience_s", "seed")
+    }
+    if name == "resume":
+        fields["publishers"] = 1
+    clients = max(fields.get("publishers", 0), fields.get("subscribers", 0), fields.get("connections", 0))
+    return Plan(scenario=name, **fields | {"workers": min(fields["workers"], clients)})
+
+
+def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
+    command = shlex.join(["loadtest", *_arguments()])
+    try:
+        with Display(plan, Console(stderr=True), quiet=quiet) as display:
+            result = trio.run(_run_until_signal, plan, target, display.show, command)
+    except* (TargetRefused, CrewFailed, OSError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise NotRun(str(error)) from None
+    if result is None:
+        sys.exit(INTERRUPTED)
+    return result
+
+
+async def _run_until_signal(plan: Plan, target: Target | str, show: Show, command: str) -> Result | None:
+    """The result, or None where Ctrl-C or SIGTERM came first: the load has stopped then, and its own server too."""
+    result = None
+
+    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: heed_signals(task_status))
+        result = await run(plan, target, show, command)
+        nursery.cancel_scope.cancel()
+    return result
+
+
+def _arguments() -> list[str]:
+    """What the command line says from the scenario on."""
+    arguments = sys.argv[1:]
+    for position, argument in enumerate(arguments):
+        if argument in SCENARIOS:
+            return arguments[position:]
+    return []

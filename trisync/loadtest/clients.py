@@ -1,0 +1,263 @@
+"""The clients that a load is made of: what all of them do alike, subscribers, and visitors who only come and go.
+
+Publishers are in publishers.py. Each client has a link, and a set `pending` that it leaves when it has done what is
+awaited of it; a worker's order is done when that set is empty.
+"""
+
+from collections.abc import Callable
+from typing import Protocol
+
+import msgspec
+from msgspec import Struct
+
+from trisync.loadtest.links import Client, Link
+from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.plan import clock_us
+from trisync.loadtest.trails import Cursor, Mark, Trail
+from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, Malformed, Piece
+
+ID_PING = 0
+"""The id of pings; other requests count from 1."""
+
+
+class Word(Struct):
+    """Anything that the server says."""
+
+    op: str
+    id: int | None = None
+    channel: str = ""
+    offset: int = 0
+    data: Mark | None = None
+    code: str = ""
+    message: str = ""
+    reason: str = ""
+
+
+_decode = msgspec.json.Decoder(Word).decode
+
+
+class Awaited(Protocol):
+    """Something that an order waits for."""
+
+    def complain(self) -> None:
+        """Report that it did not come about."""
+
+
+class Surroundings:
+    """What all clients of a worker share."""
+
+    def __init__(self, gauge: Gauge, connect: Callable[[Client], Link]) -> None:
+        self.gauge = gauge
+        self.connect = connect
+        self.pending: set[Awaited] = set()
+
+    def done(self, who: Awaited) -> None:
+        """`who` is awaited no more."""
+        self.pending.discard(who)
+        self.gauge.moved_us = self.gauge.now_us
+
+
+class Speaker:
+    """A client: its link, and what all of them do alike."""
+
+    def __init__(self, name: str, around: Surroundings) -> None:
+        self.name = name
+        self.around = around
+        self.gauge = around.gauge
+        self.link: Link | None = None
+        self._tail = b""
+
+    def open(self) -> None:
+        """Connect; the worker waits for this client until it has."""
+        self._tail = b""
+        self.around.pending.add(self)
+        self.link = self.around.connect(self)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self.link is not None:
+            self.link.close()
+            self.link = None
+
+    def ping(self) -> None:
+        """Ask for a pong; the worker waits for it, and so for all that the server sent before."""
+        self.around.pending.add(self)
+        self.ask(b'{"op":"ping","id":%d}' % ID_PING)
+
+    def ask(self, request: bytes) -> None:
+        """Send one request."""
+        if self.link is not None:
+            self.link.send(self.link.join([request]))
+
+    def complain(self) -> None:
+        """Report that what was asked had no answer."""
+        if self.link is not None:
+            self.gauge.problems.add("unanswered", f"{self.name} got no answer")
+
+    def opened(self) -> None:
+        """The link can be used."""
+        assert self.link is not None
+        self.gauge.now_us = clock_us()
+        self.gauge.totals.opened += 1
+        self.around.done(self)
+
+    def receive(self, chunk: memoryview) -> None:
+        """Take what was read."""
+        self.gauge.now_us = clock_us()
+        self.gauge.totals.delivered_bytes += len(chunk)
+        self.read(self._tail + chunk)
+
+    def read(self, data: bytes) -> None:
+        """Take the whole pieces in `data`, and keep the rest."""
+        assert self.link is not None
+        start = 0
+        for piece in self.link.split(data):
+            self._take(piece, data[start : piece.end])
+            start = piece.end
+        self._tail = data[start:]
+
+    def _take(self, piece: Piece, wire: bytes) -> None:
+        if piece.opcode == TEXT:
+            try:
+                word = _decode(piece.payload)
+            except msgspec.DecodeError as error:
+                raise Malformed(f"{error}: {piece.payload[:80]!r}") from None
+            self.hear(word, wire)
+        elif piece.opcode == PING:
+            assert self.link is not None
+            assert self.link.masker is not None
+            self.link.send(self.link.masker.control(PONG, piece.payload))
+        elif piece.opcode == CLOSE:
+            code = int.from_bytes(piece.payload[:2], "big")
+            raise Malformed(f"the server closed with {code} {piece.payload[2:].decode(errors='replace')}")
+
+    def hear(self, word: Word, wire: bytes) -> None:
+        """Take one word of the server."""
+        if word.op == "pong" and word.id == ID_PING:
+            self.around.done(self)
+        elif word.op == "error":
+            self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
+            self.around.done(self)
+        elif word.op == "goodbye":
+            self.gauge.problems.add("closed", f"{self.name}: the server says goodbye ({word.code})")
+        elif word.op not in ("ok", "message"):
+            self.gauge.problems.add("uninvited", f"{self.name}: {word.op} {word.reason} {word.channel}".rstrip())
+
+    def ended(self, reason: str) -> None:
+        """The link is gone."""
+        self.link = None
+        self.around.done(self)
+        self.gauge.problems.add("closed", f"{self.name}: {reason}")
+
+
+class Visitor(Speaker):
+    """A connection that is opened, measured, pinged and closed. Its handshake ends when the server has answered."""
+
+    def opened(self) -> None:
+        assert self.link is not None
+        if self.link.masker is None:
+            self.ask(b'{"op":"ping","id":%d}' % ID_PING)  # TCP itself has no word from the server
+        else:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        assert self.link is not None
+        self.gauge.now_us = clock_us()
+        self.gauge.totals.opened += 1
+        self.gauge.took(self.link.began_us)
+        self._counted = True
+        self.around.done(self)
+
+    def hear(self, word: Word, wire: bytes) -> None:
+        if word.op == "pong" and not self._counted:
+            self._arrived()
+        else:
+            super().hear(word, wire)
+
+    _counted = False
+
+
+class Subscriber(Speaker):
+    """Follows channels, and checks what it gets: whole channels' bytes against their trails where it can."""
+
+    def __init__(self, name: str, around: Surroundings, trails: list[Trail]) -> None:
+        super().__init__(name, around)
+        self.cursors = {trail.channel: Cursor(name, trail, around.gauge) for trail in trails}
+        self._only = next(iter(self.cursors.values())) if len(trails) == 1 else None
+        self._unsubscribed = 0
+        self._returned_us = 0
+        self._goals_left = 0
+
+    def opened(self) -> None:
+        assert self.link is not None
+        self.gauge.totals.opened += 1
+        self._unsubscribed = len(self.cursors)
+        requests = [
+            b'{"op":"subscribe","channel":"%b","since":%d,"id":%d}' % (channel.encode(), cursor.expected - 1, number)
+            for number, (channel, cursor) in enumerate(self.cursors.items(), 1)
+        ]
+        self.link.send(self.link.join(requests))
+
+    def close(self) -> None:
+        """Hang up; what had begun to come is forgotten, and will come again."""
+        super().close()
+        for cursor in self.cursors.values():
+            cursor.step_back()
+            cursor.let_go()
+
+    def receive(self, chunk: memoryview) -> None:
+        gauge, only = self.gauge, self._only
+        gauge.now_us = clock_us()
+        gauge.totals.delivered_bytes += len(chunk)
+        if only is None:
+            self.read(self._tail + chunk)
+        else:
+            if self._tail:
+                chunk = memoryview(self._tail + chunk)
+                self._tail = b""
+            known = only.skim(chunk)
+            if known < len(chunk):
+                self.read(only.step_back() + chunk[known:])
+        if self._goals_left:
+            self._look_for_goals()
+
+    def expect(self, heads: dict[str, int], returned_us: int = 0) -> None:
+        """Be pending until these offsets have come. Latency counts from `returned_us` where that is given."""
+        self._returned_us = returned_us
+        self._goals_left = 0
+        for channel, cursor in self.cursors.items():
+            cursor.goal = heads[channel]
+            self._goals_left += cursor.expected <= cursor.goal
+        if self._goals_left:
+            self.around.pending.add(self)
+
+    def _look_for_goals(self) -> None:
+        if all(cursor.expected > cursor.goal for cursor in self.cursors.values()):
+            self._goals_left = 0
+            self.around.done(self)
+            if self._returned_us:
+                self.gauge.took(self._returned_us)
+
+    def hear(self, word: Word, wire: bytes) -> None:
+        if word.op == "message":
+            cursor = self.cursors.get(word.channel)
+            if cursor is None or word.data is None:
+                self.gauge.problems.add("uninvited", f"{self.name}: a message of {word.channel!r}")
+            else:
+                cursor.take(word.offset, word.data, wire)
+        elif word.op == "ok":
+            self._unsubscribed -= 1
+            if not self._unsubscribed and not self._goals_left:
+                self.around.done(self)
+        else:
+            super().hear(word, wire)
+
+    def complain(self) -> None:
+        """What is missing is said by finish()."""
+        if not self._goals_left:
+            super().complain()
+
+    def finish(self) -> None:
+        """Report what never came."""
+        for cursor in self.cursors.values():
+            cursor.finish()

@@ -1,0 +1,120 @@
+"""All workers: starting them, giving each its share, and having an order obeyed by all of them at once."""
+
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import msgspec
+import trio
+
+import trisync
+from trisync.loadtest.plan import Done, Order, Report, Share, Tick
+
+REPORT_BYTES_MAX = 64 * 1024 * 1024
+GRACE_S = 5.0
+"""How long a worker may take to end once nothing is asked of it."""
+
+_reports = msgspec.json.Decoder(Report)
+
+
+class CrewFailed(Exception):
+    """A worker has ended that should not have; what it said is on standard error."""
+
+
+def environment() -> dict[str, str]:
+    """The environment of a process that shall find this very trisync, wherever it is started."""
+    home = str(Path(trisync.__file__).resolve().parent.parent)
+    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
+
+
+class Crew:
+    """Workers that run; see hire()."""
+
+    def __init__(self, processes: list[trio.Process], ticked: Callable[[Tick], None]) -> None:
+        self._processes = processes
+        self._ticked = ticked
+        self._done: dict[int, Done] = {}
+        self._all_done = trio.Event()
+        self._dismissed = False
+
+    async def obey(self, order: Order) -> list[Done]:
+        """Give an order to all workers, and return what they say when all are done. Raises CrewFailed."""
+        self._done = {}
+        self._all_done = trio.Event()
+        line = msgspec.json.encode(order) + b"\n"
+        for process in self._processes:
+            await self._tell(process, line)
+        await self._all_done.wait()
+        return list(self._done.values())
+
+    async def _tell(self, process: trio.Process, line: bytes) -> None:
+        assert process.stdin is not None
+        try:
+            await process.stdin.send_all(line)
+        except trio.BrokenResourceError:
+            raise CrewFailed("a worker ended before its time") from None
+
+    async def _listen(self, process: trio.Process) -> None:
+        assert process.stdout is not None
+        rest = b""
+        async for chunk in process.stdout:
+            *lines, rest = (rest + chunk).split(b"\n")
+            for line in lines:
+                report = _reports.decode(line)
+                if isinstance(report, Tick):
+                    self._ticked(report)
+                else:
+                    self._done[report.worker] = report
+                    if len(self._done) == len(self._processes):
+                        self._all_done.set()
+            if len(rest) > REPORT_BYTES_MAX:
+                raise CrewFailed("a worker says too much")
+        if not self._dismissed:
+            raise CrewFailed(f"a worker ended before its time, with status {await process.wait()}")
+
+    def dismiss(self) -> None:
+        """From now on, workers may end."""
+        self._dismissed = True
+
+
+@asynccontextmanager
+async def hire(shares: list[Share], ticked: Callable[[Tick], None]) -> AsyncIterator[Crew]:
+    """Workers for these shares; `ticked` is called with each Tick. None of them outlives the block.
+
+    A worker that fails cancels the block and raises CrewFailed.
+    """
+    processes: list[trio.Process] = []
+    try:
+        for _ in shares:
+            process = await trio.lowlevel.open_process(
+                [sys.executable, "-m", "trisync.loadtest.worker"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment(),
+                start_new_session=True,  # Ctrl-C is for the command, which then ends its workers
+            )
+            processes.append(process)
+        crew = Crew(processes, ticked)
+        async with trio.open_nursery() as nursery:
+            for process in processes:
+                nursery.start_soon(crew._listen, process)
+            for process, share in zip(processes, shares, strict=True):
+                await crew._tell(process, msgspec.json.encode(share) + b"\n")
+            yield crew
+            crew.dismiss()
+            with trio.move_on_after(GRACE_S):
+                for process in processes:
+                    await process.wait()
+            nursery.cancel_scope.cancel()
+    finally:
+        with trio.CancelScope(shield=True):
+            for process in processes:
+                process.kill()
+                await process.wait()
+                for pipe in (process.stdin, process.stdout):
+                    assert pipe is not None
+                    await pipe.aclose()

@@ -1,0 +1,223 @@
+"""Plain non-blocking sockets on one epoll loop: connecting, WebSocket's handshake, sending, receiving.
+
+No Trio in here: the generator must outrun the server on the core that the server leaves, and the whole of an event
+is a few microseconds. What is sent and received is the business of clients.py.
+"""
+
+import errno
+import os
+import select
+import socket
+from typing import Protocol
+
+from trisync.loadtest.plan import Transport, clock_us
+from trisync.loadtest.transports import (
+    AS_LINES,
+    HANDSHAKE_END,
+    SPLIT,
+    Handshake,
+    Join,
+    Malformed,
+    Masker,
+    join_frames,
+    join_lines,
+)
+
+RECEIVE_BYTES = 1024 * 1024
+"""Read at once, into one buffer that all connections of a worker share."""
+
+ANSWER_BYTES_MAX = 16 * 1024
+"""Of the server's answer to a WebSocket handshake."""
+
+
+class Ready(Protocol):
+    """Whatever waits for a file descriptor."""
+
+    def ready(self, events: int) -> None:
+        """Handle epoll's events."""
+
+
+class Loop:
+    """An epoll loop and the buffer that its connections read into."""
+
+    def __init__(self) -> None:
+        self._epoll = select.epoll()
+        self._waiting: dict[int, Ready] = {}
+        self.buffer = memoryview(bytearray(RECEIVE_BYTES))
+
+    def watch(self, fd: int, who: Ready, events: int) -> None:
+        """From now on, tell `who` of these events."""
+        self._waiting[fd] = who
+        self._epoll.register(fd, events)
+
+    def change(self, fd: int, events: int) -> None:
+        """Watch for other events."""
+        self._epoll.modify(fd, events)
+
+    def forget(self, fd: int) -> None:
+        """Tell nobody any more; to be called before the descriptor is closed."""
+        del self._waiting[fd]
+        self._epoll.unregister(fd)
+
+    def turn(self, timeout_s: float) -> None:
+        """Wait for events, not longer than so, and have them handled.
+
+        epoll's own timeout counts in whole milliseconds, which is the size of what is measured here; select's
+        does not, and an epoll descriptor can be selected on.
+        """
+        if timeout_s > 0:
+            select.select([self._epoll.fileno()], [], [], timeout_s)
+        for fd, events in self._epoll.poll(0):
+            who = self._waiting.get(fd)
+            if who is not None:  # else it was forgotten in this very turn
+                who.ready(events)
+
+    def close(self) -> None:
+        """Let go of the descriptor."""
+        self._epoll.close()
+
+
+class Client(Protocol):
+    """Who has a link."""
+
+    def opened(self) -> None:
+        """The link can be used."""
+
+    def receive(self, chunk: memoryview) -> None:
+        """Bytes have come; they are gone when this returns. May raise Malformed."""
+
+    def ended(self, reason: str) -> None:
+        """The link is gone, though nobody here closed it."""
+
+
+class Link:
+    """One connection to the server, from its first packet on."""
+
+    def __init__(self, loop: Loop, client: Client, transport: Transport, host: str, port: int) -> None:
+        self.split = SPLIT[transport]
+        self.as_lines = AS_LINES[transport]
+        self.began_us = clock_us()
+        self.masker = Masker() if transport == "ws" else None
+        self.join: Join = (
+            self.masker.join if self.masker is not None else join_frames if transport == "frames" else join_lines
+        )
+        self._loop = loop
+        self._buffer = loop.buffer
+        self._client = client
+        self._transport = transport
+        self._handshake: Handshake | None = None
+        self._answer = b""
+        self._open = False
+        self._unsent = bytearray()
+        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._socket.setblocking(False)
+        self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._fd = self._socket.fileno()
+        self._target = (host, port)
+        self._loop.watch(self._fd, self, select.EPOLLOUT)
+        code = self._socket.connect_ex(self._target)
+        if code not in (0, errno.EINPROGRESS):
+            self._end(os.strerror(code))
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that the server has not taken yet."""
+        return len(self._unsent)
+
+    def send(self, data: bytes) -> None:
+        """Send now what fits, and the rest when the server takes it."""
+        if self._fd < 0:
+            return
+        if self._unsent:
+            self._unsent += data
+            return
+        try:
+            sent = self._socket.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError as error:
+            self._end(str(error))
+            return
+        if sent < len(data):
+            self._unsent += data[sent:]
+            self._loop.change(self._fd, select.EPOLLIN | select.EPOLLOUT)
+
+    def close(self) -> None:
+        """Hang up; the client is told nothing more."""
+        if self._fd >= 0:
+            self._loop.forget(self._fd)
+            self._socket.close()
+            self._fd = -1
+
+    def ready(self, events: int) -> None:
+        """Handle epoll's events."""
+        if events == select.EPOLLIN and self._open:
+            self._readable()
+            return
+        if events & select.EPOLLOUT:
+            self._writable()
+        if events & ~select.EPOLLOUT and self._fd >= 0:
+            self._readable()
+
+    def _end(self, reason: str) -> None:
+        if self._fd >= 0:
+            self.close()
+            self._client.ended(reason)
+
+    def _writable(self) -> None:
+        if not self._open and self._handshake is None:
+            self._connected()
+            return
+        unsent = self._unsent
+        self._unsent = bytearray()
+        self._loop.change(self._fd, select.EPOLLIN)
+        self.send(bytes(unsent))
+
+    def _connected(self) -> None:
+        code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+        if code:
+            self._end(os.strerror(code))
+            return
+        self._loop.change(self._fd, select.EPOLLIN)
+        if self._transport == "ws":
+            self._handshake = Handshake(*self._target)
+            self.send(self._handshake.request)
+        else:
+            self._open = True
+            self._client.opened()
+
+    def _readable(self) -> None:
+        buffer = self._buffer
+        try:
+            size = self._socket.recv_into(buffer)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            self._end(str(error))
+            return
+        if not size:
+            self._end("the server hung up")
+            return
+        try:
+            if self._open:
+                self._client.receive(buffer[:size])
+            else:
+                self._shake_hands(bytes(buffer[:size]))
+        except Malformed as error:
+            self._end(str(error))
+
+    def _shake_hands(self, data: bytes) -> None:
+        assert self._handshake is not None
+        self._answer += data
+        end = self._answer.find(HANDSHAKE_END)
+        if end < 0:
+            if len(self._answer) > ANSWER_BYTES_MAX:
+                raise Malformed("an endless answer to the WebSocket handshake")
+            return
+        self._handshake.check(self._answer[:end])
+        rest = self._answer[end + len(HANDSHAKE_END) :]
+        self._open = True
+        self._answer = b""
+        self._client.opened()
+        if rest and self._fd >= 0:
+            self._client.receive(memoryview(rest))

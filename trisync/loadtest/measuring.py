@@ -1,0 +1,94 @@
+"""Counting in the workers: totals, and latencies as cheap sketches that become HDR histograms elsewhere."""
+
+from collections.abc import Sequence
+
+from trisync.loadtest.plan import Tick, Totals
+from trisync.loadtest.problems import Problems
+
+PRECISION_BITS = 11
+"""Bits of a latency that are kept: 1 in 2048, finer than the three digits of the histograms behind it."""
+
+SAMPLES_PER_CHUNK = 4
+"""Latencies taken of the messages in one read, evenly spread, each standing for its neighbours; up to so many
+messages in a read, every single one is measured."""
+
+Sketch = dict[int, int]
+"""Values to how often they were seen; a dict update is a tenth of the cost of a histogram's."""
+
+
+def note(sketch: Sketch, value_us: int, count: int = 1) -> None:
+    """Count a value, cut to PRECISION_BITS."""
+    surplus = value_us.bit_length() - PRECISION_BITS
+    if surplus > 0:
+        value_us = value_us >> surplus << surplus
+    sketch[value_us] = sketch.get(value_us, 0) + count
+
+
+class Gauge:
+    """What one worker counts. `now_us` is set by whoever handles an event, once for all that it brought."""
+
+    def __init__(self, worker: int, problems: Problems) -> None:
+        self.problems = problems
+        self.totals = Totals()
+        self.now_us = 0
+        self.moved_us = 0
+        """When something last happened that brings a run forward."""
+        self.measure_from_us = self.measure_until_us = 0
+        self._worker = worker
+        self._latencies: Sketch = {}
+        self._acks: Sketch = {}
+        self._lateness: Sketch = {}
+
+    def delivered(self, dues_us: Sequence[int], first: int, last: int) -> None:
+        """Messages `first` to before `last` of a trail whose due times are given have reached a subscriber now."""
+        count = last - first
+        if count == 1:
+            self.delivered_one(dues_us[first])
+            return
+        self.totals.delivered += count
+        self.moved_us = self.now_us
+        for sample in range(min(count, SAMPLES_PER_CHUNK)):
+            begin = first + count * sample // SAMPLES_PER_CHUNK if count > SAMPLES_PER_CHUNK else first + sample
+            end = first + count * (sample + 1) // SAMPLES_PER_CHUNK if count > SAMPLES_PER_CHUNK else begin + 1
+            due_us = dues_us[(begin + end) // 2]
+            if self.measure_from_us <= due_us < self.measure_until_us:
+                note(self._latencies, max(0, self.now_us - due_us), end - begin)
+
+    def delivered_one(self, due_us: int) -> None:
+        """One message that was due at `due_us` has reached a subscriber now."""
+        self.totals.delivered += 1
+        self.moved_us = self.now_us
+        if self.measure_from_us <= due_us < self.measure_until_us:
+            note(self._latencies, max(0, self.now_us - due_us))
+
+    def took(self, since_us: int) -> None:
+        """Something that began at `since_us` is done now; for scenarios whose latency is not of messages."""
+        self.moved_us = self.now_us
+        note(self._latencies, self.now_us - since_us)
+
+    def acked(self, due_us: int, audience: int, count: int) -> None:
+        """So many publishes due at one time were acknowledged now, and so many subscribers shall get them."""
+        self.totals.acked += count
+        self.totals.due += audience * count
+        self.moved_us = self.now_us
+        if self.measure_from_us <= due_us < self.measure_until_us:
+            note(self._acks, max(0, self.now_us - due_us), count)
+
+    def sent_late(self, late_us: int) -> None:
+        """A paced message was sent so long behind its time."""
+        note(self._lateness, late_us)
+
+    def tick(self, at_us: int, cpu_s: float) -> Tick:
+        """What has happened since the last tick."""
+        tick = Tick(
+            self._worker,
+            at_us,
+            cpu_s,
+            self.totals,
+            self._latencies,
+            self._acks,
+            self._lateness,
+            self.problems.take(),
+        )
+        self._latencies, self._acks, self._lateness = {}, {}, {}
+        return tick

@@ -1,0 +1,192 @@
+"""What a run is told: the plan, each worker's share of it, and the orders and reports between the processes.
+
+These are the words that cross the pipes, one JSON object a line; what they bring about is in worker.py and
+scenarios.py. Times that end in `_us` are microseconds of CLOCK_MONOTONIC, which all processes of a machine share.
+"""
+
+import time
+from typing import Literal
+
+from msgspec import Struct
+
+from trisync.loadtest.problems import Problem
+
+Transport = Literal["ws", "lines", "frames"]
+TRANSPORTS: tuple[Transport, ...] = ("ws", "lines", "frames")
+
+CHANNEL_PREFIX = "load/"
+"""All channels of a run are called load/RUN/NUMBER, so each run begins with empty ones."""
+
+TICK_S = 0.25
+"""How often a worker reports. At this rate the reports themselves cost well below one percent of a core."""
+
+
+def clock_us() -> int:
+    """Now, in microseconds of a clock that all processes of this machine share and nobody sets."""
+    return time.monotonic_ns() // 1000
+
+
+class Plan(Struct, frozen=True, kw_only=True):
+    """A load, whole: what all workers together shall do."""
+
+    scenario: str
+    transport: Transport = "ws"
+    duration_s: float = 5.0
+    """Length of the measured part."""
+    warmup_s: float = 1.0
+    """Load before the measured part: it is checked, and not measured."""
+    publishers: int = 0
+    subscribers: int = 0
+    channels: int = 1
+    follow: int = 1
+    """Channels that each subscriber follows."""
+    zipf: float = 0.0
+    """Exponent of the channels' popularity with publishers and subscribers; 0 is even."""
+    window: int = 512
+    """Publishes that each publisher keeps unanswered, where `rate` is 0."""
+    rate: float = 0.0
+    """Publishes a second by all publishers together, in an open loop; 0 is as fast as the window allows."""
+    message_bytes: int = 60
+    """Size of a message's `data`."""
+    missed: int = 0
+    """Messages of each channel that subscribers of `resume` miss."""
+    connections: int = 0
+    """Connections of `connect`."""
+    concurrency: int = 256
+    """Handshakes under way at once, by all workers together."""
+    workers: int = 1
+    patience_s: float = 10.0
+    """How long nothing may move before what is awaited counts as lost."""
+    seed: int = 1
+
+
+class Share(Struct, frozen=True, kw_only=True):
+    """What one worker has of a plan."""
+
+    worker: int
+    plan: Plan
+    host: str
+    port: int
+    tick_s: float
+    channels: list[str]
+    audience: list[int]
+    """Subscribers of each channel, in all workers."""
+    publishers: list[int]
+    """Numbers of this worker's publishers; they are unique among all workers."""
+    subscribers: list[list[int]]
+    """The channels of each of this worker's subscribers, by index."""
+    visitors: int = 0
+    """Connections that only come, are pinged, and go."""
+
+
+# Orders to a worker. It obeys one after the other, and answers each with a Done.
+
+
+class Order(Struct, tag_field="order"):
+    """What all orders share."""
+
+
+class Open(Order, tag="open"):
+    """Connect everybody; subscribers subscribe."""
+
+
+class Load(Order, tag="load", kw_only=True):
+    """Publish for so long, or so many messages each where that is not 0, and await all answers."""
+
+    seconds: float
+    messages: int = 0
+    measure_from_us: int = 0
+    measure_until_us: int = 0
+    """Latencies count of messages that were due between the two."""
+
+
+class Settle(Order, tag="settle"):
+    """Await that every subscriber has its channels' heads, and that nothing comes behind them."""
+
+    heads: list[int]
+
+
+class ReadBack(Order, tag="read_back"):
+    """Subscribe to channels from their beginning."""
+
+    channels: list[int]
+
+
+class Drop(Order, tag="drop"):
+    """Cut all subscribers off, at once."""
+
+
+class Return(Order, tag="return"):
+    """Reconnect all subscribers, each from where it was; its time until it has its channels' heads is measured."""
+
+    heads: list[int]
+
+
+class Ping(Order, tag="ping"):
+    """Await a pong on every connection."""
+
+
+class Finish(Order, tag="finish"):
+    """Say what is missing, and end."""
+
+
+AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Ping | Finish
+
+
+# Reports of a worker.
+
+
+class Tally(Struct, frozen=True):
+    """A channel's messages as somebody has seen them; two that saw the same have equal tallies."""
+
+    channel: int
+    count: int
+    head: int
+    """The highest offset."""
+    fingerprint: int
+    """Made from every message's offset, publisher and number (see trails.py)."""
+
+
+class Totals(Struct):
+    """What a worker has counted since its start."""
+
+    opened: int = 0
+    sent: int = 0
+    acked: int = 0
+    due: int = 0
+    """Deliveries that acknowledged publishes must lead to, by the subscribers that their channels have."""
+    delivered: int = 0
+    delivered_bytes: int = 0
+
+
+class Tick(Struct, tag="tick", tag_field="report"):
+    """What has happened in a worker. Totals are since its start, the rest is since its last tick."""
+
+    worker: int
+    at_us: int
+    cpu_s: float
+    """Processor time since its start."""
+    totals: Totals
+    latencies: dict[int, int]
+    """Messages by latency in µs: publish (or due time) to delivery; in `connect` of handshakes, in `resume` of
+    returns."""
+    ack_latencies: dict[int, int]
+    """The same from a publish to its answer."""
+    lateness: dict[int, int]
+    """How late paced messages were sent: the generator's own share of their latency."""
+    problems: list[Problem]
+
+
+class Done(Struct, tag="done", tag_field="report"):
+    """An order was obeyed; or not quite, and then there are problems."""
+
+    worker: int
+    began_us: int
+    ended_us: int
+    acked: list[Tally] = []
+    """By channel, what was acknowledged so far."""
+    seen: list[Tally] = []
+    """By channel, what was delivered so far, where this worker has subscribers of it."""
+
+
+Report = Tick | Done

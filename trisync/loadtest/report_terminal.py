@@ -1,0 +1,223 @@
+"""What a person sees in the terminal: the load while it runs, and a table at its end."""
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from trisync.loadtest.plan import Plan
+from trisync.loadtest.problems import describe
+from trisync.loadtest.recording import Recorder
+from trisync.loadtest.results import Distribution, Result, Sample
+
+_BARS = " ▁▂▃▄▅▆▇█"
+_COURSE_POINTS = 48
+PLAIN_EVERY_S = 5.0
+"""Where no terminal shows the display, a line is written so often."""
+
+
+def count_text(value: float) -> str:
+    """A count for people: 8.61 M, 173 k, 950."""
+    for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
+        if value >= limit:
+            number = value / limit
+            return (
+                f"{number:.2f}{unit}"
+                if number < 10
+                else f"{number:.1f}{unit}"
+                if number < 100
+                else f"{number:.0f}{unit}"
+            )
+    return f"{value:.0f}"
+
+
+def time_text(us: float | None) -> str:
+    """A time for people: 830 µs, 1.24 ms, 3.1 s."""
+    if us is None:
+        return "–"
+    if us < 1000:
+        return f"{us:.0f} µs"
+    if us < 1e6:
+        return f"{us / 1e3:.2f} ms" if us < 1e4 else f"{us / 1e3:.1f} ms" if us < 1e5 else f"{us / 1e3:.0f} ms"
+    return f"{us / 1e6:.2f} s"
+
+
+def size_text(count: float | None) -> str:
+    """A size for people, in units of 1024: 81.3 MiB."""
+    if count is None:
+        return "–"
+    sign, count = ("-" if count < 0 else ""), abs(count)
+    for unit in ("B", "KiB", "MiB"):
+        if count < 1024:
+            return f"{sign}{count:.0f} {unit}" if unit == "B" else f"{sign}{count:.1f} {unit}"
+        count /= 1024
+    return f"{sign}{count:.2f} GiB"
+
+
+def cores_text(cores: float | None) -> str:
+    """A share of processor time: 97 %."""
+    return "–" if cores is None else f"{cores * 100:.0f} %"
+
+
+def rate_of(sample: Sample, plan: Plan) -> float:
+    """The rate that a plan is about."""
+    if plan.scenario == "connect":
+        return sample.opened_per_s
+    return sample.delivered_per_s if plan.subscribers else sample.acked_per_s
+
+
+class Display:
+    """The live display; show() is what run() calls. A context manager."""
+
+    def __init__(self, plan: Plan, console: Console, *, quiet: bool) -> None:
+        self._plan = plan
+        self._console = console
+        self._quiet = quiet
+        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        self._said_s = 0.0
+
+    def __enter__(self) -> "Display":
+        if self._live is not None and not self._quiet:
+            self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._live is not None:
+            self._live.stop()
+
+    def show(self, recorder: Recorder) -> None:
+        """Show how it goes."""
+        if self._quiet:
+            return
+        if self._live is not None:
+            self._live.update(self._picture(recorder), refresh=True)
+        elif recorder.series and recorder.series[-1].at_s - self._said_s >= PLAIN_EVERY_S:
+            sample = recorder.series[-1]
+            self._said_s = sample.at_s
+            parts = [
+                f"{sample.at_s:6.1f} s",
+                f"{count_text(rate_of(sample, self._plan))}/s",
+                f"p50 {time_text(sample.p50_us)}",
+                f"p99 {time_text(sample.p99_us)}",
+                f"max {time_text(sample.max_us)}",
+                f"backlog {count_text(sample.backlog)}",
+                f"server {cores_text(sample.server_cpu)} {size_text(sample.server_memory_bytes)}",
+            ]
+            self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+
+    def _picture(self, recorder: Recorder) -> RenderableType:
+        plan, totals = self._plan, recorder.totals
+        head = Text.assemble(("trisync loadtest ", "bold"), (plan.scenario, "bold cyan"), f" over {plan.transport}: ")
+        head.append(recorder.phase, "dim")
+        grid = Table.grid(padding=(0, 3))
+        if recorder.series:
+            sample = recorder.series[-1]
+            rates = [rate_of(each, plan) for each in recorder.series]
+            grid.add_row("rate", f"[bold]{count_text(rates[-1])}/s[/]", course(rates))
+            grid.add_row(
+                "latency",
+                f"p50 {time_text(sample.p50_us)}",
+                f"p99 {time_text(sample.p99_us)}   max {time_text(sample.max_us)}",
+            )
+            backlog = f"{count_text(sample.backlog)} deliveries"
+            grid.add_row("backlog", backlog, f"{count_text(sample.in_flight)} publishes unanswered")
+            grid.add_row("server", f"cpu {cores_text(sample.server_cpu)}", size_text(sample.server_memory_bytes))
+            grid.add_row("generator", f"cpu {cores_text(sample.generator_cpu)}", "of the busiest worker's core")
+        grid.add_row(
+            "so far",
+            f"{totals.opened:,} opened",
+            f"{count_text(totals.acked)} acknowledged, {count_text(totals.delivered)} delivered and checked",
+        )
+        broken = [Text(describe(problem), "bold red") for problem in recorder.problems.listed()]
+        return Group(head, grid, *broken)
+
+
+def course(values: list[float]) -> str:
+    """The newest values as a row of bars."""
+    shown = values[-_COURSE_POINTS:]
+    top = max(shown, default=0) or 1
+    return "".join(_BARS[max(0, min(8, round(value / top * 8)))] for value in shown)
+
+
+def print_result(result: Result, console: Console) -> None:
+    """The table at the end, the verdict and the remarks."""
+    table = Table(show_header=False, box=None, padding=(0, 2))
+    table.add_column(style="dim")
+    table.add_column()
+    for name, value in figures(result):
+        table.add_row(name, value)
+    title = f"{result.plan.scenario} over {result.plan.transport}"
+    console.print(Text(title, "bold"), Text(f"  {describe_plan(result.plan)}", "dim"), sep="", soft_wrap=True)
+    console.print(table)
+    for remark in result.remarks:
+        console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
+    if result.passed:
+        checked = f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements checked"
+        console.print(Text(f"PASSED: {checked}" if result.throughput.acked else "PASSED", "bold green"))
+        return
+    console.print(Text("FAILED", "bold red"))
+    for problem in result.problems:
+        console.print(Text(f"  {describe(problem)}", "red"))
+        for example in problem.examples:
+            console.print(Text(f"    {example}"), soft_wrap=True)
+
+
+def describe_plan(plan: Plan) -> str:
+    """A plan in a line."""
+    parts = []
+    if plan.connections:
+        parts.append(f"{plan.connections:,} connections, {plan.concurrency} at a time")
+    if plan.publishers:
+        parts.append(f"{plan.publishers} publisher{'s' * (plan.publishers > 1)}")
+    if plan.subscribers:
+        parts.append(f"{plan.subscribers:,} subscriber{'s' * (plan.subscribers > 1)}")
+    if plan.channels > 1:
+        parts.append(f"{plan.channels:,} channels" + (f", Zipf {plan.zipf:g}" if plan.zipf else ""))
+    if plan.missed:
+        parts.append(f"{plan.missed} messages missed")
+    elif plan.rate:
+        parts.append(f"{plan.rate:,.0f} messages a second")
+    elif plan.publishers:
+        parts.append(f"{plan.window} in flight")
+    if plan.publishers:
+        parts.append(f"{plan.message_bytes} B of data")
+    return ", ".join(parts)
+
+
+def figures(result: Result) -> list[tuple[str, str]]:
+    """The rows of the table at the end, which the HTML report shows too."""
+    plan, throughput, effort = result.plan, result.throughput, result.effort
+    rows: list[tuple[str, str]] = []
+    if result.connecting is not None:
+        rows.append(("handshakes", f"{result.connecting.handshakes_per_s:,.0f} /s"))
+        rows.append(("idle memory", f"{size_text(result.connecting.idle_bytes)} a connection"))
+        rows.append(("handshake", _spread(result.latency)))
+    elif result.returning is not None:
+        rows.append(("all caught up", f"{result.returning.caught_up_s:.2f} s after the first reconnect"))
+        rows.append(("each caught up", _spread(result.latency)))
+    else:
+        if plan.subscribers:
+            received = f"{size_text(throughput.delivered_bytes_per_s)}/s"
+            rows.append(("deliveries", f"{throughput.delivered_per_s:,.0f} /s, {received}"))
+        rows.append(("acknowledged", f"{throughput.acked_per_s:,.0f} /s"))
+        if plan.subscribers:
+            rows.append(("delivery latency", _spread(result.latency)))
+        rows.append(("ack latency", _spread(result.ack_latency)))
+        if result.lateness is not None:
+            rows.append(("sent late by", _spread(result.lateness)))
+    memory = size_text(effort.server_memory_max_bytes)
+    if effort.server_growth_bytes_per_h is not None:
+        memory += f", growing {size_text(effort.server_growth_bytes_per_h)} an hour"
+    rows.append(("server", f"cpu {cores_text(effort.server_cpu)}, memory {memory}"))
+    workers = ", ".join(cores_text(cores) for cores in effort.workers_cpu)
+    rows.append(("generator", f"cpu {workers or '–'}; idle {cores_text(effort.machine_idle)} of a core"))
+    return rows
+
+
+def _spread(latency: Distribution | None) -> str:
+    if latency is None:
+        return "–"
+    return (
+        f"p50 {time_text(latency.p50_us)}, p99 {time_text(latency.p99_us)}, "
+        f"p99.9 {time_text(latency.p99_9_us)}, max {time_text(latency.max_us)}"
+    )

@@ -1,0 +1,158 @@
+"""What a run found: the figures, the verdict and how to read them. `--json` writes exactly this."""
+
+from typing import Annotated
+
+import msgspec
+from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
+from msgspec import Meta, Struct
+
+from trisync.loadtest.plan import Plan
+from trisync.loadtest.problems import Problem
+
+LATENCY_US_MAX = 3600 * 1_000_000
+DIGITS = 3
+"""Range and precision of all histograms."""
+
+PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+
+
+def new_histogram() -> HdrHistogram:
+    """An empty histogram of microseconds."""
+    return HdrHistogram(1, LATENCY_US_MAX, DIGITS)
+
+
+class Point(Struct, frozen=True):
+    """A point of a latency distribution."""
+
+    percentile: Annotated[float, Meta(description="0 to 100")]
+    us: Annotated[int, Meta(description="This many percent were not slower, in µs")]
+
+
+class Distribution(Struct, frozen=True, kw_only=True):
+    """A latency's distribution."""
+
+    count: Annotated[int, Meta(description="How many were measured")]
+    mean_us: Annotated[float, Meta(description="Mean, in µs")]
+    min_us: Annotated[int, Meta(description="The fastest, in µs")]
+    p50_us: Annotated[int, Meta(description="Median, in µs")]
+    p90_us: Annotated[int, Meta(description="90th percentile, in µs")]
+    p99_us: Annotated[int, Meta(description="99th percentile, in µs")]
+    p99_9_us: Annotated[int, Meta(description="99.9th percentile, in µs")]
+    p99_99_us: Annotated[int, Meta(description="99.99th percentile, in µs")]
+    max_us: Annotated[int, Meta(description="The slowest, in µs")]
+    curve: Annotated[list[Point], Meta(description="The whole distribution, denser towards 100 %")]
+    hdr: Annotated[str, Meta(description="The histogram itself, in HdrHistogram's V2 compressed encoding, base64")]
+
+
+def distribution(histogram: HdrHistogram) -> Distribution | None:
+    """The figures of a histogram, or None where it is empty."""
+    count = histogram.get_total_count()
+    if not count:
+        return None
+    values = histogram.get_percentile_to_value_dict(list(PERCENTILES))
+    curve = [
+        Point(item.percentile_level_iterated_to, int(item.value_iterated_to))
+        for item in histogram.get_percentile_iterator(5)
+    ]
+    return Distribution(
+        count=count,
+        mean_us=round(histogram.get_mean_value(), 1),
+        min_us=int(histogram.get_min_value()),
+        **{name: int(values[percentile]) for name, percentile in zip(_NAMES, PERCENTILES, strict=True)},
+        max_us=int(histogram.get_max_value()),
+        curve=curve,
+        hdr=histogram.encode().decode(),
+    )
+
+
+_NAMES = ("p50_us", "p90_us", "p99_us", "p99_9_us", "p99_99_us")
+
+
+class Sample(Struct, frozen=True, kw_only=True):
+    """A short stretch of the run."""
+
+    at_s: Annotated[float, Meta(description="Its end, in seconds since the measured part began")]
+    opened_per_s: Annotated[float, Meta(description="Connections opened a second")]
+    acked_per_s: Annotated[float, Meta(description="Publishes acknowledged a second")]
+    delivered_per_s: Annotated[float, Meta(description="Messages delivered a second, to all subscribers together")]
+    backlog: Annotated[int, Meta(description="Deliveries still due for publishes that were acknowledged")]
+    in_flight: Annotated[int, Meta(description="Publishes sent and not yet answered")]
+    p50_us: Annotated[int | None, Meta(description="Median latency within it, in µs")]
+    p99_us: Annotated[int | None, Meta(description="99th percentile within it, in µs")]
+    max_us: Annotated[int | None, Meta(description="The slowest within it, in µs")]
+    server_cpu: Annotated[float | None, Meta(description="The server's processor time, in cores")]
+    server_memory_bytes: Annotated[int | None, Meta(description="The server's resident memory")]
+    generator_cpu: Annotated[float, Meta(description="The busiest worker's processor time, in cores")]
+
+
+class Throughput(Struct, frozen=True, kw_only=True):
+    """Rates over the measured part, and totals of the whole run."""
+
+    measured_s: Annotated[float, Meta(description="Length of the measured part, in seconds")]
+    acked_per_s: Annotated[float, Meta(description="Publishes acknowledged a second")]
+    delivered_per_s: Annotated[float, Meta(description="Messages delivered a second, to all subscribers together")]
+    delivered_bytes_per_s: Annotated[float, Meta(description="Bytes received a second, framing included")]
+    sent: Annotated[int, Meta(description="Publishes sent in all")]
+    acked: Annotated[int, Meta(description="Publishes acknowledged in all")]
+    delivered: Annotated[int, Meta(description="Messages delivered, and checked, in all")]
+
+
+class Connecting(Struct, frozen=True, kw_only=True):
+    """What connections cost."""
+
+    connections: Annotated[int, Meta(description="Connections that were opened")]
+    handshakes_per_s: Annotated[float, Meta(description="Handshakes a second, from the first to the last")]
+    idle_bytes: Annotated[float | None, Meta(description="The server's memory for each idle connection, in bytes")]
+
+
+class Returning(Struct, frozen=True, kw_only=True):
+    """How a crowd came back."""
+
+    subscribers: Annotated[int, Meta(description="Subscribers that dropped and returned at once")]
+    missed: Annotated[int, Meta(description="Messages that each of them had missed, of each channel it follows")]
+    caught_up_s: Annotated[float, Meta(description="From the first reconnect until the last had everything, in s")]
+
+
+class Effort(Struct, frozen=True, kw_only=True):
+    """Who worked how hard in the measured part."""
+
+    workers_cpu: Annotated[list[float], Meta(description="Each worker's processor time, in cores")]
+    server_cpu: Annotated[float | None, Meta(description="The server's processor time, in cores")]
+    machine_idle: Annotated[float, Meta(description="Processor time that nobody used, in cores")]
+    server_memory_first_bytes: Annotated[int | None, Meta(description="The server's memory at the beginning")]
+    server_memory_last_bytes: Annotated[int | None, Meta(description="The server's memory at the end")]
+    server_memory_max_bytes: Annotated[int | None, Meta(description="The server's largest memory seen")]
+    server_growth_bytes_per_h: Annotated[
+        float | None, Meta(description="Slope of its memory over the later half, in soak only")
+    ]
+    generator_limited: Annotated[bool, Meta(description="Whether the generator, not the server, set the pace")]
+
+
+class Result(Struct, frozen=True, kw_only=True):
+    """A run."""
+
+    tool: Annotated[str, Meta(description="Name and version of this program")]
+    started: Annotated[str, Meta(description="When it began, ISO 8601, UTC")]
+    machine: Annotated[str, Meta(description="Processor, cores and kernel of the generator's machine")]
+    command: Annotated[str, Meta(description="The command that was given")]
+    plan: Annotated[Plan, Meta(description="What the run was told, with all defaults")]
+    durability: Annotated[str | None, Meta(description="The server's durability, where this run started it")]
+    passed: Annotated[bool, Meta(description="Whether everything that was promised was kept")]
+    problems: Annotated[list[Problem], Meta(description="What broke: kind, count, examples")]
+    remarks: Annotated[list[str], Meta(description="What to keep in mind when reading the figures")]
+    throughput: Annotated[Throughput, Meta(description="Rates and totals")]
+    latency: Annotated[
+        Distribution | None,
+        Meta(description="From publish, or due time, to delivery; of handshakes in connect, of returns in resume"),
+    ]
+    ack_latency: Annotated[Distribution | None, Meta(description="From publish, or due time, to acknowledgement")]
+    lateness: Annotated[Distribution | None, Meta(description="How late the generator itself sent, in open loops")]
+    connecting: Annotated[Connecting | None, Meta(description="In connect only")]
+    returning: Annotated[Returning | None, Meta(description="In resume only")]
+    effort: Annotated[Effort, Meta(description="Processor and memory")]
+    series: Annotated[list[Sample], Meta(description="The run over time")]
+
+
+def to_json(result: Result) -> bytes:
+    """A result as a JSON document, indented."""
+    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"

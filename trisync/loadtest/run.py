@@ -1,0 +1,126 @@
+"""One run, from a plan to its result: the server, the crew, the recorder and a scenario, put together."""
+
+import os
+import platform
+import secrets
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+import trio
+
+from trisync import __version__
+from trisync.loadtest.crew import Crew, hire
+from trisync.loadtest.plan import Plan
+from trisync.loadtest.recording import Recorder
+from trisync.loadtest.results import Effort, Result, distribution
+from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
+from trisync.loadtest.target import Target, machine_idle_s, spawned, usage
+
+SHOW_S = 0.25
+"""How often the display is shown anew."""
+
+IDLE_CORES_MIN = 0.1
+"""Below this, nothing of the machine was left, and server and generator took from each other."""
+
+Show = Callable[[Recorder], None]
+
+
+@asynccontextmanager
+async def _given(target: Target) -> AsyncIterator[Target]:
+    yield target
+
+
+async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -> Result:
+    """Carry a plan out against a server, or one of its own with the durability given in its stead.
+
+    `show` is called every SHOW_S. Raises TargetRefused, CrewFailed and OSError. Cancelled, it stops the load and
+    its own server, and removes that one's data.
+    """
+    async with spawned(target) if isinstance(target, str) else _given(target) as server:
+        started = datetime.now(UTC)
+        recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()))
+        shares = share_out(plan, server, secrets.token_hex(3))
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(_show_on, show, recorder)
+            async with hire(shares, recorder.add) as crew:
+                stage = await _play(plan, crew, recorder, server, shares[0].audience)
+            nursery.cancel_scope.cancel()
+        show(recorder)
+        return _result(stage, recorder, started, command)
+
+
+async def _show_on(show: Show, recorder: Recorder) -> None:
+    while True:
+        show(recorder)
+        await trio.sleep(SHOW_S)
+
+
+async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target, audience: list[int]) -> Stage:
+    stage = Stage(plan, crew, recorder, server, audience)
+    await SCENARIOS[plan.scenario].play(stage)
+    await stage.finish()
+    return stage
+
+
+def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -> Result:
+    plan = stage.plan
+    effort = recorder.effort(paced=plan.rate > 0, with_growth=plan.scenario == "soak")
+    problems = recorder.problems.listed()
+    return Result(
+        tool=f"trisync loadtest {__version__}",
+        started=started.isoformat(timespec="seconds"),
+        machine=describe_machine(),
+        command=command,
+        plan=plan,
+        durability=stage.target.durability,
+        passed=not problems,
+        problems=problems,
+        remarks=_remarks(plan, recorder, effort),
+        throughput=recorder.throughput(),
+        latency=distribution(recorder.latencies),
+        ack_latency=distribution(recorder.ack_latencies),
+        lateness=distribution(recorder.lateness),
+        connecting=stage.connecting,
+        returning=stage.returning,
+        effort=effort,
+        series=recorder.series,
+    )
+
+
+def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
+    remarks = []
+    if effort.generator_limited:
+        server = "" if effort.server_cpu is None else f", while the server used {effort.server_cpu:.0%} of one"
+        late = ""
+        if plan.rate:
+            late = f"; messages left up to {recorder.lateness.get_max_value() / 1000:.1f} ms behind their time"
+        remarks.append(
+            f"The generator was the limit: its busiest worker used {max(effort.workers_cpu, default=0):.0%} of a core"
+            f"{server}{late}. The server can do better than these figures; try more --workers, or another machine."
+        )
+    if effort.machine_idle < IDLE_CORES_MIN and effort.workers_cpu:
+        remarks.append(
+            "The machine had nothing left to give: server and generator shared its cores, so the figures are of both."
+        )
+    if plan.rate and recorder.throughput().acked_per_s < 0.98 * plan.rate:
+        remarks.append(
+            f"The rate was not kept: {recorder.throughput().acked_per_s:,.0f} of {plan.rate:,.0f} publishes a second "
+            "were acknowledged while it was measured."
+        )
+    return remarks
+
+
+def describe_machine() -> str:
+    """This machine, for a report: processor, cores, kernel."""
+    model = ""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                model = line.partition(":")[2].strip() + ", "
+                break
+    except OSError:
+        pass
+    cores = len(os.sched_getaffinity(0))
+    return f"{model}{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"

@@ -1,0 +1,287 @@
+"""The scenarios: what each is for, its defaults, how its clients are shared out, and the order of events.
+
+A scenario is a few orders that all workers obey one after the other; between them nothing moves, so counts can be
+compared. What is common to all of them (processes, display, results) is in run.py.
+"""
+
+import random
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import trio
+from msgspec import Struct
+
+from trisync.loadtest.crew import Crew
+from trisync.loadtest.plan import (
+    CHANNEL_PREFIX,
+    TICK_S,
+    Done,
+    Drop,
+    Finish,
+    Load,
+    Open,
+    Order,
+    Ping,
+    Plan,
+    ReadBack,
+    Return,
+    Settle,
+    Share,
+    Tally,
+    clock_us,
+)
+from trisync.loadtest.recording import SAMPLES_MAX, Recorder
+from trisync.loadtest.results import Connecting, Returning
+from trisync.loadtest.target import Target, usage
+from trisync.loadtest.trails import FINGERPRINT_MODULUS
+from trisync.loadtest.worker import cumulated_popularity
+
+IDLE_S = 1.0
+"""How long connections rest before a server's memory is read."""
+
+BRIEF_S = 1.0
+"""What a scenario without a duration may be over in."""
+
+BEFORE_THE_DROP = 20
+"""Messages that everybody gets in `resume` before they drop: who returns has been there."""
+
+
+def tick_s(plan: Plan) -> float:
+    """How often workers report: often enough for a short run to have a course."""
+    length_s = plan.duration_s if "duration_s" in SCENARIOS[plan.scenario].defaults else BRIEF_S
+    return min(TICK_S, max(0.05, length_s / 8))
+
+
+def sample_s(plan: Plan) -> float:
+    """Length of one point of the series: a tick, or in a long run more."""
+    return max(tick_s(plan), plan.duration_s / SAMPLES_MAX)
+
+
+def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
+    """Each worker's share. Clients are dealt like cards, so all workers have the same mixture."""
+    followed = _choose_channels(plan)
+    audience = [0] * plan.channels
+    for channels in followed:
+        for channel in channels:
+            audience[channel] += 1
+    host, port = target.door(plan.transport)
+    return [
+        Share(
+            worker=number,
+            plan=plan,
+            host=host,
+            port=port,
+            tick_s=tick_s(plan),
+            channels=[f"{CHANNEL_PREFIX}{run}/{channel}" for channel in range(plan.channels)],
+            audience=audience,
+            publishers=list(range(number, plan.publishers, plan.workers)),
+            subscribers=followed[number :: plan.workers],
+            visitors=len(range(number, plan.connections, plan.workers)),
+        )
+        for number in range(plan.workers)
+    ]
+
+
+def _choose_channels(plan: Plan) -> list[list[int]]:
+    """The channels of each subscriber: one each in turn, or where several are followed, different ones by Zipf."""
+    if plan.follow == 1 and not plan.zipf:
+        return [[number % plan.channels] for number in range(plan.subscribers)]
+    chance = random.Random(plan.seed)
+    ends = [*cumulated_popularity(plan.channels, plan.zipf), 1.0]
+    wanted = min(plan.follow, plan.channels)
+    everybody = []
+    for _ in range(plan.subscribers):
+        chosen: set[int] = set()
+        while len(chosen) < wanted:
+            chosen.update(chance.choices(range(plan.channels), cum_weights=ends, k=wanted - len(chosen)))
+        everybody.append(sorted(chosen))
+    return everybody
+
+
+class Stage:
+    """Where a scenario is played: the crew obeys, the recorder listens."""
+
+    def __init__(self, plan: Plan, crew: Crew, recorder: Recorder, target: Target, audience: list[int]) -> None:
+        self.plan = plan
+        self.target = target
+        self.recorder = recorder
+        self.connecting: Connecting | None = None
+        self.returning: Returning | None = None
+        self._crew = crew
+        self._audience = audience
+        self._acked: dict[int, Tally] = {}
+
+    async def obey(self, order: Order, phase: str) -> list[Done]:
+        """Have all workers obey, under a name that the display shows."""
+        self.recorder.phase = phase
+        return await self._crew.obey(order)
+
+    async def load(self, order: Load, phase: str) -> None:
+        """Publish; afterwards it is known what was acknowledged."""
+        dones = await self.obey(order, phase)
+        self._acked = _merge([tally for done in dones for tally in done.acked])
+        for tally in self._acked.values():
+            if tally.head != tally.count:
+                text = f"channel {tally.channel}: {tally.count:,} acknowledged, with offsets up to {tally.head:,}"
+                self.recorder.problems.add("unkept", text)
+
+    async def measured_load(self) -> None:
+        """Publish for the time of the plan, and measure behind its warm-up."""
+        plan = self.plan
+        from_us = clock_us() + int(plan.warmup_s * 1e6)
+        until_us = from_us + int(plan.duration_s * 1e6)
+        self.recorder.measure(from_us, until_us)
+        seconds = plan.warmup_s + plan.duration_s
+        await self.load(Load(seconds=seconds, measure_from_us=from_us, measure_until_us=until_us), "loading")
+
+    def heads(self) -> list[int]:
+        """Each channel's head, by what was acknowledged."""
+        return [self._acked[channel].head if channel in self._acked else 0 for channel in range(self.plan.channels)]
+
+    async def settle(self) -> None:
+        """Await everything that was acknowledged, and read back the channels that nobody follows."""
+        await self.obey(Settle(self.heads()), "waiting for the last deliveries")
+        unfollowed = [channel for channel in self._acked if not self._audience[channel]]
+        if unfollowed:
+            await self.obey(ReadBack(unfollowed), "reading back")
+            await self.obey(Settle(self.heads()), "reading back")
+
+    async def finish(self) -> None:
+        """Compare what was acknowledged with what was delivered."""
+        problems = self.recorder.problems
+        dones = await self.obey(Finish(), "comparing")
+        unanswered = self.recorder.totals.sent - self.recorder.totals.acked
+        for done in dones:
+            for seen in done.seen:
+                acked = self._acked.get(seen.channel, Tally(seen.channel, 0, 0, 0))
+                where = f"channel {seen.channel}, worker {done.worker}"
+                if seen.count < acked.count:
+                    text = f"{where}: {acked.count:,} publishes were acknowledged, {seen.count:,} came in order"
+                    problems.add("unkept", text, acked.count - seen.count)
+                elif seen.count > acked.count + unanswered:
+                    text = f"{where}: {acked.count:,} publishes were acknowledged, {seen.count:,} came"
+                    problems.add("uninvited", text, seen.count - acked.count)
+                elif seen.count == acked.count and seen.fingerprint != acked.fingerprint:
+                    problems.add("unkept", f"{where}: the acknowledged offsets are not where the messages came")
+
+
+def _merge(tallies: list[Tally]) -> dict[int, Tally]:
+    merged: dict[int, Tally] = {}
+    for tally in tallies:
+        other = merged.get(tally.channel, Tally(tally.channel, 0, 0, 0))
+        merged[tally.channel] = Tally(
+            tally.channel,
+            other.count + tally.count,
+            max(other.head, tally.head),
+            (other.fingerprint + tally.fingerprint) % FINGERPRINT_MODULUS,
+        )
+    return merged
+
+
+async def _steady(stage: Stage) -> None:
+    await stage.obey(Open(), "connecting")
+    await stage.measured_load()
+    await stage.settle()
+
+
+async def _connect(stage: Stage) -> None:
+    before = usage(stage.target.pid)
+    stage.recorder.measure(clock_us())
+    dones = await stage.obey(Open(), "connecting")
+    took_s = (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
+    stage.recorder.stop_measuring()
+    stage.recorder.phase = "resting"
+    await trio.sleep(IDLE_S)
+    after = usage(stage.target.pid)
+    opened = stage.recorder.totals.opened
+    idle_bytes = None
+    if before is not None and after is not None and opened:
+        idle_bytes = round((after.memory_bytes - before.memory_bytes) / opened, 1)
+    await stage.obey(Ping(), "pinging everybody")
+    stage.connecting = Connecting(
+        connections=opened, handshakes_per_s=round(opened / max(took_s, 1e-6), 1), idle_bytes=idle_bytes
+    )
+
+
+async def _resume(stage: Stage) -> None:
+    plan = stage.plan
+    await stage.obey(Open(), "connecting")
+    await stage.load(Load(seconds=plan.patience_s, messages=BEFORE_THE_DROP), "publishing")
+    await stage.settle()
+    await stage.obey(Drop(), "dropping everybody")
+    await stage.load(Load(seconds=plan.patience_s, messages=plan.missed), "publishing what they miss")
+    stage.recorder.measure(clock_us())
+    dones = await stage.obey(Return(stage.heads()), "everybody returns")
+    stage.recorder.stop_measuring()
+    took_s = (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
+    stage.returning = Returning(subscribers=plan.subscribers, missed=plan.missed, caught_up_s=round(took_s, 3))
+
+
+class Scenario(Struct, frozen=True):
+    """One of the tool's loads."""
+
+    summary: str
+    explanation: str
+    defaults: dict[str, Any]
+    """The plan's fields that make sense here, which are its options, with their defaults."""
+    play: Callable[[Stage], Awaitable[None]]
+
+
+def _timed(duration_s: float = 5.0, **others: Any) -> dict[str, Any]:
+    return {**others, "message_bytes": 60, "duration_s": duration_s, "warmup_s": 1.0}
+
+
+SCENARIOS = {
+    "fanout": Scenario(
+        "Publishers to many subscribers, as fast as it goes.",
+        "Every publisher keeps a window of unanswered publishes in flight; every subscriber gets every message of its "
+        "channel. The figure is deliveries a second. With --window 1 it shows what one message at a time costs.",
+        _timed(publishers=1, subscribers=500, channels=1, window=512),
+        _steady,
+    ),
+    "ingest": Scenario(
+        "Durable publishes with acknowledgement, as fast as it goes.",
+        "Nobody listens while it is measured; afterwards all of it is read back and compared. The figures are "
+        "acknowledged publishes a second, and the latency of the acknowledgement. With --publishers 50 --window 1 "
+        "there are 50 clients that wait for each answer.",
+        _timed(publishers=1, channels=1, window=512),
+        _steady,
+    ),
+    "latency": Scenario(
+        "A fixed rate, and how long each message takes to arrive.",
+        "An open loop: messages are due at fixed times whether or not the server answers, and latency counts from "
+        "when a message should have been sent. So a server that stalls for a second is charged for every message of "
+        "that second, not for one.",
+        _timed(10.0, publishers=1, subscribers=100, channels=1, rate=1000.0),
+        _steady,
+    ),
+    "connect": Scenario(
+        "Handshakes a second, and the memory of idle connections.",
+        "For TCP, a handshake is a connection and one ping, as TCP alone says nothing of the server. Memory is the "
+        "growth of the server's resident memory (with --spawn or --pid), read when all are open and idle.",
+        {"connections": 2000, "concurrency": 64},
+        _connect,
+    ),
+    "resume": Scenario(
+        "Everybody drops at once, misses messages, and returns.",
+        "The figure is the time from the first reconnect until the last subscriber has everything it missed. "
+        "--concurrency says how many of them shake hands at the same time.",
+        {"subscribers": 1000, "missed": 100, "window": 64, "message_bytes": 60, "concurrency": 256},
+        _resume,
+    ),
+    "mixed": Scenario(
+        "Many channels, few of them popular, at a fixed rate.",
+        "Publishers and subscribers choose channels by Zipf's law, as people do; subscribers follow several. An open "
+        "loop like `latency`. Channels that nobody follows are read back at the end.",
+        _timed(10.0, publishers=20, subscribers=200, channels=200, follow=5, zipf=1.0, rate=2000.0),
+        _steady,
+    ),
+    "soak": Scenario(
+        "The mixed load for long: memory and latency over time.",
+        "Shows what only hours show: memory that grows, latency that creeps. The report gives the slope of the "
+        "server's memory over the later half of the run.",
+        _timed(3600.0, publishers=20, subscribers=200, channels=200, follow=5, zipf=1.0, rate=500.0),
+        _steady,
+    ),
+}
+"""The scenarios by name."""

@@ -1,0 +1,146 @@
+"""The server under load: one that runs already, or one started for this run; and what it costs, read from /proc."""
+
+import ipaddress
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+import trio
+
+from trisync.loadtest.crew import environment
+from trisync.loadtest.plan import Transport
+
+START_S = 20.0
+STOP_S = 15.0
+"""How long a server of our own may take to be ready, and to stop."""
+
+_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+
+class TargetRefused(Exception):
+    """There is no server to load, or it must not be loaded; the message says why."""
+
+
+class Target(NamedTuple):
+    """A server: its two doors as (host, port), and its process where that is known."""
+
+    tcp: tuple[str, int]
+    web: tuple[str, int]
+    pid: int | None
+    durability: str | None
+
+    def door(self, transport: Transport) -> tuple[str, int]:
+        """Where clients of a transport connect."""
+        return self.web if transport == "ws" else self.tcp
+
+
+def resolve(address: str, default_port: int, *, allow_remote: bool) -> tuple[str, int]:
+    """HOST, HOST:PORT, [IPV6]:PORT or :PORT as a numeric address. Raises TargetRefused, also for other machines."""
+    match = re.fullmatch(r"(?:\[([^\]]+)\]|([^:]*))(?::(\d+))?", address)
+    if match is None:
+        raise TargetRefused(f"an address is HOST:PORT, not {address!r}")
+    name = match[1] or match[2] or "localhost"
+    port = int(match[3] or default_port)
+    if not 0 < port < 1 << 16:
+        raise TargetRefused(f"{address!r}: a port is 1 to 65535")
+    try:
+        found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
+    except OSError as error:
+        raise TargetRefused(f"{name}: {error.strerror}") from None
+    # IPv4 first: where localhost is both, a server on its default address 127.0.0.1 is meant.
+    host = str(sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0][4][0])
+    if not ipaddress.ip_address(host).is_loopback and not allow_remote:
+        raise TargetRefused(
+            f"{name} is another machine, or reached like one. A load test can take a server down for everybody: "
+            "say --allow-remote if it is yours to load."
+        )
+    return host, port
+
+
+@asynccontextmanager
+async def spawned(durability: str) -> AsyncIterator[Target]:
+    """A server of this run's own: free ports, a new data folder that is removed at the end. Raises TargetRefused."""
+    folder = tempfile.mkdtemp(prefix="trisync-loadtest-")
+    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; no pipe: nobody reads it meanwhile
+    process = None
+    try:
+        process = await trio.lowlevel.open_process(
+            [
+                *(sys.executable, "-m", "trisync", "serve", "--tcp-port", "0", "--web-port", "0"),
+                *("--data", str(Path(folder) / "data"), "--durability", durability, "--log-level", "warning"),
+                *("--connections-max", "100000", "--reconnect-spread-ms", "1"),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=complaints,
+            env=environment(),
+            start_new_session=True,  # Ctrl-C is for the load test, which then stops the server in good order
+        )
+        assert process.stdout is not None
+        line = b""
+        with trio.move_on_after(START_S):
+            while not line.endswith(b"\n") and (chunk := await process.stdout.receive_some()):
+                line += chunk
+        match = re.match(rb"trisync ready tcp=(\S+):(\d+) web=\S+:(\d+) ", line)
+        if match is None:
+            complaints.seek(0)
+            said = complaints.read().decode(errors="replace").strip()
+            raise TargetRefused(f"the server did not start: {said or 'it said nothing'}")
+        host = match[1].decode()
+        yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
+        await _stop(process, complaints)
+    finally:
+        with trio.CancelScope(shield=True):
+            if process is not None:
+                process.kill()
+                await process.wait()
+                assert process.stdout is not None
+                await process.stdout.aclose()
+            complaints.close()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _stop(process: trio.Process, complaints: BinaryIO) -> None:
+    """Have the server drain. Raises TargetRefused where that fails: a load must not break a stop."""
+    process.send_signal(signal.SIGTERM)
+    with trio.move_on_after(STOP_S):
+        await process.wait()
+    if process.returncode != 0:
+        complaints.seek(0)
+        said = complaints.read().decode(errors="replace").strip()
+        how = "did not stop" if process.returncode is None else f"ended with status {process.returncode}"
+        raise TargetRefused(f"the server {how}: {said or 'it said nothing'}")
+
+
+class Usage(NamedTuple):
+    """What a process has used."""
+
+    cpu_s: float
+    memory_bytes: int
+
+
+def usage(pid: int | None) -> Usage | None:
+    """Processor time and resident memory of a process; None where it cannot be known."""
+    if pid is None:
+        return None
+    try:
+        # The name in the second field may hold spaces; the fields behind its bracket do not (proc(5)).
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return Usage((int(fields[11]) + int(fields[12])) / _CLOCK_TICKS, int(fields[21]) * _PAGE_BYTES)
+
+
+def machine_idle_s() -> float:
+    """Processor time that all cores of this machine have idled away since its start."""
+    idle, waiting = Path("/proc/stat").read_text().split("\n", 1)[0].split()[4:6]
+    return (int(idle) + int(waiting)) / _CLOCK_TICKS

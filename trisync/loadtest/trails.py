@@ -1,0 +1,243 @@
+"""The proof that deliveries are dense, in order and unrepeated, at millions of them a second.
+
+A trail is a channel's messages as the first subscriber of a worker got them, parsed one by one. The server sends
+all subscribers of a channel the same bytes, so what another subscriber gets is compared with the trail, at memory
+speed and wherever reads have cut it: bytes equal to bytes that were parsed need no parsing. Whatever differs, be it
+only a ping between two messages, is parsed. So every byte of every subscriber is checked, none by sampling.
+"""
+
+from bisect import bisect_right
+
+from msgspec import Struct
+
+from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.plan import Tally
+
+MISSING_MAX = 10_000
+"""Missing numbers of a sequence that are remembered one by one; whether later ones come late is not found out."""
+
+TRAIL_BYTES = 64 * 1024 * 1024
+"""Kept of all trails of a worker. A subscriber further behind is parsed until it has caught up."""
+TRAIL_BYTES_MIN = 64 * 1024
+
+
+class Mark(Struct, array_like=True, frozen=True):
+    """What this tool publishes as `data`: an array of these."""
+
+    publisher: int
+    number: int
+    """1, 2, 3 … of this publisher in this channel."""
+    due_us: int
+    """When it was sent, or in an open loop when it should have been."""
+    padding: str = ""
+
+
+def fingerprint(offset: int, publisher: int, number: int) -> int:
+    """A message's part in the sum that tells whether two have seen the same messages at the same offsets."""
+    return offset * ((number << 20) + publisher)
+
+
+FINGERPRINT_MODULUS = (1 << 61) - 1
+"""Sums go into reports modulo this: JSON's integers have 64 bits."""
+
+
+class Sequence:
+    """Numbers that should come as 1, 2, 3 …; says what is wrong with those that do not."""
+
+    __slots__ = ("_missing", "_unremembered", "expected")
+
+    def __init__(self, expected: int = 1) -> None:
+        self.expected = expected
+        self._missing: set[int] = set()
+        self._unremembered = 0
+
+    def take(self, number: int) -> str | None:
+        """Note a number; returns "reordered" or "repeated" where it is that. A gap counts when it is not filled."""
+        if number == self.expected:
+            self.expected += 1
+            return None
+        if number > self.expected:
+            room = MISSING_MAX - len(self._missing)
+            self._missing.update(range(self.expected, min(number, self.expected + room)))
+            self._unremembered += max(0, number - self.expected - room)
+            self.expected = number + 1
+            return None
+        if number in self._missing:
+            self._missing.remove(number)
+            return "reordered"
+        return "repeated"
+
+    def lost(self) -> tuple[int, int]:
+        """How many numbers are missing below the highest, and the first of them."""
+        return len(self._missing) + self._unremembered, min(self._missing, default=0)
+
+
+class Trail:
+    """One channel's parsed messages, from offset 1 on; the newest of them with their bytes."""
+
+    def __init__(self, index: int, channel: str, gauge: Gauge, bytes_max: int) -> None:
+        self.channel = channel
+        self.data = bytearray()
+        self.base = 0
+        """Position of the first byte of `data`, counted from the channel's first message."""
+        self.end = 0
+        self.ends: list[int] = []
+        """Positions behind the messages held."""
+        self.dues: list[int] = []
+        self.first = 1
+        """Offset of the first message held."""
+        self.cursors: list[Cursor] = []
+        self._index = index
+        self._gauge = gauge
+        self._bytes_max = bytes_max
+        self._marks: list[Mark] = []
+        self._sequences: dict[int, Sequence] = {}
+        self._fingerprint = 0
+
+    @property
+    def next(self) -> int:
+        """The offset of the message that would make it longer."""
+        return self.first + len(self.ends)
+
+    def extend(self, wire: bytes, mark: Mark) -> None:
+        """Append the next message, by its bytes on the wire; its publisher's numbers must be dense too."""
+        offset = self.next
+        self.data += wire
+        self.end += len(wire)
+        self.ends.append(self.end)
+        self.dues.append(mark.due_us)
+        self._marks.append(mark)
+        self._fingerprint += fingerprint(offset, mark.publisher, mark.number)
+        sequence = self._sequences.get(mark.publisher)
+        if sequence is None:
+            sequence = self._sequences[mark.publisher] = Sequence()
+        wrong = sequence.take(mark.number)
+        if wrong is not None:
+            text = f"{self.channel}: offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}"
+            self._gauge.problems.add(wrong, text)
+        if len(self.data) > 2 * self._bytes_max:
+            self._trim()
+
+    def agrees(self, offset: int, mark: Mark) -> bool:
+        """Whether a message is what others got at its offset, as far as that is known here."""
+        return not self.first <= offset < self.next or self._marks[offset - self.first] == mark
+
+    def end_of(self, offset: int) -> int:
+        """The position behind a message, or -1 where it is not held."""
+        if self.first <= offset < self.next:
+            return self.ends[offset - self.first]
+        return self.base if offset == self.first - 1 else -1
+
+    def _trim(self) -> None:
+        count = bisect_right(self.ends, self.end - self._bytes_max)
+        if not count:
+            return  # one message larger than all that should be held
+        base = self.ends[count - 1]
+        for cursor in self.cursors:
+            if cursor.position < base:
+                cursor.let_go()
+        del self.data[: base - self.base]
+        for held in (self.ends, self.dues, self._marks):
+            del held[:count]
+        self.base = base
+        self.first += count
+
+    def tally(self) -> Tally:
+        """What was seen of this channel here."""
+        return Tally(self._index, self.next - 1, self.next - 1, self._fingerprint % FINGERPRINT_MODULUS)
+
+    def finish(self) -> None:
+        """Report the publishes that never came, though later ones of their publishers did."""
+        for publisher, sequence in self._sequences.items():
+            count, first = sequence.lost()
+            if count:
+                text = f"{self.channel}: publisher {publisher}'s publish {first} was left out of the channel"
+                self._gauge.problems.add("lost", text, count)
+
+
+class Cursor:
+    """Where one subscriber is in one channel."""
+
+    __slots__ = ("_gauge", "_sequence", "_who", "expected", "goal", "partial", "position", "trail")
+
+    def __init__(self, who: str, trail: Trail, gauge: Gauge) -> None:
+        self.trail = trail
+        self.expected = 1
+        """The offset of the message that comes next, or of which some bytes have come."""
+        self.goal = 0
+        """The offset that it shall reach, where somebody waits for that."""
+        self.position = 0
+        """How far its bytes are known to be the trail's; -1 where they are not compared."""
+        self.partial = b""
+        """Bytes of a message that was begun in the trail, which has forgotten them."""
+        self._who = who
+        self._gauge = gauge
+        self._sequence = Sequence()
+        trail.cursors.append(self)
+        self._find_position()
+
+    def _find_position(self) -> None:
+        self.position = self.trail.end_of(self.expected - 1)
+
+    def skim(self, chunk: memoryview) -> int:
+        """Go forward over the bytes of `chunk` that are the trail's; returns how many, all or up to its end, or 0."""
+        trail = self.trail
+        known = trail.end - self.position
+        at = self.position - trail.base
+        if at < 0 or known <= 0:
+            return 0
+        if known < len(chunk):
+            chunk = chunk[:known]
+        if not trail.data.startswith(chunk, at):
+            return 0
+        self.position += len(chunk)
+        first = self.expected - trail.first
+        last = bisect_right(trail.ends, self.position, first)
+        if last > first:
+            self.expected = self._sequence.expected = last + trail.first
+            self._gauge.delivered(trail.dues, first, last)
+        return len(chunk)
+
+    def step_back(self) -> bytes:
+        """Go back to the last boundary between messages; returns the bytes from there on."""
+        partial, self.partial = self.partial, b""
+        start = self.trail.end_of(self.expected - 1)
+        if 0 <= start < self.position:
+            partial = bytes(self.trail.data[start - self.trail.base : self.position - self.trail.base])
+            self.position = start
+        return partial
+
+    def let_go(self) -> None:
+        """Compare no more until it has caught up: the trail forgets what lies around here."""
+        if self.position >= 0:
+            self.partial = self.step_back()
+            self.position = -1
+
+    def take(self, offset: int, mark: Mark, wire: bytes) -> None:
+        """Note a whole message, parsed."""
+        trail = self.trail
+        if offset == self.expected:
+            if offset == trail.next:
+                trail.extend(wire, mark)
+            elif not trail.agrees(offset, mark):
+                text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
+                self._gauge.problems.add("altered", text)
+        wrong = self._sequence.take(offset)
+        if wrong is not None:
+            before = self.expected - 1
+            text = f"{self._who}, {trail.channel}: offset {offset} came after {before}, {wrong}"
+            self._gauge.problems.add(wrong, text)
+        self.expected = self._sequence.expected
+        self._find_position()
+        self._gauge.delivered_one(mark.due_us)
+
+    def finish(self) -> None:
+        """Report the offsets that never came, though later ones did, and those awaited."""
+        count, first = self._sequence.lost()
+        if count:
+            text = f"{self._who}, {self.trail.channel}: offset {first} never came, later ones did"
+            self._gauge.problems.add("lost", text, count)
+        awaited = self.goal + 1 - self.expected
+        if awaited > 0:
+            text = f"{self._who}, {self.trail.channel}: offset {self.expected} never came, nor what is behind it"
+            self._gauge.problems.add("lost", text, awaited)

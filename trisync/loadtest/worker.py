@@ -1,0 +1,312 @@
+"""One process of the generator: it obeys the orders on its standard input, and reports on its standard output.
+
+Started by crew.py as `python -m trisync.loadtest.worker`; the first line is its Share, each following one an Order.
+At the end of its input it ends at once, so no load outlives the command that started it.
+"""
+
+import os
+import resource
+import select
+import sys
+import time
+from collections import deque
+from typing import Any, NoReturn
+
+import msgspec
+
+from trisync.loadtest.clients import Speaker, Subscriber, Surroundings, Visitor
+from trisync.loadtest.links import Link, Loop
+from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.plan import (
+    AnyOrder,
+    Done,
+    Drop,
+    Finish,
+    Load,
+    Open,
+    Ping,
+    ReadBack,
+    Return,
+    Settle,
+    Share,
+    clock_us,
+)
+from trisync.loadtest.problems import Problems
+from trisync.loadtest.publishers import Publisher
+from trisync.loadtest.trails import TRAIL_BYTES, TRAIL_BYTES_MIN, Trail
+
+FOLLOWED_MAX = 500
+"""Channels that one reader follows when channels are read back; a server allows 1000 by default."""
+
+BURST_MAX = 1000
+"""Overdue messages that a pacer sends before answers and deliveries get their turn."""
+
+_orders = msgspec.json.Decoder(AnyOrder)
+
+
+def cumulated_popularity(channels: int, exponent: float) -> list[float]:
+    """Upper ends of the channels' shares of 0 to 1, by Zipf's law: the nth of them weighs 1 / n^exponent."""
+    weights = [1 / (number + 1) ** exponent for number in range(channels)]
+    total = sum(weights)
+    ends = []
+    end = 0.0
+    for weight in weights[:-1]:
+        end += weight / total
+        ends.append(end)
+    return ends  # the last one's is 1, whatever rounding says
+
+
+class Pacer:
+    """An open loop: messages are due at fixed times, and however late they are sent, these times count."""
+
+    def __init__(self, publishers: list[Publisher], plan_publishers: int, rate: float, gauge: Gauge) -> None:
+        self._publishers = publishers
+        self._interval_us = plan_publishers * 1e6 / rate / len(publishers)
+        self._gauge = gauge
+        # Workers begin at different places within an interval, so that they do not publish in step.
+        self._began_us = clock_us() + self._interval_us * publishers[0].number / plan_publishers
+        self._count = 0
+
+    def wait_s(self) -> float:
+        """How long until a message is due."""
+        return max(0.0, (self._began_us + self._count * self._interval_us - clock_us()) / 1e6)
+
+    def send_due(self) -> None:
+        """Send what is due, at most BURST_MAX messages."""
+        now_us = clock_us()
+        for _ in range(BURST_MAX):
+            due_us = int(self._began_us + self._count * self._interval_us)
+            publisher = self._publishers[self._count % len(self._publishers)]
+            if due_us > now_us or publisher.left <= 0 or publisher.full:
+                return
+            self._gauge.sent_late(now_us - due_us)
+            publisher.publish(1, due_us)
+            self._count += 1
+
+
+class Worker:
+    """A share of the clients, on one loop."""
+
+    def __init__(self, share: Share, orders: bytes = b"") -> None:
+        self._share = share
+        self._plan = share.plan
+        self._loop = Loop()
+        self._problems = Problems()
+        self._gauge = Gauge(share.worker, self._problems)
+        self._around = Surroundings(self._gauge, self._connect)
+        self._trails: dict[int, Trail] = {}
+        self._subscribers = [
+            Subscriber(f"subscriber {share.worker}.{number}", self._around, [self._trail(index) for index in channels])
+            for number, channels in enumerate(share.subscribers)
+        ]
+        popularity = cumulated_popularity(len(share.channels), self._plan.zipf)
+        self._publishers = [
+            Publisher(
+                number,
+                self._around,
+                share.channels,
+                share.audience,
+                popularity,
+                self._plan.message_bytes,
+                self._plan.seed,
+            )
+            for number in share.publishers
+        ]
+        self._visitors = [Visitor(f"visitor {share.worker}.{number}", self._around) for number in range(share.visitors)]
+        self._to_open: deque[Speaker] = deque()
+        self._opening: set[Speaker] = set()
+        self._order: AnyOrder | None = None
+        self._began_us = 0
+        self._load_until_us = 0
+        self._pacer: Pacer | None = None
+        self._flushed = False
+        self._ended_us = 0
+        self._finished = False
+        self._next_tick_us = clock_us()
+        self._input = orders
+
+    def _trail(self, index: int) -> Trail:
+        if index not in self._trails:
+            bytes_max = max(TRAIL_BYTES_MIN, TRAIL_BYTES // len(self._share.channels))
+            self._trails[index] = Trail(index, self._share.channels[index], self._gauge, bytes_max)
+        return self._trails[index]
+
+    def _connect(self, client: Any) -> Link:
+        return Link(self._loop, client, self._plan.transport, self._share.host, self._share.port)
+
+    def run(self) -> None:
+        """Obey until the last order."""
+        self._loop.watch(sys.stdin.fileno(), self, select.EPOLLIN)
+        self._read_orders()
+        while not self._finished:
+            wait_s = (self._next_tick_us - clock_us()) / 1e6
+            if self._pacer is not None:
+                wait_s = min(wait_s, self._pacer.wait_s())
+            self._loop.turn(wait_s)
+            if self._pacer is not None:
+                self._pacer.send_due()
+            if self._to_open:
+                self._open_some()
+            if self._order is not None and (not self._around.pending or clock_us() >= self._next_tick_us):
+                self._proceed()
+            if clock_us() >= self._next_tick_us:
+                self._tick()
+        self._loop.close()
+
+    def ready(self, events: int) -> None:
+        """Read orders."""
+        chunk = os.read(sys.stdin.fileno(), 1 << 20)
+        if not chunk:
+            sys.exit("the command that started this worker is gone")
+        self._input += chunk
+        self._read_orders()
+
+    def _read_orders(self) -> None:
+        *lines, self._input = self._input.split(b"\n")
+        for line in lines:
+            self._obey(_orders.decode(line))
+
+    def _tick(self) -> None:
+        now_us = clock_us()
+        self._next_tick_us = now_us + int(self._share.tick_s * 1e6)
+        _say(self._gauge.tick(now_us, time.process_time()))
+
+    # Orders
+
+    def _obey(self, order: AnyOrder) -> None:
+        self._tick()  # so that what is measured begins with the order
+        self._order = order
+        self._flushed = False
+        self._began_us = self._gauge.now_us = self._gauge.moved_us = clock_us()
+        match order:
+            case Open():
+                self._open([*self._subscribers, *self._publishers, *self._visitors])
+            case Load():
+                self._load(order)
+            case Settle(heads):
+                self._expect(heads)
+            case ReadBack(channels):
+                self._gauge.measure_until_us = 0  # what is read back was due long ago
+                for start in range(0, len(channels), FOLLOWED_MAX):
+                    trails = [self._trail(index) for index in channels[start : start + FOLLOWED_MAX]]
+                    reader = Subscriber(f"reader {self._share.worker}.{start}", self._around, trails)
+                    self._subscribers.append(reader)
+                    self._open([reader])
+            case Drop():
+                for subscriber in self._subscribers:
+                    subscriber.close()
+            case Return(heads):
+                self._open(list(self._subscribers))
+                self._expect(heads, self._began_us)
+            case Ping():
+                self._ping_all()
+            case Finish():
+                self._finish()
+
+    def _open(self, speakers: list[Speaker]) -> None:
+        self._to_open.extend(speakers)
+        self._open_some()
+
+    def _open_some(self) -> None:
+        concurrency = max(1, self._plan.concurrency // self._plan.workers)
+        self._opening &= self._around.pending
+        while self._to_open and len(self._opening) < concurrency:
+            speaker = self._to_open.popleft()
+            self._opening.add(speaker)
+            speaker.open()
+
+    def _load(self, order: Load) -> None:
+        self._gauge.measure_from_us, self._gauge.measure_until_us = order.measure_from_us, order.measure_until_us
+        if not self._publishers:
+            return
+        self._load_until_us = self._began_us + int(order.seconds * 1e6)
+        count = order.messages or sys.maxsize
+        paced = self._plan.rate > 0 and not order.messages
+        for publisher in self._publishers:
+            publisher.start(count, 0 if paced else self._plan.window)
+        if paced:
+            self._pacer = Pacer(self._publishers, self._plan.publishers, self._plan.rate, self._gauge)
+
+    def _expect(self, heads: list[int], returned_us: int = 0) -> None:
+        by_name = dict(zip(self._share.channels, heads, strict=True))
+        for subscriber in self._subscribers:
+            if subscriber.link is not None or returned_us:
+                subscriber.expect(by_name, returned_us)
+
+    def _ping_all(self) -> None:
+        for speaker in (*self._subscribers, *self._publishers, *self._visitors):
+            if speaker.link is not None:
+                speaker.ping()
+
+    def _proceed(self) -> None:
+        """See whether the order is done, or will never be."""
+        now_us = clock_us()
+        if self._load_until_us and now_us >= self._load_until_us:
+            self._load_until_us = 0
+            self._pacer = None
+            for publisher in self._publishers:
+                publisher.stop()
+        if self._around.pending or self._to_open:
+            waited_us = now_us - max(self._gauge.moved_us, self._load_until_us)
+            if waited_us < self._plan.patience_s * 1e6:
+                return
+            for awaited in self._around.pending:
+                awaited.complain()
+            text = f"nothing moved for {waited_us / 1e6:.1f} s, and {len(self._around.pending):,} clients still waited"
+            self._problems.add("stalled", text)
+            self._around.pending.clear()
+            self._to_open.clear()
+        elif isinstance(self._order, Settle | Return) and not self._flushed:
+            # A pong comes behind all that was sent before it: nothing uninvited is overlooked.
+            self._flushed = True
+            self._ended_us = self._gauge.now_us
+            self._ping_all()
+            return
+        self._report_done()
+
+    def _report_done(self) -> None:
+        ended_us = self._ended_us if self._flushed else self._gauge.now_us
+        self._order = None
+        self._tick()
+        acked = [tally for publisher in self._publishers for tally in publisher.tallies()]
+        seen = [trail.tally() for trail in self._trails.values()]
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen))
+
+    def _finish(self) -> None:
+        for subscriber in self._subscribers:
+            subscriber.finish()
+        for trail in self._trails.values():
+            trail.finish()
+        for speaker in (*self._subscribers, *self._publishers, *self._visitors):
+            speaker.close()
+        self._report_done()
+        self._finished = True
+
+
+def _say(report: object) -> None:
+    """Write a report, whole."""
+    data = memoryview(msgspec.json.encode(report) + b"\n")
+    while data:
+        data = data[os.write(sys.stdout.fileno(), data) :]
+
+
+def main() -> NoReturn:
+    """Run the worker that standard input tells of."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+    told = b""
+    while b"\n" not in told:
+        chunk = os.read(sys.stdin.fileno(), 1 << 16)
+        if not chunk:
+            sys.exit("no share to work on")
+        told += chunk
+    share, _, orders = told.partition(b"\n")
+    Worker(msgspec.json.decode(share, type=Share), orders).run()
+    sys.exit(0)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except KeyboardInterrupt:
+        sys.exit(130)
