@@ -1,0 +1,200 @@
+"""The peers of a comparison: which are installed, and one of them started for one measurement.
+
+Each measurement has a server of its own, on a free loopback port, with a new folder that is removed at the end; so
+has trisync's. The folders are where TMPDIR says: that disk is the one that is measured.
+"""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import msgspec
+import trio
+
+from trisync.loadtest.crew import environment
+from trisync.loadtest.peer_dialects import PeerDialect
+from trisync.loadtest.peer_load import Load, Outcome
+
+START_S = 20.0
+"""How long a peer may take until it accepts connections."""
+
+LOOK_EVERY_S = 0.02
+"""How often it is tried; a peer has no other common way to say that it is ready."""
+
+WS_FANOUT = Path(__file__).resolve().parent.parent.parent / "tools" / "peers" / "ws_fanout.mjs"
+
+
+class PeerFailed(Exception):
+    """A peer did not start, or its load could not be made; the message says what is known."""
+
+
+class Peer(NamedTuple):
+    """A server to compare with."""
+
+    name: str
+    install: str
+    """The command that installs it, for people."""
+    find: Callable[[list[Path]], list[str] | None]
+    """Its program and what always stands behind it, or None where it is missing; given folders of Node's modules."""
+    version: Callable[[list[Path]], str]
+    """Of one that is there."""
+    options: Callable[[int, str], list[str]]
+    """For a port and a folder."""
+
+
+def _program(name: str) -> str | None:
+    # Debian has servers in /usr/sbin, which is not on everybody's path.
+    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
+
+
+def _find(name: str) -> Callable[[list[Path]], list[str] | None]:
+    def find(modules: list[Path]) -> list[str] | None:
+        program = _program(name)
+        return None if program is None else [program]
+
+    return find
+
+
+def _version(name: str) -> Callable[[list[Path]], str]:
+    def version(modules: list[Path]) -> str:
+        done = subprocess.run([_program(name) or name, "--version"], capture_output=True, text=True, check=False)
+        return done.stdout.strip()
+
+    return version
+
+
+def _ws_packages(modules: list[Path]) -> Iterator[Path]:
+    return (folder / "ws" / "package.json" for folder in modules if (folder / "ws" / "package.json").is_file())
+
+
+def _find_ws(modules: list[Path]) -> list[str] | None:
+    node = _program("node")
+    if node is None or not WS_FANOUT.is_file() or next(_ws_packages(modules), None) is None:
+        return None
+    return [node, str(WS_FANOUT)]
+
+
+def _version_of_ws(modules: list[Path]) -> str:
+    package = msgspec.json.decode(next(_ws_packages(modules)).read_bytes())
+    return f"ws {package['version']}, Node {_version('node')(modules)}"
+
+
+def _redis_options(port: int, folder: str, *options: str) -> list[str]:
+    # No snapshots and no rewriting of the log: nothing happens beside what is measured. No limit for slow readers.
+    return [
+        *("--bind", "127.0.0.1", "--port", str(port), "--dir", folder, "--save", ""),
+        *("--client-output-buffer-limit", "pubsub 0 0 0", *options),
+    ]
+
+
+_APPENDING = ("--appendonly", "yes", "--appendfsync", "always", "--auto-aof-rewrite-percentage", "0")
+
+PEERS: dict[PeerDialect, Peer] = {
+    "redis-pubsub": Peer(
+        "Redis Pub/Sub",
+        "apt-get install redis-server",
+        _find("redis-server"),
+        _version("redis-server"),
+        lambda port, folder: _redis_options(port, folder, "--appendonly", "no"),
+    ),
+    "redis-streams": Peer(
+        "Redis Streams, appendfsync always",
+        "apt-get install redis-server",
+        _find("redis-server"),
+        _version("redis-server"),
+        lambda port, folder: _redis_options(port, folder, *_APPENDING),
+    ),
+    "nats": Peer(
+        "NATS core",
+        "apt-get install nats-server",
+        _find("nats-server"),
+        _version("nats-server"),
+        lambda port, folder: ["-a", "127.0.0.1", "-p", str(port)],
+    ),
+    "ws": Peer(
+        "Node ws",
+        "apt-get install nodejs npm && npm install --prefix FOLDER ws, then --node-modules FOLDER/node_modules",
+        _find_ws,
+        _version_of_ws,
+        lambda port, folder: [str(port)],
+    ),
+}
+"""All of them, by what they speak."""
+
+
+def free_port() -> int:
+    """A loopback port that nobody listens on now."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+@asynccontextmanager
+async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tuple[int, int]]:
+    """A peer that accepts connections, as (port, pid). Raises PeerFailed. It is ended and its folder removed."""
+    peer = PEERS[dialect]
+    command = peer.find(modules)
+    if command is None:
+        raise PeerFailed(missing(peer))
+    folder = tempfile.mkdtemp(prefix="trisync-compare-")
+    process = None
+    try:
+        port = free_port()
+        with (Path(folder) / "said").open("wb") as said:
+            process = await trio.lowlevel.open_process(
+                [*command, *peer.options(port, folder)],
+                stdin=subprocess.DEVNULL,
+                stdout=said,
+                stderr=subprocess.STDOUT,
+                env=os.environ | {"NODE_PATH": os.pathsep.join(map(str, modules))},
+                start_new_session=True,  # Ctrl-C is for the comparison, which then ends it
+            )
+        with trio.move_on_after(START_S) as scope:
+            while process.poll() is None and not await _accepts(port):
+                await trio.sleep(LOOK_EVERY_S)
+        if scope.cancelled_caught or process.poll() is not None:
+            text = (Path(folder) / "said").read_text(errors="replace").strip()
+            raise PeerFailed(f"{peer.name} did not start: {text or 'it said nothing'}")
+        yield port, process.pid
+    finally:
+        with trio.CancelScope(shield=True):
+            if process is not None:
+                process.kill()
+                await process.wait()
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+async def _accepts(port: int) -> bool:
+    try:
+        stream = await trio.open_tcp_stream("127.0.0.1", port)
+    except OSError:
+        return False
+    await stream.aclose()
+    return True
+
+
+def missing(peer: Peer) -> str:
+    """That a peer is missing, and what installs it."""
+    return f"{peer.name} is missing: {peer.install}"
+
+
+async def apply(load: Load) -> Outcome:
+    """Have a process carry a load out. Raises PeerFailed. Cancelled, it ends that process."""
+    done = await trio.run_process(
+        [sys.executable, "-m", "trisync.loadtest.peer_load"],
+        stdin=msgspec.json.encode(load),
+        capture_stdout=True,
+        check=False,
+        env=environment(),
+        start_new_session=True,
+    )
+    if done.returncode != 0:
+        raise PeerFailed(f"the load on {PEERS[load.dialect].name} ended with status {done.returncode}")
+    return msgspec.json.decode(done.stdout, type=Outcome)
