@@ -116,17 +116,18 @@ class Broker:
             channel = self._channels.get(run.channel)
             if channel is not None:
                 await channel.fan_out(run)
-        self._deliver_ephemeral(batch)
+        for submission in batch:
+            if submission.ephemeral:
+                self._flash(submission)
         self._settled += len(batch)
 
-    def _deliver_ephemeral(self, batch: list[Submission]) -> None:
-        """What is not stored goes out behind what was stored with it."""
-        for submission in batch:
-            for item, verdict in zip(submission.items, submission.verdicts, strict=True):
-                if verdict == 0 and type(item) is Publish and item.channel in self._channels:
-                    data = data_text(item.data)
-                    payload = ephemeral_message(item.channel, self._log.now_ms(), submission.sender, data)
-                    self._channels[item.channel].flash(payload)
+    def _flash(self, submission: Submission) -> None:
+        """Deliver what is not stored, behind what was stored with it."""
+        for item, verdict in zip(submission.items, submission.verdicts, strict=True):
+            if verdict == 0 and type(item) is Publish and item.channel in self._channels:
+                data = data_text(item.data)
+                payload = ephemeral_message(item.channel, self._log.now_ms(), submission.sender, data)
+                self._channels[item.channel].flash(payload)
 
     # Subscribing
 

@@ -51,7 +51,7 @@ ITEM_OVERHEAD_BYTES = 250
 class Submission:
     """Publishes that one connection sent together, in order; the log answers each in `verdicts`."""
 
-    __slots__ = ("durable", "items", "producer", "sender", "settle", "size", "verdicts")
+    __slots__ = ("durable", "ephemeral", "items", "producer", "sender", "settle", "size", "verdicts")
 
     def __init__(
         self, settle: Callable[["Submission"], None], sender: str | None = None, producer: str | None = None
@@ -66,12 +66,16 @@ class Submission:
         """About what the publishes hold of memory, in bytes, for the bounds on queues and batches."""
         self.durable = False
         """Whether the log has anything to decide or to store for this."""
+        self.ephemeral = False
+        """Whether any of it is to be delivered without being stored."""
 
     def add(self, item: "Publish | Refused", payload_bytes: int) -> None:
         """Append a publish; its place in `items` is that of its verdict."""
         self.items.append(item)
         self.size += payload_bytes + ITEM_OVERHEAD_BYTES
-        if item.seq is not UNSET or (type(item) is Publish and not item.ephemeral):
+        if type(item) is Publish and item.ephemeral:
+            self.ephemeral = True
+        elif type(item) is Publish or item.seq is not UNSET:
             self.durable = True
 
     def refuse(self, error: WireError) -> None:

@@ -42,7 +42,8 @@ TURN_S = 0.05
 """How long the loop waits at most before it looks at the clock."""
 
 NUMBER_DIGITS = 9
-"""Room for a message's number, so that all messages are of one size; JSON takes the spaces."""
+TIME_DIGITS = 15
+"""Room for a message's number and time, so that all messages are of one size."""
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -119,8 +120,10 @@ class _Listener(Subscriber):
         if count > 1 and data.startswith(self._header):
             whole = data[: count * size]
             lines = whole.replace(self._header, b"\n")
-            # Only where each of them begins with the header, as data and line ends hold no such bytes.
-            if len(whole) - len(lines) == count * (len(self._header) - 1):
+            # Only where a message begins at each multiple of its size: neither data nor a header holds a line break
+            # of its own there, and as many headers were taken away as there are messages.
+            stride = size - len(self._header) + 1
+            if len(lines) == count * stride and lines[::stride] == b"\n" * count:
                 for number, mark in enumerate(_marks(lines)):
                     self._cursor.take(mark.number, mark, whole[number * size : number * size + size])
                 data = data[count * size :]
@@ -173,10 +176,16 @@ class Producer(Speaker):
         self._number = number
         self._load = load
         self._dialect = DIALECTS[load.dialect]
-        self._frame = self._dialect.publish(load.message_bytes)
+        self._template = self._compose()
         self._landed = 0
         self._running = False
         self._counting = False
+
+    def _compose(self) -> bytes:
+        """A publish, whole, but for its number and time: a Mark with spaces, which JSON takes, so that all are alike."""
+        data = b'[%d,%%-%dd,%%-%dd,"' % (self._number, NUMBER_DIGITS, TIME_DIGITS)
+        before, behind = self._dialect.publish(self._load.message_bytes)
+        return before + data + b"x" * (self._load.message_bytes - len(data % (0, 0)) - 2) + b'"]' + behind
 
     def opened(self) -> None:
         self.gauge.totals.opened += 1
@@ -221,15 +230,10 @@ class Producer(Speaker):
     def _publish(self, count: int) -> None:
         if self.link is None:
             return
-        before, behind = self._frame
-        due_us = clock_us()
-        data = b'[%d,%%-%dd,%d,"' % (self._number, NUMBER_DIGITS, due_us)
-        padding = b"x" * (self._load.message_bytes - len(data % 0) - 2)
-        template = before + data + padding + b'"]' + behind
-        first = self.sent + 1
+        due_us, template, first = clock_us(), self._template, self.sent + 1
         self.sent += count
         self.gauge.totals.sent += count
-        self.link.send(self.link.join([template % number for number in range(first, first + count)]))
+        self.link.send(self.link.join([template % (number, due_us) for number in range(first, first + count)]))
 
     def receive(self, chunk: memoryview) -> None:
         self.gauge.now_us = clock_us()
@@ -237,7 +241,10 @@ class Producer(Speaker):
         count, end = (0, 0) if self._counting else count_replies(data)
         if end:
             self._answer(count)
-        self.read(data[end:] if end else data)
+        if end < len(data):
+            self.read(data[end:])
+        else:
+            self._tail = b""
 
     def _take(self, piece: Piece, wire: bytes) -> None:
         if piece.opcode == REPLY and self._counting:
