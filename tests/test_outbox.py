@@ -76,13 +76,13 @@ class World:
         self.tasks = 0
         self.breaks = 0
         self.nursery = nursery
-        self.outbox = Outbox(stream, MARK, self._start_soon, self._broke)
+        self.outbox = Outbox(stream, MARK, self)
 
-    def _start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
         self.tasks += 1
         self.nursery.start_soon(work)
 
-    def _broke(self) -> None:
+    def broke(self) -> None:
         self.breaks += 1
 
 

@@ -60,7 +60,7 @@ class Connection:
         """Why the conversation is over, None while it goes on."""
         self.last_word: bytes | None = None
         """A message to send when everything else was answered."""
-        self.outbox = Outbox(stream, settings.backlog_bytes_max, self.start_soon, lambda: self.end(HUNG_UP))
+        self.outbox = Outbox(stream, settings.backlog_bytes_max, self)
         self.offer = self.outbox.offer
         self._stream = stream
         self._settings = settings
@@ -126,6 +126,10 @@ class Connection:
         except (trio.BrokenResourceError, trio.ClosedResourceError):
             pass  # it is gone already
 
+    def broke(self) -> None:
+        """The outbox found the stream dead."""
+        self.end(HUNG_UP)
+
     def end(self, reason: str) -> None:
         """End the conversation; what is queued is still sent, within deadlines. The first reason counts."""
         if self.ending is None:
@@ -172,20 +176,23 @@ class Connection:
 
     # Receiving
 
-    async def receive(self) -> bytes:
-        """The next bytes from the client, b"" at its end.
+    def receive(self) -> Awaitable[bytes | bytearray]:
+        """The next bytes from the client, none at its end.
 
         Waits first until the client has taken enough of what was sent to it: who does not read is not read from.
         Raises WireError when the rest of a message does not come in time; see expect().
         """
+        if self._deadline == math.inf and not self.outbox.over:
+            return self._stream.receive_some(RECEIVE_BYTES)  # no coroutine of ours for those who just listen
+        return self._receive_in_time()
+
+    async def _receive_in_time(self) -> bytes | bytearray:
         if self.outbox.over:
             waiting_since = trio.current_time()
             await self.outbox.room()
             self._deadline += trio.current_time() - waiting_since  # the wait was ours: it does not count
-        if self._deadline == math.inf:
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
         with trio.CancelScope(deadline=self._deadline):
-            return bytes(await self._stream.receive_some(RECEIVE_BYTES))
+            return await self._stream.receive_some(RECEIVE_BYTES)
         waited_s = self._settings.half_message_s
         raise WireError("bad_request", f"the rest of a message did not come within {waited_s:g} s", closes=True)
 

@@ -77,6 +77,8 @@ def too_large(limit_bytes: int) -> WireError:
 class LineSplitter:
     """Payloads ended by LF or CRLF; empty lines are ignored, unless they mean something (a person's Enter)."""
 
+    __slots__ = ("_keep_empty", "_limit", "_rest", "failed")
+
     def __init__(self, message_bytes_max: int, *, keep_empty: bool = False) -> None:
         self.failed: WireError | None = None
         self._limit = message_bytes_max
@@ -118,6 +120,8 @@ class LineSplitter:
 
 class FrameSplitter:
     """Payloads behind a 4-byte length. A wrong length is found before anything is read or allocated for it."""
+
+    __slots__ = ("_limit", "_rest", "_wanted", "failed")
 
     def __init__(self, message_bytes_max: int) -> None:
         self.failed: WireError | None = None

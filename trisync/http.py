@@ -55,12 +55,14 @@ class HttpDoor:
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
         """Serve one client until it or the server ends it."""
         connection = Connection(stream, self.settings, f"web {peer}")
-        with self.registry.admit(connection, None) as admitted:
-            if not admitted:
-                await trio.aclose_forcefully(stream)
-                return
-            exchange = _Exchange(self, connection)
+        if not self.registry.admit(connection, None):
+            await trio.aclose_forcefully(stream)
+            return
+        exchange = _Exchange(self, connection)
+        try:
             await connection.serve(exchange.run, exchange.farewell)
+        finally:
+            self.registry.dismiss(connection)
 
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
@@ -133,7 +135,7 @@ class _Exchange:
                         return None
                     if event is h11.NEED_DATA:
                         chunk = await self._connection.receive()
-                        self._http.receive_data(chunk)
+                        self._http.receive_data(bytes(chunk))
                         if not begun:
                             begun = True
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s

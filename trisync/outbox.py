@@ -7,12 +7,15 @@ All writing to a stream goes through its outbox: one writer a stream. Streams th
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 import trio
 
 
 class DirectStream(trio.abc.HalfCloseableStream):
     """A stream that can also send as much as it takes without waiting."""
+
+    __slots__ = ()
 
     @abstractmethod
     def try_send(self, data: bytes | memoryview) -> int:
@@ -26,20 +29,29 @@ class DirectStream(trio.abc.HalfCloseableStream):
         return False
 
 
+class Owner(Protocol):
+    """Who an outbox belongs to."""
+
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run the writer until it ends."""
+
+    def broke(self) -> None:
+        """Called once, when the stream will take nothing more."""
+
+
 WRITE_BYTES = 256 * 1024
 """Small pieces of the backlog are joined up to about this size for one send()."""
 
 
 class Outbox:
-    """The sending side of one stream. `broke` is called once, when the stream will take nothing more."""
+    """The sending side of one stream."""
 
     __slots__ = (
         "_backlog_max",
-        "_broke",
         "_closed",
         "_drained",
+        "_owner",
         "_queue",
-        "_start_soon",
         "_stream",
         "_try_send",
         "backlog",
@@ -49,14 +61,12 @@ class Outbox:
         self,
         stream: trio.abc.Stream,
         backlog_max: int,
-        start_soon: Callable[[Callable[[], Awaitable[None]]], None],
-        broke: Callable[[], None],
+        owner: Owner,
     ) -> None:
         self._stream = stream
         self._try_send = stream.try_send if isinstance(stream, DirectStream) else None
         self._backlog_max = backlog_max
-        self._start_soon = start_soon
-        self._broke = broke
+        self._owner = owner
         self._queue: deque[bytes | memoryview] | None = None  # made when first needed: most never have one
         self._drained: trio.Event | None = None
         self._closed = False
@@ -103,7 +113,7 @@ class Outbox:
                 self._queue = deque()
             self._queue.append(rest)
             self.backlog = len(rest)
-            self._start_soon(self._write_backlog)
+            self._owner.start_soon(self._write_backlog)
 
     def close(self) -> None:
         """Take nothing more; what was taken is still sent."""
@@ -151,4 +161,4 @@ class Outbox:
         if self._queue is not None:
             self._queue.clear()
         self._wake()
-        self._broke()
+        self._owner.broke()

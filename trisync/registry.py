@@ -1,8 +1,6 @@
 """Who is connected: a bound on how many, and the way to say something to all."""
 
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
 
 import trio
 
@@ -29,23 +27,22 @@ class Registry:
     def __len__(self) -> int:
         return len(self._sessions)
 
-    @contextmanager
-    def admit(self, connection: Connection, session: Session | None) -> Iterator[bool]:
-        """Hold a connection's place while it lasts; False, and no place, when there are too many."""
+    def admit(self, connection: Connection, session: Session | None) -> bool:
+        """Give a connection a place, for which dismiss() must follow; False, and no place, when there are too many."""
         if len(self._sessions) >= self._max:
             if not self._full:
                 self._full = True
                 logger.warning("all %d connections are taken: new ones are closed at once", self._max)
-            yield False
-            return
+            return False
         self._sessions[connection] = session
-        try:
-            yield True
-        finally:
-            del self._sessions[connection]
-            self._full = False
-            self._somebody_left.set()
-            self._somebody_left = trio.Event()
+        return True
+
+    def dismiss(self, connection: Connection) -> None:
+        """Take the connection's place back."""
+        del self._sessions[connection]
+        self._full = False
+        self._somebody_left.set()
+        self._somebody_left = trio.Event()
 
     async def left(self) -> None:
         """Wait until a connection is gone."""

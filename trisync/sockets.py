@@ -14,6 +14,8 @@ _TCP_INFO = struct.Struct("=2xBB52xI")
 class SocketStream(DirectStream):
     """A connected TCP socket of its own: trio's has no way to send without waiting."""
 
+    __slots__ = ("_sock",)
+
     def __init__(self, sock: socket.socket) -> None:
         sock.setblocking(False)
         self._sock = sock

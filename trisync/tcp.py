@@ -28,15 +28,15 @@ class TcpDoor:
         """Serve one client until it or the server ends it."""
         connection = Connection(stream, self._settings, f"tcp {peer}")
         session = Session(self._broker, connection, self._settings)
-        with self._registry.admit(connection, session) as admitted:
-            if not admitted:
-                await trio.aclose_forcefully(stream)
-                return
-            conversation = _Conversation(connection, session, self._settings, self._wait_for_first_word)
-            try:
-                await connection.serve(conversation.run)
-            finally:
-                session.close()
+        if not self._registry.admit(connection, session):
+            await trio.aclose_forcefully(stream)
+            return
+        conversation = _Conversation(connection, session, self._settings, self._wait_for_first_word)
+        try:
+            await connection.serve(conversation.run)
+        finally:
+            self._registry.dismiss(connection)
+            session.close()
 
     async def _wait_for_first_word(self, connection: Connection) -> bytes:
         """A new connection's first bytes; it may be silent for long, but only so many may be so at once."""
@@ -46,7 +46,7 @@ class TcpDoor:
             oldest.end("silent, and too many are")
         try:
             with trio.move_on_after(self._settings.silent_s):
-                return await connection.receive()
+                return bytes(await connection.receive())
             connection.end("silent")
             return b""
         finally:
@@ -55,6 +55,8 @@ class TcpDoor:
 
 class _Conversation:
     """What one TCP client sends, from its first byte."""
+
+    __slots__ = ("_bytes_max", "_connection", "_first_word", "_session", "_telnet")
 
     def __init__(
         self,
@@ -112,10 +114,13 @@ class _Conversation:
             self._connection.outbox.write(answers)
         return text
 
-    async def _receive(self) -> bytes:
-        """The next text from the client, b"" at its end."""
+    def _receive(self) -> Awaitable[bytes | bytearray]:
+        """The next text from the client, none at its end."""
+        return self._connection.receive() if self._telnet is None else self._receive_filtered()
+
+    async def _receive_filtered(self) -> bytes:
         while chunk := await self._connection.receive():
-            if text := self._filtered(chunk):
+            if text := self._filtered(bytes(chunk)):
                 return text
         return b""
 
@@ -130,7 +135,7 @@ class _Conversation:
                 connection.refuse(splitter.failed)
                 return
             connection.expect(partial=splitter.partial, progress=bool(payloads))
-            chunk = await self._receive()
+            chunk = bytes(await self._receive())
 
     async def _talk(self, chunk: bytes) -> None:
         """The console. A half-typed line has no deadline: in some terminals, people send key by key."""
@@ -145,4 +150,4 @@ class _Conversation:
                 following.append(splitter.take_rest())
                 await self._converse(LineSplitter(self._bytes_max), b"\n".join(following) or b"\n")
                 return
-            chunk = await self._receive()
+            chunk = bytes(await self._receive())

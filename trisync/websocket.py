@@ -81,7 +81,7 @@ class WebSocket:
         await shake_hands(self._key, connection)
         self._open = True
         self.session.speak(Framing.WEBSOCKET)
-        chunk, self._rest = self._rest or await connection.receive(), b""
+        chunk, self._rest = self._rest or bytes(await connection.receive()), b""
         while chunk:
             self._heard_at = trio.current_time()
             messages = reader.feed(chunk)
@@ -94,7 +94,7 @@ class WebSocket:
                 connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
                 return
             connection.expect(partial=reader.partial, progress=bool(messages))
-            chunk = await connection.receive()
+            chunk = bytes(await connection.receive())
 
     def farewell(self) -> None:
         """Send the Close frame."""

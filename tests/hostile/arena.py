@@ -52,13 +52,12 @@ class WatchedRegistry(Registry):
         self.seen: list[Connection] = []
         self._news = news
 
-    @contextmanager
-    def admit(self, connection: Connection, session: Any) -> Iterator[bool]:
-        with super().admit(connection, session) as admitted:
-            if admitted:
-                self.seen.append(connection)
-                self._news.ring()
-            yield admitted
+    def admit(self, connection: Connection, session: Any) -> bool:
+        admitted = super().admit(connection, session)
+        if admitted:
+            self.seen.append(connection)
+            self._news.ring()
+        return admitted
 
 
 class Arena:
