@@ -3,6 +3,15 @@
 #   make_venv LIST    makes or refreshes it; immediate when nothing has changed since the last time
 
 make_venv() {
+    local list=$1
+    # Two starts at once must not install into each other.
+    exec 9>.venv.lock
+    ! command -v flock >/dev/null || flock 9
+    install_packages "$list"
+    exec 9>&-
+}
+
+install_packages() {
     local list=$1 stamp
     stamp=$(cat "$list" pyproject.toml tools/venv.sh | sha256sum | cut -d' ' -f1)
     if [ "$(cat ".venv/$(basename "$list").stamp" 2>/dev/null)" = "$stamp" ] && [ -x .venv/bin/python ]; then
