@@ -19,7 +19,7 @@ install_packages() {
     fi
     local python
     python=$(find_python) || exit 1
-    if [ ! -x .venv/bin/python ]; then
+    if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then  # none yet, or one that was never finished
         ensure_venv_module "$python"
         echo "making a virtual environment in .venv" >&2
         "$python" -m venv --clear .venv

@@ -88,7 +88,7 @@ def count_replies(data: bytes) -> tuple[int, int]:
 
 
 def split_nats(data: bytes) -> list[Piece]:
-    """The whole operations in `data`: MSG is TEXT, PING and PONG are these, INFO and +OK are REPLY. Raises Malformed."""
+    """The whole operations in `data`: MSG is TEXT, PING and PONG are that, INFO is REPLY. Raises Malformed."""
     pieces = []
     start = 0
     while (line_end := data.find(CRLF, start)) >= 0:
@@ -110,7 +110,7 @@ def split_nats(data: bytes) -> list[Piece]:
     return pieces
 
 
-_NATS_WORDS = {b"PING": PING, b"PONG": PONG, b"INFO": REPLY, b"+OK": REPLY}
+_NATS_WORDS = {b"PING": PING, b"PONG": PONG, b"INFO": REPLY}
 
 
 def _size(digits: bytes) -> int:
@@ -133,7 +133,7 @@ class Dialect(NamedTuple):
     """Nothing where a connection is a subscription."""
     ping: bytes = b""
     pong: bytes = b""
-    count: bytes = b""
+    ask_count: bytes = b""
     """Asks how many messages are stored, where they are stored and publishes are acknowledged."""
     transport: Transport = "lines"
     """For its handshake and masks; anything but "ws" is plain TCP."""
@@ -143,7 +143,7 @@ def _nothing(size: int) -> bytes:
     return b""
 
 
-PeerDialect = Literal["redis-pubsub", "redis-streams", "nats", "ws"]
+PeerDialect = Literal["redis-pubsub", "redis-streams", "nats", "node-ws"]
 
 DIALECTS: dict[PeerDialect, Dialect] = {
     "redis-pubsub": Dialect(
@@ -161,7 +161,7 @@ DIALECTS: dict[PeerDialect, Dialect] = {
         ),
         delivered=_nothing,
         ping=b"PING\r\n",
-        count=b"XLEN %b\r\n" % CHANNEL,
+        ask_count=b"XLEN %b\r\n" % CHANNEL,
     ),
     "nats": Dialect(
         split=split_nats,
@@ -172,7 +172,7 @@ DIALECTS: dict[PeerDialect, Dialect] = {
         ping=b"PING\r\n",
         pong=b"PONG\r\n",
     ),
-    "ws": Dialect(
+    "node-ws": Dialect(
         split=split_websocket,
         publish=lambda size: (b"", b""),
         delivered=lambda size: bytes((0x81, size)),

@@ -24,26 +24,21 @@ from typing import NoReturn
 import msgspec
 from msgspec import Struct
 
-from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
+from trisync.loadtest.clients import Speaker, Surroundings
 from trisync.loadtest.links import Client, Link, Loop
 from trisync.loadtest.measuring import Gauge
-from trisync.loadtest.peer_dialects import DIALECTS, REPLY, Dialect, PeerDialect, count_replies
+from trisync.loadtest.peer_clients import Listener, Producer
+from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.problems import Problem, Problems
-from trisync.loadtest.publishers import PIECE
 from trisync.loadtest.target import usage
-from trisync.loadtest.trails import TRAIL_BYTES, Mark, Trail
-from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, Malformed, Piece
+from trisync.loadtest.trails import TRAIL_BYTES, Trail
 
 OPENING_MAX = 64
 """Connections that are being opened at once: Node and Redis listen with a backlog of 511."""
 
 TURN_S = 0.05
 """How long the loop waits at most before it looks at the clock."""
-
-NUMBER_DIGITS = 9
-TIME_DIGITS = 15
-"""Room for a message's number and time, so that all messages are of one size."""
 
 
 class Load(Struct, frozen=True, kw_only=True):
@@ -78,194 +73,6 @@ class Outcome(Struct, frozen=True, kw_only=True):
     problems: list[Problem]
 
 
-_decode_lines = msgspec.json.Decoder(Mark).decode_lines
-
-
-class _Listener(Subscriber):
-    """A subscriber of a peer. A message's number is its offset: there is one publisher."""
-
-    def __init__(self, name: str, around: Surroundings, trail: Trail, dialect: Dialect, message_bytes: int) -> None:
-        super().__init__(name, around, [trail])
-        self.producer: Producer | None = None
-        """Whose messages are in flight until this subscriber has them."""
-        self._dialect = dialect
-        self._cursor = self.cursors[trail.channel]
-        self._header = dialect.delivered(message_bytes)
-        self._message_bytes = message_bytes
-        self._message_size = len(self._header) + message_bytes + (0 if dialect.transport == "ws" else 2)
-
-    @property
-    def received(self) -> int:
-        """Messages that it has, without a gap before them."""
-        return self._cursor.expected - 1
-
-    def opened(self) -> None:
-        self.gauge.totals.opened += 1
-        if self._dialect.subscribe:
-            self.ask(self._dialect.hello + self._dialect.subscribe)
-        self.ping()
-
-    def ping(self) -> None:
-        _ping(self, self._dialect)
-
-    def receive(self, chunk: memoryview) -> None:
-        super().receive(chunk)
-        if self.producer is not None:
-            self.producer.landed(self.received)
-
-    def read(self, data: bytes) -> None:
-        """Take the whole pieces in `data`, and keep the rest: many messages at once, then the others."""
-        size = self._message_size
-        count = len(data) // size
-        if count > 1 and data.startswith(self._header):
-            whole = data[: count * size]
-            lines = whole.replace(self._header, b"\n")
-            # Only where a message begins at each multiple of its size: neither data nor a header holds a line break
-            # of its own there, and as many headers were taken away as there are messages.
-            stride = size - len(self._header) + 1
-            if len(lines) == count * stride and lines[::stride] == b"\n" * count:
-                for number, mark in enumerate(_marks(lines)):
-                    self._cursor.take(mark.number, mark, whole[number * size : number * size + size])
-                data = data[count * size :]
-        super().read(data)
-
-    def _take(self, piece: Piece, wire: bytes) -> None:
-        if piece.opcode == TEXT:
-            if len(piece.payload) != self._message_bytes:
-                raise Malformed(f"a message of {len(piece.payload)} bytes")
-            (mark,) = _marks(piece.payload)
-            self._cursor.take(mark.number, mark, wire)
-        else:
-            _take_control(self, self._dialect, piece)
-
-
-def _marks(lines: bytes) -> list[Mark]:
-    try:
-        return _decode_lines(lines)
-    except msgspec.DecodeError as error:
-        raise Malformed(f"{error}: {lines[:80]!r}") from None
-
-
-def _ping(speaker: Speaker, dialect: Dialect) -> None:
-    """Have a pong awaited, and so all that the peer sent before."""
-    assert speaker.link is not None
-    speaker.around.pending.add(speaker)
-    masker = speaker.link.masker
-    speaker.link.send(dialect.ping if masker is None else masker.control(PING, b""))
-
-
-def _take_control(speaker: Speaker, dialect: Dialect, piece: Piece) -> None:
-    assert speaker.link is not None
-    if piece.opcode == PONG:
-        speaker.around.done(speaker)
-    elif piece.opcode == PING:
-        masker = speaker.link.masker
-        speaker.link.send(dialect.pong if masker is None else masker.control(PONG, piece.payload))
-    elif piece.opcode == CLOSE:
-        raise Malformed(f"the server closed with {int.from_bytes(piece.payload[:2], 'big')}")
-
-
-class Producer(Speaker):
-    """A publisher: keeps its window full."""
-
-    def __init__(self, number: int, around: Surroundings, load: Load) -> None:
-        super().__init__(f"publisher {number}", around)
-        self.sent = 0
-        self.stored: int | None = None
-        """What the peer says that it has stored, once it was asked."""
-        self._number = number
-        self._load = load
-        self._dialect = DIALECTS[load.dialect]
-        self._template = self._compose()
-        self._landed = 0
-        self._running = False
-        self._counting = False
-
-    def _compose(self) -> bytes:
-        """A publish, whole, but for its number and time: a Mark with spaces, which JSON takes, so that all are alike."""
-        data = b'[%d,%%-%dd,%%-%dd,"' % (self._number, NUMBER_DIGITS, TIME_DIGITS)
-        before, behind = self._dialect.publish(self._load.message_bytes)
-        return before + data + b"x" * (self._load.message_bytes - len(data % (0, 0)) - 2) + b'"]' + behind
-
-    def opened(self) -> None:
-        self.gauge.totals.opened += 1
-        if self._dialect.hello:
-            self.ask(self._dialect.hello)
-        self.ping()
-
-    def ping(self) -> None:
-        _ping(self, self._dialect)
-
-    def start(self) -> None:
-        """Publish until told to stop. It is pending until it has stopped and nothing is in flight."""
-        self._running = True
-        self.around.pending.add(self)
-        self._refill(self._load.window)
-
-    def stop(self) -> None:
-        """Send nothing more."""
-        self._running = False
-        self.landed(self._landed)
-
-    def count(self) -> None:
-        """Ask how many messages are stored."""
-        self._counting = True
-        self.around.pending.add(self)
-        self.ask(self._dialect.count)
-
-    def landed(self, count: int) -> None:
-        """So many of its messages, in all, are in flight no more."""
-        self._landed = count
-        if self._running:
-            self._refill(self._load.window - (self.sent - count))
-        elif count == self.sent:
-            self.around.done(self)
-
-    def _refill(self, count: int) -> None:
-        """Send so many messages in pieces, as trisync's publisher does."""
-        while count > 0:
-            self._publish(min(count, PIECE))
-            count -= PIECE
-
-    def _publish(self, count: int) -> None:
-        if self.link is None:
-            return
-        due_us, template, first = clock_us(), self._template, self.sent + 1
-        self.sent += count
-        self.gauge.totals.sent += count
-        self.link.send(self.link.join([template % (number, due_us) for number in range(first, first + count)]))
-
-    def receive(self, chunk: memoryview) -> None:
-        self.gauge.now_us = clock_us()
-        data = self._tail + chunk
-        count, end = (0, 0) if self._counting else count_replies(data)
-        if end:
-            self._answer(count)
-        if end < len(data):
-            self.read(data[end:])
-        else:
-            self._tail = b""
-
-    def _take(self, piece: Piece, wire: bytes) -> None:
-        if piece.opcode == REPLY and self._counting:
-            self.stored = int(piece.payload)
-            self.around.done(self)
-        elif piece.opcode == REPLY:
-            self._answer(1)
-        else:
-            _take_control(self, self._dialect, piece)
-
-    def _answer(self, count: int) -> None:
-        if self._dialect.count:
-            self.gauge.totals.acked += count
-            self.gauge.moved_us = self.gauge.now_us
-            self.landed(self._landed + count)
-
-    def complain(self) -> None:
-        """Report what it waits for."""
-        self.gauge.problems.add("unanswered", f"{self.name} has {self.sent - self._landed:,} messages in flight")
-
-
 class Generator:
     """All connections of one measurement, on one loop."""
 
@@ -278,10 +85,13 @@ class Generator:
         self._around = Surroundings(self._gauge, self._connect)
         trail = Trail(0, "load", self._gauge, TRAIL_BYTES)
         self._listeners = [
-            _Listener(f"subscriber {number}", self._around, trail, self._dialect, load.message_bytes)
+            Listener(f"subscriber {number}", self._around, trail, self._dialect, load.message_bytes)
             for number in range(load.subscribers)
         ]
-        self._producers = [Producer(number, self._around, load) for number in range(load.publishers)]
+        self._producers = [
+            Producer(number, self._around, self._dialect, load.message_bytes, load.window)
+            for number in range(load.publishers)
+        ]
         if self._listeners:
             (self._listeners[0].producer,) = self._producers
 
@@ -364,14 +174,14 @@ class Generator:
         for listener in self._listeners:  # a pong comes behind all that was sent before it
             if listener.link is not None:
                 listener.ping()
-        if self._dialect.count:
+        if self._dialect.ask_count:
             self._producers[0].count()
         self._await_all()
         for listener in self._listeners:
             listener.finish()
             if listener.received > sent:
                 self._problems.add("uninvited", f"{listener.name} got {listener.received:,} of {sent:,} messages")
-        if self._dialect.count and not self._gauge.totals.acked == sent == self._producers[0].stored:
+        if self._dialect.ask_count and not self._gauge.totals.acked == sent == self._producers[0].stored:
             stored = self._producers[0].stored
             text = f"{sent:,} sent, {self._gauge.totals.acked:,} acknowledged, {stored or 0:,} stored"
             self._problems.add("unkept", text)

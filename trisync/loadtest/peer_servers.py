@@ -118,7 +118,7 @@ PEERS: dict[PeerDialect, Peer] = {
         _version("nats-server"),
         lambda port, folder: ["-a", "127.0.0.1", "-p", str(port)],
     ),
-    "ws": Peer(
+    "node-ws": Peer(
         "Node ws",
         "apt-get install nodejs npm && npm install --prefix FOLDER ws, then --node-modules FOLDER/node_modules",
         _find_ws,
@@ -157,7 +157,7 @@ async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tu
                 start_new_session=True,  # Ctrl-C is for the comparison, which then ends it
             )
         with trio.move_on_after(START_S) as scope:
-            while process.poll() is None and not await _accepts(port):
+            while process.poll() is None and not await _accepts(port):  # noqa: ASYNC110 - see LOOK_EVERY_S
                 await trio.sleep(LOOK_EVERY_S)
         if scope.cancelled_caught or process.poll() is not None:
             text = (Path(folder) / "said").read_text(errors="replace").strip()
