@@ -1,22 +1,25 @@
-"""The load on a peer: one process, as trisync's own, with the same loop, links, subscribers and checks.
+"""The load of a comparison: one process, the same for trisync and its peers, down to loop, links and checks.
 
 Started by peer_servers.py as `python -m trisync.loadtest.peer_load`: one Load on standard input, one Outcome on
 standard output. It ends by itself: all that it waits for has an end.
 
-In flight, for trisync, is a publish that is not acknowledged. Here it is:
+In flight is
 
-- where the peer stores and acknowledges (Redis Streams): the same;
+- where publishes are acknowledged (trisync, Redis Streams): a publish that is not;
 - else: a message that the first subscriber has not received. It is the one definition that a peer without
   acknowledgements (NATS core, a WebSocket fan-out) can be held to, and it asks no more of a peer than trisync's: what
-  a subscriber has got, the server has surely handled. Redis' replies to PUBLISH are read, and not waited for.
+  a subscriber has got, the server has surely handled. Redis' replies to PUBLISH are read, and not waited for; its
+  figures are the same either way.
 
-A window is refilled as trisync's publisher refills its own: at each read, by as many as have left it.
+A window is refilled at each read, by as many as have left it, in pieces of PIECE.
 
 All subscribers get the same bytes. Who is first to get them has them parsed, the others have them compared; numbers
-must be dense, and at the end everybody must have every message, so nobody wins by dropping.
+must be dense, and at the end everybody must have every message, so nobody wins by dropping. What nobody subscribes
+to is counted (Redis), or read back and compared (trisync).
 """
 
 import resource
+import select
 import sys
 import time
 from typing import NoReturn
@@ -24,15 +27,16 @@ from typing import NoReturn
 import msgspec
 from msgspec import Struct
 
-from trisync.loadtest.clients import Speaker, Surroundings
-from trisync.loadtest.links import Client, Link, Loop
+from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
+from trisync.loadtest.links import Client, Link, Loop, Ready
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.peer_clients import Listener, Producer
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
-from trisync.loadtest.plan import clock_us
+from trisync.loadtest.plan import Tally, Transport, clock_us
 from trisync.loadtest.problems import Problem, Problems
+from trisync.loadtest.publishers import Publisher
 from trisync.loadtest.target import usage
-from trisync.loadtest.trails import TRAIL_BYTES, Trail
+from trisync.loadtest.trails import FINGERPRINT_MODULUS, TRAIL_BYTES, Trail
 
 OPENING_MAX = 64
 """Connections that are being opened at once: Node and Redis listen with a backlog of 511."""
@@ -42,13 +46,14 @@ TURN_S = 0.05
 
 
 class Load(Struct, frozen=True, kw_only=True):
-    """What to do to a peer."""
+    """What to do to a server: to trisync over a transport, or to a peer."""
 
-    dialect: PeerDialect
+    transport: Transport | None = None
+    peer: PeerDialect | None = None
     host: str
     port: int
     pid: int
-    """The peer's process, to see what it costs."""
+    """The server's process, to see what it costs."""
     publishers: int
     subscribers: int
     window: int
@@ -56,6 +61,12 @@ class Load(Struct, frozen=True, kw_only=True):
     warmup_s: float
     duration_s: float
     message_bytes: int
+    sweep_s: float = 0.0
+    """How often all subscribers but the first are read; 0 is whenever they can be.
+
+    A read costs this generator more than a send costs a server. With one message in flight each delivery is a read
+    of its own, and the figure would be the generator's; so deliveries wait in the kernel's buffers for a sweep.
+    """
     patience_s: float = 10.0
     """How long nothing may move before what is awaited counts as lost."""
 
@@ -73,43 +84,111 @@ class Outcome(Struct, frozen=True, kw_only=True):
     problems: list[Problem]
 
 
+CHANNEL = "load"
+"""Where everything is published; the server is new and has nothing else."""
+
+
+class SweepingLoop(Loop):
+    """A loop some of whose connections are not heard at once, but all together every now and then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._aside = select.epoll()
+        self._aside_fds: set[int] = set()
+        self._sweep_us = 0
+        self._next_sweep_us = 0
+
+    def set_aside(self, whose: list[Ready], sweep_s: float) -> None:
+        """From now on hear these in sweeps."""
+        self._sweep_us = int(sweep_s * 1e6)
+        for fd in [fd for fd, who in self._waiting.items() if who in whose]:
+            self._epoll.unregister(fd)
+            self._aside.register(fd, select.EPOLLIN)
+            self._aside_fds.add(fd)
+
+    def change(self, fd: int, events: int) -> None:
+        if fd in self._aside_fds:
+            self._aside.modify(fd, events)
+        else:
+            super().change(fd, events)
+
+    def forget(self, fd: int) -> None:
+        if fd in self._aside_fds:
+            self._aside_fds.remove(fd)
+            self._aside.unregister(fd)
+            del self._waiting[fd]
+        else:
+            super().forget(fd)
+
+    def turn(self, timeout_s: float) -> None:
+        if not self._aside_fds:
+            super().turn(timeout_s)
+            return
+        super().turn(max(0.0, min(timeout_s, (self._next_sweep_us - clock_us()) / 1e6)))
+        if clock_us() >= self._next_sweep_us:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """Hear those set aside, now."""
+        for fd, events in self._aside.poll(0):
+            who = self._waiting.get(fd)
+            if who is not None:
+                who.ready(events)
+        self._next_sweep_us = clock_us() + self._sweep_us
+
+    def close(self) -> None:
+        super().close()
+        self._aside.close()
+
+
 class Generator:
     """All connections of one measurement, on one loop."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._dialect = DIALECTS[load.dialect]
-        self._loop = Loop()
+        self._loop = SweepingLoop()
         self._problems = Problems()
         self._gauge = Gauge(0, self._problems)
         self._around = Surroundings(self._gauge, self._connect)
-        trail = Trail(0, "load", self._gauge, TRAIL_BYTES)
-        self._listeners = [
-            Listener(f"subscriber {number}", self._around, trail, self._dialect, load.message_bytes)
-            for number in range(load.subscribers)
-        ]
-        self._producers = [
-            Producer(number, self._around, self._dialect, load.message_bytes, load.window)
-            for number in range(load.publishers)
-        ]
-        if self._listeners:
-            (self._listeners[0].producer,) = self._producers
+        self._trail = Trail(0, CHANNEL, self._gauge, TRAIL_BYTES)
+        self._stores = False
+        """Whether it is a peer that can say how much it has stored."""
+        self._subscribers: list[Subscriber]
+        self._publishers: list[Publisher] | list[Producer]
+        names = [f"subscriber {number}" for number in range(load.subscribers)]
+        if load.peer is None:
+            self._subscribers = [Subscriber(name, self._around, [self._trail]) for name in names]
+            self._publishers = [
+                Publisher(number, self._around, [CHANNEL], [load.subscribers], [], load.message_bytes, seed=1)
+                for number in range(load.publishers)
+            ]
+            return
+        dialect = DIALECTS[load.peer]
+        self._stores = bool(dialect.ask_count)
+        listeners = [Listener(name, self._around, self._trail, dialect, load.message_bytes) for name in names]
+        producers = [Producer(number, self._around, dialect, load.message_bytes) for number in range(load.publishers)]
+        if listeners:
+            (listeners[0].producer,) = producers
+        self._subscribers, self._publishers = [*listeners], producers
 
     def _connect(self, client: Client) -> Link:
         load = self._load
-        link = Link(self._loop, client, self._dialect.transport, load.host, load.port)
-        link.split = self._dialect.split
+        if load.peer is None:
+            assert load.transport is not None
+            return Link(self._loop, client, load.transport, load.host, load.port)
+        dialect = DIALECTS[load.peer]
+        link = Link(self._loop, client, dialect.transport, load.host, load.port)
+        link.split = dialect.split
         if link.masker is None:
             link.join = b"".join
         return link
 
     def run(self) -> Outcome:
         """Connect, load, await everything, compare."""
-        speakers: list[Speaker] = [*self._listeners, *self._producers]
-        for start in range(0, len(speakers), OPENING_MAX):
-            for speaker in speakers[start : start + OPENING_MAX]:
-                speaker.open()
-            self._await_all()
+        self._open([*self._subscribers, *self._publishers])
+        if self._load.sweep_s:
+            links = [each.link for each in self._subscribers[1:] if each.link is not None]
+            self._loop.set_aside([*links], self._load.sweep_s)
         per_s = generator_cpu = 0.0
         server_cpu = None
         if not self._problems:
@@ -126,21 +205,25 @@ class Generator:
             problems=self._problems.take(),
         )
 
+    def _open(self, speakers: list[Speaker]) -> None:
+        for start in range(0, len(speakers), OPENING_MAX):
+            for speaker in speakers[start : start + OPENING_MAX]:
+                speaker.open()
+            self._await_all()
+
     def _counted(self) -> int:
-        return self._gauge.totals.delivered if self._listeners else self._gauge.totals.acked
+        return self._gauge.totals.delivered if self._subscribers else self._gauge.totals.acked
 
     def _measure(self) -> tuple[float, float, float | None]:
         began_us = clock_us()
         from_us = began_us + int(self._load.warmup_s * 1e6)
         until_us = from_us + int(self._load.duration_s * 1e6)
-        # Latencies are not shown; they are taken because trisync's subscribers take them.
-        self._gauge.measure_from_us, self._gauge.measure_until_us = from_us, until_us
-        for producer in self._producers:
-            producer.start()
+        for publisher in self._publishers:
+            publisher.start(sys.maxsize, self._load.window)
         first = self._look_at(from_us)
         last = self._look_at(until_us)
-        for producer in self._producers:
-            producer.stop()
+        for publisher in self._publishers:
+            publisher.stop()
         elapsed_s = max(1, last[0] - first[0]) / 1e6
         server_cpu = None if first[3] is None or last[3] is None else round((last[3] - first[3]) / elapsed_s, 3)
         return (last[1] - first[1]) / elapsed_s, (last[2] - first[2]) / elapsed_s, server_cpu
@@ -149,6 +232,7 @@ class Generator:
         """Go on until a time, or the first problem; then: the time, what was counted, processor times in seconds."""
         while (left_us := at_us - clock_us()) > 0 and not self._problems:
             self._loop.turn(min(TURN_S, left_us / 1e6))
+        self._loop.sweep()
         used = usage(self._load.pid)
         return clock_us(), self._counted(), time.process_time(), None if used is None else used.cpu_s
 
@@ -166,27 +250,52 @@ class Generator:
 
     def _settle(self) -> None:
         """Await everything, and compare the counts."""
+        self._await_all()
         sent = self._gauge.totals.sent
-        for listener in self._listeners:
-            if listener.link is not None:
-                listener.expect({"load": sent})
+        if self._load.peer is None and not self._subscribers:
+            self._subscribers = [Subscriber("reader", self._around, [self._trail])]
+            self._open([*self._subscribers])
+        present = [subscriber for subscriber in self._subscribers if subscriber.link is not None]
+        for subscriber in present:
+            subscriber.expect({CHANNEL: sent})
         self._await_all()
-        for listener in self._listeners:  # a pong comes behind all that was sent before it
-            if listener.link is not None:
-                listener.ping()
-        if self._dialect.ask_count:
-            self._producers[0].count()
+        for subscriber in present:  # a pong comes behind all that was sent before it
+            if subscriber.link is not None:
+                subscriber.ping()
         self._await_all()
-        for listener in self._listeners:
-            listener.finish()
-            if listener.received > sent:
-                self._problems.add("uninvited", f"{listener.name} got {listener.received:,} of {sent:,} messages")
-        if self._dialect.ask_count and not self._gauge.totals.acked == sent == self._producers[0].stored:
-            stored = self._producers[0].stored
-            text = f"{sent:,} sent, {self._gauge.totals.acked:,} acknowledged, {stored or 0:,} stored"
-            self._problems.add("unkept", text)
-        for speaker in (*self._listeners, *self._producers):
+        for subscriber in self._subscribers:
+            subscriber.finish()
+        self._trail.finish()
+        if self._load.peer is None or self._stores:
+            self._compare(sent)
+        if self._trail.next - 1 > sent:
+            self._problems.add("uninvited", f"{self._trail.next - 1:,} of {sent:,} messages came")
+        for speaker in (*self._subscribers, *self._publishers):
             speaker.close()
+
+    def _compare(self, sent: int) -> None:
+        """Whether what was acknowledged is what was stored."""
+        acked = self._gauge.totals.acked
+        tallies = [tally for each in self._publishers if isinstance(each, Publisher) for tally in each.tallies()]
+        if self._stores:
+            first = self._publishers[0]
+            assert isinstance(first, Producer)
+            if first.link is not None:
+                first.count()
+            self._await_all()
+            if not sent == acked == first.stored:
+                text = f"{sent:,} sent, {acked:,} acknowledged, {first.stored or 0:,} stored"
+                self._problems.add("unkept", text)
+        elif self._trail.tally() != _sum(tallies):
+            self._problems.add("unkept", "what was acknowledged is not what was delivered")
+
+
+def _sum(tallies: list[Tally]) -> Tally:
+    """One channel's tallies of several publishers, together."""
+    fingerprint = sum(tally.fingerprint for tally in tallies) % FINGERPRINT_MODULUS
+    return Tally(
+        0, sum(tally.count for tally in tallies), max((tally.head for tally in tallies), default=0), fingerprint
+    )
 
 
 def main() -> NoReturn:

@@ -32,7 +32,7 @@ WS_FANOUT = Path(__file__).resolve().parent.parent.parent / "tools" / "peers" / 
 
 
 class PeerFailed(Exception):
-    """A peer did not start, or its load could not be made; the message says what is known."""
+    """A peer did not start, or a load could not be made; the message says what is known."""
 
 
 class Peer(NamedTuple):
@@ -196,5 +196,5 @@ async def apply(load: Load) -> Outcome:
         start_new_session=True,
     )
     if done.returncode != 0:
-        raise PeerFailed(f"the load on {PEERS[load.dialect].name} ended with status {done.returncode}")
+        raise PeerFailed(f"the generator ended with status {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Outcome)

@@ -1,0 +1,182 @@
+"""The command line of the comparison, and its tables: tools/compare.py."""
+
+import os
+import shlex
+import signal
+import sys
+from pathlib import Path
+
+import click
+import msgspec
+import trio
+from rich.console import Console
+from rich.table import Table
+
+from trisync.loadtest.cli import BROKEN, INTERRUPTED, NotRun
+from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
+from trisync.loadtest.crew import CrewFailed
+from trisync.loadtest.peer_servers import PeerFailed
+from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.target import TargetRefused
+
+_EPILOG = (
+    """\b
+The rows:
+"""
+    + "\n".join(f"  {name:16}{row.title}" for name, row in ROWS.items())
+    + """
+
+\b
+Exit status:  0  everybody got every message      2    the command line is wrong
+              1  somebody did not: who and what   3    the run could not be made
+The ratios do not change it: they are the machine's as much as the programs'."""
+)
+
+_A_SECOND = " a second: median (lowest–highest)"
+_RATIO = "ratio of medians (lowest–highest of a round)"
+
+
+@click.command(
+    "compare",
+    epilog=_EPILOG,
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+)
+@click.option("--only", "rows", type=click.Choice(list(ROWS)), multiple=True, help="Compare in this row; repeatable.")
+@click.option(
+    "--duration",
+    "duration_s",
+    type=click.FloatRange(min=0, min_open=True),
+    default=4.0,
+    metavar="SECONDS",
+    help="What is measured of each, each time.",
+)
+@click.option("--rounds", type=click.IntRange(min=1), default=5, metavar="N", help="How often each is measured.")
+@click.option(
+    "--node-modules",
+    type=click.Path(path_type=Path, exists=True, file_okay=False, resolve_path=True),
+    help="The folder that holds npm's ws; those in NODE_PATH are looked into too.",
+)
+@click.option(
+    "--json",
+    "json_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Write all figures; trisync/loadtest/compare.py describes the fields.",
+)
+@click.option("--markdown", is_flag=True, help="Print the table as Markdown.")
+@click.option("--quiet", is_flag=True, help="Show nothing while it runs.")
+def compare_command(
+    rows: tuple[str, ...],
+    duration_s: float,
+    rounds: int,
+    node_modules: Path | None,
+    json_file: Path | None,
+    markdown: bool,
+    quiet: bool,
+) -> None:
+    """Put trisync and its peers under the same load, in turns, and print ratios.
+
+    trisync is durable, with every message on disk before anybody sees it; Redis Pub/Sub, NATS core and Node's ws
+    store nothing; Redis Streams run with appendfsync always. All are started by this command, on free loopback ports,
+    with new folders under TMPDIR: its disk is the one that is measured. A peer that is not installed is left out,
+    and named.
+    """
+    modules = [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
+    if node_modules is not None:
+        modules.insert(0, node_modules)
+    errors = Console(stderr=True, highlight=False, markup=False)
+    try:
+        comparison = trio.run(
+            _until_signal,
+            list(dict.fromkeys(rows)) or list(ROWS),
+            (duration_s, rounds),
+            modules,
+            (lambda line: None) if quiet else (lambda line: errors.print(line, soft_wrap=True)),
+        )
+    except* (PeerFailed, TargetRefused, CrewFailed, OSError) as group:
+        error: BaseException = group
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        raise NotRun(str(error)) from None
+    if comparison is None:
+        sys.exit(INTERRUPTED)
+    if json_file is not None:
+        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
+    if markdown:
+        click.echo(to_markdown(comparison))
+    else:
+        print_comparison(comparison, Console(highlight=False, markup=False))
+    if not comparison.passed:
+        sys.exit(BROKEN)
+
+
+async def _until_signal(rows: list[str], size: tuple[float, int], modules: list[Path], say: Say) -> Comparison | None:
+    """The comparison, or None where Ctrl-C or SIGTERM came first: all that was started has ended then."""
+    comparison = None
+
+    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
+        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
+            task_status.started()
+            async for _ in signals:
+                nursery.cancel_scope.cancel()
+
+    async with trio.open_nursery() as nursery:
+        await nursery.start(lambda task_status: heed_signals(task_status))
+        comparison = await compare(rows, *size, modules, say, shlex.join(["compare", *sys.argv[1:]]))
+        nursery.cancel_scope.cancel()
+    return comparison
+
+
+def _cells(row: RowResult, each: Figures) -> tuple[str, str, str]:
+    """A table's line for one contender."""
+    ratios = [
+        f"{ratio.median:.2f} × {ratio.to}"
+        + _range(each, f"{ratio.min:.2f}", f"{ratio.max:.2f}")
+        + ("" if ratio.at_least is None else f", wanted {ratio.at_least:.2g}")
+        for ratio in row.ratios
+        if ratio.of == each.name
+    ]
+    rate = count_text(each.median) + _range(each, count_text(each.min), count_text(each.max))
+    return each.name, rate, "\n".join(ratios)
+
+
+def _range(figures: Figures, lowest: str, highest: str) -> str:
+    return f" ({lowest}–{highest})" if len(figures.rounds) > 1 else ""
+
+
+def notes(comparison: Comparison) -> list[str]:
+    """What to keep in mind when reading the table: versions, who is missing, whose generator was busy, what broke."""
+    lines = [
+        f"{comparison.machine}. {comparison.message_bytes} bytes of data in each message, trisync with "
+        f"durability full; each was measured {comparison.rounds} times for {comparison.duration_s:g} s, in turns.",
+        *(f"{name}: {version}." for name, version in comparison.versions.items()),
+        *(f"{name} is missing: {install}" for name, install in comparison.missing.items()),
+    ]
+    for row in comparison.rows:
+        for each in row.contenders:
+            if max(one.generator_cpu for one in each.rounds) > BUSY_CPU:
+                lines.append(f"{row.row}: the generator's core was full while it loaded {each.name}.")
+            broken = sorted({problem for one in each.rounds for problem in one.problems})
+            lines += [f"{row.row}: {each.name}: {problem}" for problem in broken]
+    return lines
+
+
+def print_comparison(comparison: Comparison, console: Console) -> None:
+    """The tables and their notes, for a terminal."""
+    for row in comparison.rows:
+        table = Table("who", row.unit + _A_SECOND, _RATIO, title=row.title, title_justify="left", show_lines=True)
+        for each in row.contenders:
+            table.add_row(*_cells(row, each))
+        console.print(table)
+    for line in notes(comparison):
+        console.print(line)
+
+
+def to_markdown(comparison: Comparison) -> str:
+    """The table and its notes, for a README."""
+    lines = [("load", "who", _A_SECOND.strip(), _RATIO), ("---", "---", "---", "---")]
+    for row in comparison.rows:
+        for number, each in enumerate(row.contenders):
+            lines.append((f"{row.title} ({row.unit})" if number == 0 else "", *_cells(row, each)))
+    table = ["| " + " | ".join(cell.replace("\n", "<br>") for cell in cells) + " |" for cells in lines]
+    return "\n".join([*table, "", *(f"- {line}" for line in notes(comparison))])
