@@ -43,7 +43,6 @@ class Connection:
         "ending",
         "framing",
         "last_word",
-        "offer",
         "outbox",
         "peer",
         "render",
@@ -61,7 +60,6 @@ class Connection:
         self.last_word: bytes | None = None
         """A message to send when everything else was answered."""
         self.outbox = Outbox(stream, settings.backlog_bytes_max, self)
-        self.offer = self.outbox.offer
         self._stream = stream
         self._settings = settings
         self._nursery: trio.Nursery | None = None
@@ -143,6 +141,11 @@ class Connection:
             self.end("the peer is lost")
 
     # Sending
+
+    @property
+    def offer(self) -> Callable[[bytes], bool]:
+        """Takes data to send unless the backlog is past its mark; says whether it did."""
+        return self.outbox.offer
 
     def reply(self, payload: bytes) -> None:
         if self.render is not None:

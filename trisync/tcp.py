@@ -72,24 +72,39 @@ class _Conversation:
         self._telnet: TelnetFilter | None = None
 
     async def run(self) -> None:
-        """Find the dialect, then converse in it until the client hangs up."""
+        """Find the dialect, then hand payloads to the session until the client hangs up or cannot be understood."""
+        splitter, chunk = await self._begin()
+        while splitter is not None and chunk:
+            payloads = splitter.feed(chunk)
+            if payloads:
+                await self._session.receive(payloads)
+            if splitter.failed:
+                self._connection.refuse(splitter.failed)
+                return
+            self._connection.expect(partial=splitter.partial, progress=bool(payloads))
+            del chunk, payloads  # who only listens from now on does not hold on to what it said last
+            chunk = bytes(await self._receive())
+
+    async def _begin(self) -> tuple[Splitter | None, bytes]:
+        """What splits the client's bytes, and the first of them; None where it speaks no machine dialect (any more)."""
         dialect, head = await self._meet()
         match dialect:
             case None:
-                pass
+                return None, b""
             case Dialect.FRAMES:
                 self._session.speak(Framing.FRAMES)
-                await self._converse(FrameSplitter(self._bytes_max), head)
+                return FrameSplitter(self._bytes_max), head
             case Dialect.LINES:
                 self._session.speak(Framing.LINES)
-                await self._converse(LineSplitter(self._bytes_max), head)
+                return LineSplitter(self._bytes_max), head
             case Dialect.CONSOLE:
                 if self._telnet is None:  # commands may come later: Linux telnet sends them at Ctrl-C
                     self._telnet = TelnetFilter()
                     head = self._filtered(head)
-                await self._talk(head)
+                return await self._talk(head)
             case _:
                 self._connection.end(dialect.value)
+                return None, b""
 
     async def _meet(self) -> tuple[Dialect | None, bytes]:
         """The client's dialect and what it said so far; no dialect where it left before that."""
@@ -124,30 +139,20 @@ class _Conversation:
                 return text
         return b""
 
-    async def _converse(self, splitter: Splitter, chunk: bytes) -> None:
-        """The machine dialects: payloads to the session until the client hangs up or cannot be understood."""
-        connection = self._connection
-        while chunk:
-            payloads = splitter.feed(chunk)
-            if payloads:
-                await self._session.receive(payloads)
-            if splitter.failed:
-                connection.refuse(splitter.failed)
-                return
-            connection.expect(partial=splitter.partial, progress=bool(payloads))
-            chunk = bytes(await self._receive())
+    async def _talk(self, chunk: bytes) -> tuple[Splitter | None, bytes]:
+        """The console, until the client hangs up or goes on in JSON lines: then as _begin() has it.
 
-    async def _talk(self, chunk: bytes) -> None:
-        """The console. A half-typed line has no deadline: in some terminals, people send key by key."""
+        A half-typed line has no deadline: in some terminals, people send key by key.
+        """
         splitter = LineSplitter(self._bytes_max, keep_empty=True)
         console = ConsoleSession(self._session, self._connection)
         while chunk:
             following = await console.receive(splitter.feed(chunk))
             if splitter.failed:
                 self._connection.refuse(splitter.failed)
-                return
+                break
             if following is not None:
                 following.append(splitter.take_rest())
-                await self._converse(LineSplitter(self._bytes_max), b"\n".join(following) or b"\n")
-                return
+                return LineSplitter(self._bytes_max), b"\n".join(following) or b"\n"
             chunk = bytes(await self._receive())
+        return None, b""

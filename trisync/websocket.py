@@ -94,6 +94,7 @@ class WebSocket:
                 connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
                 return
             connection.expect(partial=reader.partial, progress=bool(messages))
+            del chunk, messages  # who only listens from now on does not hold on to what it said last
             chunk = bytes(await connection.receive())
 
     def farewell(self) -> None:
