@@ -4,8 +4,9 @@ import os
 import shlex
 import signal
 import sys
+from collections.abc import Awaitable, Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import click
 import trio
@@ -16,9 +17,11 @@ from trisync.loadtest.plan import TRANSPORTS, Plan
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
 from trisync.loadtest.results import Result, to_json
-from trisync.loadtest.run import Show, run
+from trisync.loadtest.run import run
 from trisync.loadtest.scenarios import SCENARIOS, Scenario
 from trisync.loadtest.target import Target, TargetRefused, resolve
+
+T = TypeVar("T")
 
 BROKEN, UNUSABLE, NO_RUN, INTERRUPTED = 1, 2, 3, 130
 """Exit status: a check failed; the command line is wrong (click's own); the run could not be made; Ctrl-C."""
@@ -204,22 +207,31 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
 
 def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
     command = shlex.join(["loadtest", *_arguments()])
+    with Display(plan, Console(stderr=True), quiet=quiet) as display:
+        return run_until_signal(lambda: run(plan, target, display.show, command), (TargetRefused, CrewFailed, OSError))
+
+
+def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exception], ...]) -> T:
+    """Run a load to its end, and return its result.
+
+    Raises NotRun where one of these failures ended it. Where Ctrl-C or SIGTERM came first the process
+    ends with INTERRUPTED, when the load has stopped and all that it started has ended.
+    """
     try:
-        with Display(plan, Console(stderr=True), quiet=quiet) as display:
-            result = trio.run(_run_until_signal, plan, target, display.show, command)
-    except* (TargetRefused, CrewFailed, OSError) as group:
+        results = trio.run(_until_signal, work)
+    except* failures as group:
         error: BaseException = group
         while isinstance(error, BaseExceptionGroup):
             error = error.exceptions[0]
         raise NotRun(str(error)) from None
-    if result is None:
+    if not results:
         sys.exit(INTERRUPTED)
-    return result
+    return results[0]
 
 
-async def _run_until_signal(plan: Plan, target: Target | str, show: Show, command: str) -> Result | None:
-    """The result, or None where Ctrl-C or SIGTERM came first: the load has stopped then, and its own server too."""
-    result = None
+async def _until_signal(work: Callable[[], Awaitable[T]]) -> list[T]:
+    """The result, in a list that is empty where a signal came first."""
+    results: list[T] = []
 
     async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
         with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
@@ -229,9 +241,9 @@ async def _run_until_signal(plan: Plan, target: Target | str, show: Show, comman
 
     async with trio.open_nursery() as nursery:
         await nursery.start(lambda task_status: heed_signals(task_status))
-        result = await run(plan, target, show, command)
+        results.append(await work())
         nursery.cancel_scope.cancel()
-    return result
+    return results
 
 
 def _arguments() -> list[str]:

@@ -2,17 +2,15 @@
 
 import os
 import shlex
-import signal
 import sys
 from pathlib import Path
 
 import click
 import msgspec
-import trio
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import BROKEN, INTERRUPTED, NotRun
+from trisync.loadtest.cli import BROKEN, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.peer_servers import PeerFailed
@@ -85,21 +83,13 @@ def compare_command(
     if node_modules is not None:
         modules.insert(0, node_modules)
     errors = Console(stderr=True, highlight=False, markup=False)
-    try:
-        comparison = trio.run(
-            _until_signal,
-            list(dict.fromkeys(rows)) or list(ROWS),
-            (duration_s, rounds),
-            modules,
-            (lambda line: None) if quiet else (lambda line: errors.print(line, soft_wrap=True)),
-        )
-    except* (PeerFailed, TargetRefused, CrewFailed, OSError) as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise NotRun(str(error)) from None
-    if comparison is None:
-        sys.exit(INTERRUPTED)
+    say: Say = (lambda line: None) if quiet else (lambda line: errors.print(line, soft_wrap=True))
+    chosen = list(dict.fromkeys(rows)) or list(ROWS)
+    command = shlex.join(["compare", *sys.argv[1:]])
+    comparison = run_until_signal(
+        lambda: compare(chosen, duration_s, rounds, modules, say, command),
+        (PeerFailed, TargetRefused, CrewFailed, OSError),
+    )
     if json_file is not None:
         json_file.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
     if markdown:
@@ -108,23 +98,6 @@ def compare_command(
         print_comparison(comparison, Console(highlight=False, markup=False))
     if not comparison.passed:
         sys.exit(BROKEN)
-
-
-async def _until_signal(rows: list[str], size: tuple[float, int], modules: list[Path], say: Say) -> Comparison | None:
-    """The comparison, or None where Ctrl-C or SIGTERM came first: all that was started has ended then."""
-    comparison = None
-
-    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                nursery.cancel_scope.cancel()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: heed_signals(task_status))
-        comparison = await compare(rows, *size, modules, say, shlex.join(["compare", *sys.argv[1:]]))
-        nursery.cancel_scope.cancel()
-    return comparison
 
 
 def _cells(row: RowResult, each: Figures) -> tuple[str, str, str]:
