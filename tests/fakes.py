@@ -2,18 +2,20 @@
 
 import itertools
 from collections.abc import Awaitable, Callable, Sequence
+from copy import copy
 
 import trio
 from msgspec import Raw
 
 from trisync.channels import Outlet
+from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
-from trisync.log import Extent, Log, Page, Refused, Run, Submission
-from trisync.protocol import Publish, data_text, message_prefix, message_suffix
+from trisync.log import ChannelInfo, Extent, Log, Page, Run, StatePage, Submission
+from trisync.protocol import Publish
 
 
 class MemoryLog(Log):
-    """A log without a disk.
+    """A log without a disk; it decides as the real one does.
 
     While `gate` is not set, appends wait before they store anything, and while `stored` is not, behind it;
     `failure` is raised by the next one.
@@ -23,6 +25,7 @@ class MemoryLog(Log):
         self.epoch = "e1"
         self.messages: dict[str, list[str]] = {}
         self.trimmed: dict[str, int] = {}
+        self.words: dict[str, dict[str, tuple[int, str]]] = {}
         self.gate = trio.Event()
         self.gate.set()
         self.stored = trio.Event()
@@ -30,6 +33,9 @@ class MemoryLog(Log):
         self.failure: Exception | None = None
         self.batches: list[int] = []
         self.reads = 0
+        self._names: list[str] = []
+        self._producers: dict[str, Producer] = {}
+        self._once: dict[bytes, Remembered] = {}
 
     def now_ms(self) -> int:
         return 1
@@ -41,35 +47,58 @@ class MemoryLog(Log):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        began = self._store(batch)
+        work = Batch(self, 1, message_bytes_max=1024 * 1024, keys_max=1000)
+        work.decide(batch)
+        for head in work.heads.values():
+            self.messages.setdefault(head.name, []).extend(head.lines)
+            words = self.words.setdefault(head.name, {})
+            for key in head.changed or {}:
+                assert head.words is not None
+                offset, data = head.words[key]
+                words.pop(key, None)
+                if offset:
+                    assert data is not None
+                    words[key] = (offset, data)
+        self._producers |= work.producers
+        self._once |= work.once
+        assert len(work.rows) == len(ROW) * sum(len(head.lines) for head in work.heads.values())
         await self.stored.wait()
-        return [
-            Run(channel, after, len(self.messages[channel]), "".join(self.messages[channel][after:]).encode())
-            for channel, after in began.items()
-        ]
+        return [run for head in work.heads.values() if (run := head.take_run()) is not None]
 
-    def _store(self, batch: Sequence[Submission]) -> dict[str, int]:
-        began: dict[str, int] = {}
-        for submission in batch:
-            submission.verdicts = []
-            for item in submission.items:
-                if isinstance(item, Refused):
-                    submission.verdicts.append(item.error)
-                elif item.ephemeral:
-                    submission.verdicts.append(0)
-                else:
-                    submission.verdicts.append(self._store_one(item, submission.sender, began))
-        return began
+    # What a batch looks up
 
-    def _store_one(self, item: Publish, sender: str | None, began: dict[str, int]) -> int:
-        messages = self.messages.setdefault(item.channel, [])
-        began.setdefault(item.channel, len(messages))
-        offset = len(messages) + 1
-        messages.append(f"{message_prefix(item.channel)}{offset}{message_suffix(1, sender)}{data_text(item.data)}}}\n")
-        return offset
+    def head(self, name: str) -> Head:
+        id = self._names.index(name) + 1 if name in self._names else 0
+        return Head(name, id, len(self.messages.get(name, [])), len(self.words.get(name, {})))
+
+    def create(self, name: str) -> int:
+        self._names.append(name)
+        return len(self._names)
+
+    def producer(self, id: str) -> Producer:
+        return copy(self._producers.get(id) or Producer(id))
+
+    def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
+        words = self.words.get(head.name, {})
+        return {key: words[key][0] for key in keys if key in words}
+
+    def word_data(self, head: Head, key: str) -> str:
+        return self.words[head.name][key][1]
+
+    def old_data(self, word: Conflict) -> str | None:
+        offset, data = self.words[self._names[word.channel - 1]].get(word.key, (0, "null"))
+        return data if offset == word.offset else None
+
+    def remembered(self, id: bytes) -> Remembered | None:
+        return self._once.get(id)
+
+    # Reads
 
     async def extent(self, channel: str) -> Extent:
         await trio.lowlevel.checkpoint()
+        return self._extent(channel)
+
+    def _extent(self, channel: str) -> Extent:
         return Extent(len(self.messages.get(channel, [])), self.trimmed.get(channel, 0))
 
     async def read(self, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
@@ -84,12 +113,40 @@ class MemoryLog(Log):
         head, trimmed = await self.extent(channel)
         return await self.read(channel, max(trimmed, head - count_max), count_max, bytes_max)
 
+    async def state(self, channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
+        self.reads += 1
+        await trio.lowlevel.checkpoint()
+        words = sorted((key, word) for key, word in self.words.get(channel, {}).items() if key > after)
+        entries = [f'"{key}":{{"offset":{offset},"data":{data}}}' for key, (offset, data) in words[:count_max]]
+        last = words[: len(entries)][-1][0] if entries else ""
+        return StatePage(",".join(entries).encode(), last, len(words) > count_max, self._extent(channel))
+
+    async def word(self, channel: str, key: str) -> StatePage:
+        page = await self.state(channel, key[:-1], 1, 0)
+        return page if page.last == key else StatePage(b"", "", False, page.extent)
+
+    async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        await trio.lowlevel.checkpoint()
+        return [ChannelInfo(name, self._extent(name)) for name in sorted(self._names) if name > after][:count_max]
+
     async def settled_seq(self, producer: str) -> int:
         await trio.lowlevel.checkpoint()
         return 0
 
-    async def maintain(self) -> None:
+    # Between two batches
+
+    async def clear(self, channel: str) -> Extent:
+        self.words.pop(channel, None)
+        return await self.trim(channel, len(self.messages.get(channel, [])), 10**9)
+
+    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
         await trio.lowlevel.checkpoint()
+        self.trimmed[channel] = min(until, self.trimmed.get(channel, 0) + count_max)
+        return self._extent(channel)
+
+    async def maintain(self) -> bool:
+        await trio.lowlevel.checkpoint()
+        return False
 
     async def aclose(self) -> None:
         await trio.lowlevel.checkpoint()

@@ -196,7 +196,7 @@ async def test_who_comes_or_goes_between_two_slices_of_a_fan_out_gets_each_messa
         async def meddle() -> None:
             while not offsets(subscribed[0][0]):
                 await trio.lowlevel.checkpoint()
-            subscribed[-1][1].close()
+            subscribed[-1][1].close(may_return=False)
             await subscribed[-2][1].subscribe(Subscribe(id=1, channel="lobby", since=0))
             late.append((await world.subscriber(since=0))[0])
 

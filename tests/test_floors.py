@@ -8,11 +8,11 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules"),
+        *("settings", "http_rules", "merge_patch", "patterns"),
     },
-    {"log", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
-    {"channels", "broker", "cursors"},
-    {"outbox", "connection", "session", "registry"},
+    {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
+    {"channels", "presence", "broker", "cursors"},
+    {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http"},
     {"server", "config"},
     {"lines_client", "cli", "__main__", "loadtest"},

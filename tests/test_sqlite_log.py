@@ -19,7 +19,7 @@ from trisync.errors import WireError
 from trisync.log import Duplicate, Extent, LogRefused, LogUnavailable, Page, Refused, Submission, Verdict
 from trisync.protocol import UNANSWERED_MAX, Publish, decode_request
 from trisync.settings import Settings
-from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, PRODUCERS_FORGOTTEN_EVERY_S, SqliteLog
+from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, FORGET_EVERY_S, SqliteLog
 from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
 
 T = TypeVar("T")
@@ -241,13 +241,13 @@ async def test_a_page_of_a_few_large_messages_is_read_without_the_rest_of_the_ch
 async def test_what_is_trimmed_is_gone_and_offsets_go_on(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         await put(log, *(publish(number) for number in range(1, 11)), publish(channel="b"))
-        await log.trim("lobby", 4)
+        await log.trim("lobby", 4, 1000)
         assert await log.extent("lobby") == Extent(10, 4)
         page = await log.read("lobby", 1, 3, EVERYTHING)
         assert page.run is not None
         assert (page.run.after, offsets(page)) == (4, [5, 6, 7])
         assert offsets(await log.newest("lobby", 100, EVERYTHING)) == [*range(5, 11)]
-        await log.trim("lobby", 2)  # never back
+        await log.trim("lobby", 2, 1000)  # never back
         assert await log.extent("lobby") == Extent(10, 4)
         assert await log.extent("b") == Extent(1, 0)
 
@@ -256,7 +256,7 @@ async def test_what_is_trimmed_is_gone_and_offsets_go_on(tmp_path: Path) -> None
 async def test_a_channel_trimmed_to_nothing_keeps_its_head_over_a_restart(tmp_path: Path, until: int) -> None:
     async with opened(tmp_path) as log:
         await put(log, publish(), publish(), publish())
-        await log.trim("lobby", until)
+        await log.trim("lobby", until, 1000)
         assert await log.read("lobby", 0, 10, EVERYTHING) == Page(None, Extent(3, 3))
     async with opened(tmp_path) as log:
         assert await log.extent("lobby") == Extent(3, 3)
@@ -286,7 +286,7 @@ async def test_time_does_not_go_back_over_a_restart_though_all_was_trimmed(tmp_p
     clock.ms = 5000
     async with opened(tmp_path, clock) as log:
         await put(log, publish())
-        await log.trim("lobby", 1)
+        await log.trim("lobby", 1, 1000)
     clock.ms = 10
     async with opened(tmp_path, clock) as log:
         await put(log, publish())
@@ -448,7 +448,7 @@ async def test_producers_that_are_idle_are_forgotten_and_others_are_not(tmp_path
         clock.ms += 60_000
         await log.maintain()
         assert await log.settled_seq("idle" * 4) == 1  # looked for now and then only
-        clock.s += PRODUCERS_FORGOTTEN_EVERY_S
+        clock.s += FORGET_EVERY_S
         await log.maintain()
         assert (await log.settled_seq("idle" * 4), await log.settled_seq("busy" * 4)) == (0, 1)
         assert await put(log, publish(seq=1), producer="idle" * 4) == [3]  # forgotten by the writer too
@@ -483,7 +483,7 @@ async def test_a_locked_file_is_unavailable_and_the_next_batch_works(tmp_path: P
         assert "locked" in await append_fails(log)
         assert await data_of(log) == [1]  # reads go on
         with pytest.raises(LogUnavailable):
-            await log.trim("lobby", 1)
+            await log.trim("lobby", 1, 1000)
         other.execute("ROLLBACK")
         other.close()
         await as_if_nothing_was(log)

@@ -5,16 +5,31 @@ the log's thread, the next one gathers; load makes batches grow by themselves.
 """
 
 import logging
+import secrets
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import trio
+from cachetools import TTLCache
 
 from trisync.cache import RunCache
 from trisync.channels import Channel
 from trisync.errors import WireError
-from trisync.log import Log, LogUnavailable, Page, Refused, Run, Submission
-from trisync.protocol import Publish, data_text, ephemeral_message
+from trisync.log import (
+    ChannelInfo,
+    Extent,
+    Log,
+    LogUnavailable,
+    Once,
+    Page,
+    Refused,
+    Run,
+    StatePage,
+    Submission,
+    Verdict,
+)
+from trisync.presence import Presence
+from trisync.protocol import STATE_LIMIT, Publish, data_text, ephemeral_message
 from trisync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -22,6 +37,21 @@ logger = logging.getLogger(__name__)
 PAGE_COUNT_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024
 """Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
+
+
+STATE_CACHE_SHARE = 4
+"""The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
+
+
+class _Errand:
+    """What is to be done between two batches, and how it ended."""
+
+    __slots__ = ("done", "problem", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.work = work
+        self.done = trio.Event()
+        self.problem: LogUnavailable | None = None
 
 
 class Broker:
@@ -37,7 +67,23 @@ class Broker:
         self._arrived = trio.Event()
         self._submitted = self._settled = 0  # submissions, ever
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
+        self._errands: deque[_Errand] = deque()
         self._reading: dict[tuple[str, int], trio.Event] = {}
+        self._state_pages: TTLCache[tuple[str, str], StatePage] = TTLCache(
+            settings.cache_bytes_max // STATE_CACHE_SHARE,
+            settings.cache_ttl_s,
+            timer,
+            getsizeof=lambda page: len(page.entries) + 500,
+        )
+        self.stored: Callable[[list[Run]], None] = lambda runs: None
+        """Called with what each batch stored, behind its fan-out; must not block or raise."""
+        self.presence = Presence(
+            grace_s=settings.presence_grace_s,
+            tick_s=settings.presence_tick_s,
+            bytes_max=settings.message_bytes_max,
+            timer=timer,
+            secret=secrets.token_bytes(32),
+        )
         self._producers: dict[str, Callable[[], None]] = {}
         self.draining = False
 
@@ -60,6 +106,15 @@ class Broker:
         self._queued_bytes += submission.size
         self._arrived.set()
 
+    async def publish(self, item: Publish, sender: str | None = None, once: Once | None = None) -> Verdict:
+        """Submit one publish and wait for its verdict. Cancelled, the publish is still stored, or not."""
+        answered = trio.Event()
+        submission = Submission(lambda submission: answered.set(), sender, once=once)
+        submission.add(item, len(item.data))
+        self.submit(submission)
+        await answered.wait()
+        return submission.verdicts[0]
+
     async def room(self) -> None:
         """Wait until the queue is below its bound: publishers are not read from until then."""
         while self._queued_bytes > self._settings.queue_bytes_max:
@@ -75,15 +130,39 @@ class Broker:
         """Commit batches until cancelled. An outcome that is not known is raised: the server must stop."""
         while True:
             await self._arrived.wait()
-            while self._queue:
-                await self._commit(self._take_batch())
-                self._batch_settled.set()
-                self._batch_settled = trio.Event()
+            chores = True
+            while self._queue or self._errands or chores:
+                if self._queue:
+                    await self._commit(self._take_batch())
+                    self._batch_settled.set()
+                    self._batch_settled = trio.Event()
+                if self._errands:
+                    await self._run_errand(self._errands.popleft())
                 try:
-                    await self._log.maintain()
+                    chores = await self._log.maintain()
                 except LogUnavailable as problem:
                     logger.warning("the log could not be maintained: %s", problem)
+                    chores = False
             self._arrived = trio.Event()
+
+    async def between_batches(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something when no batch is under way. Raises LogUnavailable, if that does.
+
+        Cancelled, it may be run nevertheless, also later. Anything else that it raises ends the broker.
+        """
+        errand = _Errand(work)
+        self._errands.append(errand)
+        self._arrived.set()
+        await errand.done.wait()
+        if errand.problem is not None:
+            raise errand.problem
+
+    async def _run_errand(self, errand: _Errand) -> None:
+        try:
+            await errand.work()
+        except LogUnavailable as problem:
+            errand.problem = problem
+        errand.done.set()
 
     def _take_batch(self) -> list[Submission]:
         batch: list[Submission] = []
@@ -119,6 +198,7 @@ class Broker:
         for submission in batch:
             if submission.ephemeral:
                 self._flash(submission)
+        self.stored(runs)
         self._settled += len(batch)
 
     def _flash(self, submission: Submission) -> None:
@@ -161,7 +241,7 @@ class Broker:
         None where all up to the head was. Readers at the same place share one read. Raises LogUnavailable.
         """
         key = (channel.name, after)
-        while (run := self._cache.find(channel.name, after)) is None and key in self._reading:
+        while (run := self._find(channel, after)) is None and key in self._reading:
             await self._reading[key].wait()
         if run is None:
             done = self._reading[key] = trio.Event()
@@ -179,6 +259,25 @@ class Broker:
         # Committed but not yet fanned out: its publisher's `ok` comes first.
         return run if run.last <= channel.head else run.until(channel.head)
 
+    def _find(self, channel: Channel, after: int) -> Run | None:
+        """A run from the cache; what was trimmed may still be there, but is not to be had."""
+        return None if after < channel.trimmed else self._cache.find(channel.name, after)
+
+    async def state_behind(self, channel: Channel, after: str, at_least: int) -> StatePage:
+        """A page of a channel's state behind a key, as it was when the head was at offset `at_least` or later.
+
+        Readers at the same place share it while it is new enough. Raises LogUnavailable.
+        """
+        key = (channel.name, after)
+        page: StatePage | None = self._state_pages.get(key)
+        if page is not None and page.extent.head >= at_least:
+            return page
+        era = channel.era
+        page = await self._log.state(channel.name, after, STATE_LIMIT, PAGE_BYTES_MAX)
+        if era == channel.era and len(page.entries) < PAGE_BYTES_MAX * 2:
+            self._state_pages[key] = page
+        return page
+
     # Asking
 
     async def history(self, name: str, since: int | None, count_max: int) -> Page:
@@ -187,6 +286,55 @@ class Broker:
         if since is None:
             return await self._log.newest(name, count_max, bytes_max)
         return await self._log.read(name, since, count_max, bytes_max)
+
+    async def state(self, name: str, after: str) -> StatePage:
+        """Entries of a channel's state behind a key, a page of them. Raises LogUnavailable."""
+        return await self._log.state(name, after, STATE_LIMIT, self._settings.message_bytes_max)
+
+    async def word(self, name: str, key: str) -> StatePage:
+        """One entry of a channel's state, or none. Raises LogUnavailable."""
+        return await self._log.word(name, key)
+
+    async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        """Channels by name, behind a name. Raises LogUnavailable."""
+        return await self._log.channels(after, count_max)
+
+    async def head(self, name: str) -> Extent:
+        """Where a channel's messages lie. Raises LogUnavailable."""
+        return await self._log.extent(name)
+
+    # Cutting
+
+    async def clear(self, name: str) -> Extent:
+        """Empty a channel of messages and state; subscribers are told. Offsets go on. Raises LogUnavailable."""
+        extents: list[Extent] = []
+
+        async def work() -> None:
+            extent = await self._log.clear(name)
+            extents.append(extent)
+            for key in [key for key in self._state_pages if key[0] == name]:
+                self._state_pages.pop(key, None)
+            channel = self._channels.get(name)
+            if channel is not None and extent.head:
+                channel.empty(extent)
+
+        await self.between_batches(work)
+        return extents[0]
+
+    async def trim(self, name: str, until: int, count_max: int) -> Extent:
+        """Cut at most so many of a channel's oldest messages, up to offset `until`. Raises LogUnavailable."""
+        extents: list[Extent] = []
+
+        async def work() -> None:
+            extents.append(await self._log.trim(name, until, count_max))
+            channel = self._channels.get(name)
+            if channel is not None:
+                channel.trimmed = max(channel.trimmed, extents[0].trimmed)
+
+        await self.between_batches(work)
+        return extents[0]
+
+    # Producers
 
     async def take_producer(self, producer: str, fence: Callable[[], None]) -> int:
         """Make a connection the producer's only one; returns the last settled seq. Raises LogUnavailable.

@@ -44,10 +44,16 @@ class Outlet(Protocol):
 class Subscription:
     """One connection's cursor into one channel."""
 
-    __slots__ = ("channel", "cursor", "fell_behind", "framing", "offer", "outlet")
+    __slots__ = ("channel", "cursor", "era", "fell_behind", "framing", "offer", "outlet", "pages_after", "with_state")
 
     def __init__(
-        self, channel: "Channel", outlet: Outlet, cursor: int, fell_behind: Callable[["Subscription"], None]
+        self,
+        channel: "Channel",
+        outlet: Outlet,
+        cursor: int,
+        fell_behind: Callable[["Subscription"], None],
+        *,
+        with_state: bool = False,
     ) -> None:
         self.channel = channel
         self.outlet = outlet
@@ -56,6 +62,11 @@ class Subscription:
         """The offset up to which everything has been written to the connection, or LEFT."""
         self.framing: Framing | None = None
         """The framing under which it is live, None while it is not."""
+        self.with_state = with_state
+        """Whether it begins with the pages of the channel's state, and gets them anew behind a gap."""
+        self.pages_after: str | None = "" if with_state else None
+        """The key behind which the next page of the state begins, None where there are none to come."""
+        self.era = channel.era
         self.fell_behind = fell_behind
         """Called when the subscription stops being live for its backlog; brings it back."""
 
@@ -63,12 +74,16 @@ class Subscription:
 class Channel:
     """A channel with subscribers. Its head is the newest offset that was fanned out."""
 
-    __slots__ = ("head", "live", "loading", "members", "name", "trimmed")
+    __slots__ = ("emptied_from", "era", "head", "live", "loading", "members", "name", "trimmed")
 
     def __init__(self, name: str) -> None:
         self.name = name
         self.head = 0
         self.trimmed = 0
+        self.era = 0
+        """How often it was emptied while it was in memory: what a subscription holds of an earlier era is void."""
+        self.emptied_from = 0
+        """The first offset that went when it was emptied last."""
         self.members = 0
         """Subscriptions, live or not, and those about to be: the channel stays in memory for them."""
         self.loading: trio.Lock | None = trio.Lock()
@@ -79,6 +94,15 @@ class Channel:
         """Take over what the log says. A run that was fanned out meanwhile may have moved the head further."""
         self.head = max(self.head, extent.head)
         self.trimmed = max(self.trimmed, extent.trimmed)
+
+    def empty(self, extent: Extent) -> None:
+        """All that there was is gone, messages and state: whoever is live is told so before it goes on."""
+        self.emptied_from = min(self.trimmed + 1, extent.head)
+        self.era += 1
+        self.learn(extent)
+        for subscription in [subscription for live in self.live.values() for subscription in live]:
+            self.leave_live(subscription)
+            subscription.fell_behind(subscription)
 
     def join_live(self, subscription: Subscription) -> None:
         """Make live a subscription whose cursor is at the head; in the same synchronous step as seeing that."""

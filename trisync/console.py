@@ -12,13 +12,18 @@ from msgspec import UNSET, Raw
 
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
+    KEY_BYTES_MAX,
     AnyRequest,
+    BadRequest,
+    GetPresence,
+    GetState,
     Hello,
     History,
     Publish,
     Subscribe,
     Unsubscribe,
     channel_is_valid,
+    compose_publish,
 )
 
 FIRST_CHANNEL = "lobby"
@@ -31,6 +36,9 @@ What you type is published to the channel you are in, and you see what others sa
   /leave              be in no channel
   /name NAME          say who you are
   /history [N]        the last N messages here
+  /set KEY VALUE      set a key of this channel's state; VALUE is JSON, or else text; null deletes the key
+  /get [KEY]          the state of this channel, or of one key
+  /who                who is here
   /json               go on in JSON lines, as programs do
   /quit               good-bye
 A line that begins with // is published with one slash.
@@ -54,7 +62,8 @@ class Quit(NamedTuple):
 Action = AnyRequest | Say | GoOnInJson | Quit
 
 # Ids of the requests whose `ok` is worth a line; publishes have none, so that only their errors are shown.
-_JOIN, _LEAVE, _NAME, _HISTORY = "/join", "/leave", "/name", "/history"
+_JOIN, _LEAVE, _NAME, _HISTORY, _GET, _WHO = "/join", "/leave", "/name", "/history", "/get", "/who"
+_NOWHERE = "! you are in no channel: /join one\n"
 
 
 def visible(text: str) -> str:
@@ -71,12 +80,15 @@ def message_line(payload: bytes) -> str:
     offset = str(message["offset"], "ascii") if "offset" in message else "-"
     sender = msgspec.json.decode(message["from"], type=str) if "from" in message else NOBODY
     data = bytes(message["data"])
-    text = msgspec.json.decode(data, type=str) if data.startswith(b'"') else _compact(data)
-    return f"#{msgspec.json.decode(message['channel'], type=str)} {offset} {visible(sender)}: {visible(text)}\n"
+    key = f"{visible(msgspec.json.decode(message['key'], type=str))} = " if "key" in message else ""
+    return f"#{msgspec.json.decode(message['channel'], type=str)} {offset} {visible(sender)}: {key}{_shown(data)}\n"
 
 
-def _compact(data: bytes) -> str:
-    return msgspec.json.format(data, indent=-1).decode()
+def _shown(data: bytes) -> str:
+    """A JSON value for people: a string as its text, all else as compact JSON."""
+    if data.startswith(b'"'):
+        return visible(msgspec.json.decode(data, type=str))
+    return visible(msgspec.json.format(data, indent=-1).decode())
 
 
 def join_console(payloads: Iterable[bytes]) -> bytes:
@@ -117,7 +129,7 @@ class Console:
 
     def _publish(self, text: str) -> list[Action]:
         if self.channel is None:
-            return [Say("! you are in no channel: /join one\n")]
+            return [Say(_NOWHERE)]
         return [Publish(channel=self.channel, data=Raw(msgspec.json.encode(text)))]
 
     def _command(self, command: str, rest: str) -> list[Action]:
@@ -134,6 +146,8 @@ class Console:
             return [Hello(id=_NAME, name=rest)]
         if command == "/history":
             return self._history(rest)
+        if command in ("/set", "/get", "/who"):
+            return self._state(command, rest) if self.channel is not None else [Say(_NOWHERE)]
         if command == "/json":
             return [GoOnInJson()]
         if command == "/quit":
@@ -163,8 +177,24 @@ class Console:
         if limit is None:
             return [Say(f"! /history [N]: 1 to {HISTORY_LIMIT_MAX}\n")]
         if self.channel is None:
-            return [Say("! you are in no channel: /join one\n")]
+            return [Say(_NOWHERE)]
         return [History(id=_HISTORY, channel=self.channel, limit=limit)]
+
+    def _state(self, command: str, rest: str) -> list[Action]:
+        assert self.channel is not None
+        if command == "/who":
+            return [GetPresence(id=_WHO, channel=self.channel)]
+        key, _, value = rest.partition(" ")
+        if command == "/get" and not rest:
+            return [GetState(id=_GET, channel=self.channel)]
+        if len(key.encode()) > KEY_BYTES_MAX or not key.isprintable() or (command == "/set") != bool(value.strip()):
+            return [Say(f"! /set KEY VALUE, /get [KEY]: a key is 1 to {KEY_BYTES_MAX} bytes without a space here\n")]
+        if command == "/get":
+            return [GetState(id=_GET, channel=self.channel, key=key)]
+        try:
+            return [compose_publish(value.strip().encode(), channel=self.channel, key=key)]
+        except BadRequest:  # no JSON, so it is text
+            return [compose_publish(msgspec.json.encode(value.strip()), channel=self.channel, key=key)]
 
     def render(self, payload: bytes) -> str:
         """What a person is shown of a message of the server that is not a `message`; may be nothing."""
@@ -192,12 +222,28 @@ class Console:
                 return f"* you are {self._name}\n"
             case "/history":
                 messages = msgspec.json.decode(payload, type=_HistoryReply).messages
-                return "".join([message_line(bytes(message)) for message in messages]) or "* nothing yet\n"
+                lines = "".join([message_line(bytes(message)) for message in messages]) or "* nothing yet\n"
+                return (f"* messages 1 to {reply['trimmed']} are gone\n" if reply.get("trimmed") else "") + lines
+            case "/get":
+                entries = msgspec.json.decode(payload, type=_StateReply).entries
+                lines = "".join([f"{visible(key)} = {_shown(bytes(entry.data))}\n" for key, entry in entries.items()])
+                return (lines or "* nothing there\n") + ("* and more\n" if reply["more"] else "")
+            case "/who":
+                names = sorted(visible(member.get("name", NOBODY)) for member in reply["members"])
+                return f"* here: {', '.join(names) or 'nobody'}{' and more' if reply['more'] else ''}\n"
         return ""
 
 
 class _HistoryReply(msgspec.Struct):
     messages: list[Raw]
+
+
+class _Entry(msgspec.Struct):
+    data: Raw
+
+
+class _StateReply(msgspec.Struct):
+    entries: dict[str, _Entry]
 
 
 def _count(text: str) -> int | None:

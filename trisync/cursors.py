@@ -11,8 +11,9 @@ from msgspec import UNSET
 from trisync.broker import Broker
 from trisync.channels import LEFT, Outlet, Subscription
 from trisync.errors import WireError
+from trisync.framing import JOIN
 from trisync.log import LogUnavailable
-from trisync.protocol import Subscribe, encode_gap, encode_reply
+from trisync.protocol import Subscribe, encode_gap, encode_reply, state_page
 
 LOG_RETRY_S = 0.5
 """Pause before a page is asked for again from a log that was unavailable."""
@@ -21,9 +22,12 @@ LOG_RETRY_S = 0.5
 class Subscriptions:
     """The subscriptions of one connection. close() must be called at its end."""
 
-    __slots__ = ("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet")
+    __slots__ = ("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet", "member", "name")
 
-    def __init__(self, broker: Broker, outlet: Outlet, count_max: int) -> None:
+    def __init__(self, broker: Broker, outlet: Outlet, count_max: int, member: str, name: str | None) -> None:
+        self.member = member
+        """By whom this connection is shown to others who watch a channel's presence; changed by appear_as()."""
+        self.name = name
         self._broker = broker
         self._outlet = outlet
         self._count_max = count_max
@@ -45,10 +49,13 @@ class Subscriptions:
             )
         channel = await self._broker.enter(request.channel)
         # From here on nothing waits: the ok, a gap and what is written next belong together.
-        self.unsubscribe(request.channel)
+        again = self._by_channel.pop(request.channel, None)
+        if again is not None:
+            self._end(again)
         epoch = self._broker.epoch
         if request.id is not UNSET:
-            self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch))
+            who = {"member": self.member} if request.presence else {}
+            self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch, **who))
         cursor = channel.head
         if request.last is not UNSET:
             cursor = max(channel.head - request.last, channel.trimmed)
@@ -58,9 +65,16 @@ class Subscriptions:
                 cursor = channel.trimmed
             else:
                 cursor = request.since
-        subscription = Subscription(channel, self._outlet, cursor, self._fell_behind)
+        subscription = Subscription(channel, self._outlet, cursor, self._fell_behind, with_state=request.state)
         self._by_channel[channel.name] = subscription
-        if cursor == channel.head:
+        presence = self._broker.presence
+        if again is None:
+            presence.enter(channel.name, self.member, self.name)
+        if request.presence:
+            presence.watch(channel.name, self._outlet)
+        else:
+            presence.unwatch(channel.name, self._outlet)
+        if cursor == channel.head and not request.state:
             channel.join_live(subscription)
         else:
             self._fell_behind(subscription)
@@ -70,6 +84,18 @@ class Subscriptions:
         subscription = self._by_channel.pop(name, None)
         if subscription is not None:
             self._end(subscription)
+            self._disappear(name, at_once=True)
+
+    def appear_as(self, member: str, name: str | None) -> None:
+        """From now on, be shown as this member, by this name."""
+        presence = self._broker.presence
+        for channel in self._by_channel:
+            if member == self.member:
+                presence.rename(channel, member, name)
+            else:
+                presence.enter(channel, member, name)
+                presence.leave(channel, self.member, at_once=True)
+        self.member, self.name = member, name
 
     def reframe(self) -> None:
         """The outlet's framing has changed: what is live goes on under the new one."""
@@ -78,11 +104,16 @@ class Subscriptions:
                 subscription.channel.leave_live(subscription)
                 subscription.channel.join_live(subscription)
 
-    def close(self) -> None:
-        """End all subscriptions."""
-        for subscription in self._by_channel.values():
+    def close(self, *, may_return: bool) -> None:
+        """End all subscriptions; `may_return` where the member is one that another connection may be again."""
+        for name, subscription in self._by_channel.items():
             self._end(subscription)
+            self._disappear(name, at_once=not may_return)
         self._by_channel.clear()
+
+    def _disappear(self, channel: str, *, at_once: bool) -> None:
+        self._broker.presence.unwatch(channel, self._outlet)
+        self._broker.presence.leave(channel, self.member, at_once=at_once)
 
     def _end(self, subscription: Subscription) -> None:
         subscription.cursor = LEFT
@@ -114,28 +145,64 @@ class Subscriptions:
         channel, cursor = subscription.channel, subscription.cursor
         if cursor == LEFT:
             return
-        run = None
-        if cursor < channel.head:
-            run = await self._broker.run_behind(channel, cursor)
-            if subscription.cursor != cursor:
-                return  # it ended while the page was read
+        if subscription.era != channel.era:
+            self._begin_era(subscription)
+        elif cursor < min(channel.trimmed, channel.head):
+            # Before any page of the state: behind a gap, they begin anew.
+            self._skip(subscription, min(channel.trimmed, channel.head))
+        elif subscription.pages_after is not None:
+            await self._write_state(subscription, subscription.pages_after)
+        elif cursor < channel.head:
+            await self._write_run(subscription)
         # From here on nothing waits: what is seen of the head holds until the subscription is live.
+        if (
+            subscription.cursor == channel.head
+            and subscription.pages_after is None
+            and subscription.era == channel.era
+            and subscription in self._behind
+        ):
+            del self._behind[subscription]
+            channel.join_live(subscription)
+
+    async def _write_run(self, subscription: Subscription) -> None:
+        channel, cursor, era = subscription.channel, subscription.cursor, subscription.channel.era
+        run = await self._broker.run_behind(channel, cursor)
+        if subscription.cursor != cursor or channel.era != era:
+            return  # it ended, or the channel was emptied, while the page was read
         if run is None:
             self._skip(subscription, min(channel.trimmed, channel.head))
             if subscription.cursor == cursor < channel.head:
                 raise RuntimeError(f"the log has lost {channel.name} behind offset {cursor}")
-        else:
+        elif run.after > cursor:
             self._skip(subscription, run.after)
+        else:
             framing = self._outlet.framing
             assert framing is not None
             if self._outlet.offer(run.encoded(framing)):
                 subscription.cursor = run.last
-        if subscription.cursor >= channel.head:
-            del self._behind[subscription]
-            channel.join_live(subscription)
+
+    async def _write_state(self, subscription: Subscription, after: str) -> None:
+        """Write the next page of the state, as it was when the cursor was the head or later."""
+        channel, cursor, era = subscription.channel, subscription.cursor, subscription.channel.era
+        page = await self._broker.state_behind(channel, after, cursor)
+        if subscription.cursor != cursor or channel.era != era:
+            return
+        framing = self._outlet.framing
+        assert framing is not None
+        if self._outlet.offer(JOIN[framing]([state_page(channel.name, page.entries, page.more)])):
+            subscription.pages_after = page.last if page.more else None
+
+    def _begin_era(self, subscription: Subscription) -> None:
+        """The channel was emptied: what the client got of it, or was about to get, is gone."""
+        channel = subscription.channel
+        subscription.era = channel.era
+        subscription.cursor = min(subscription.cursor, channel.emptied_from - 1)
+        self._skip(subscription, min(channel.trimmed, channel.head))
 
     def _skip(self, subscription: Subscription, until: int) -> None:
         """Say that what lies between the cursor and offset `until` is gone, if anything does."""
         if until > subscription.cursor:
             self._outlet.reply(encode_gap(subscription.channel.name, "trimmed", subscription.cursor + 1, until))
             subscription.cursor = until
+            if subscription.with_state:
+                subscription.pages_after = ""

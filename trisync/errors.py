@@ -23,6 +23,8 @@ CODES = {
     "bad_request": Code(retry=False, closes=False),
     "unknown_op": Code(retry=False, closes=False),
     "too_large": Code(retry=False, closes=True),
+    "forbidden": Code(retry=False, closes=False),
+    "conflict": Code(retry=False, closes=False),
     "out_of_sequence": Code(retry=True, closes=False),
     "fenced": Code(retry=False, closes=False),
     "limit": Code(retry=False, closes=False),

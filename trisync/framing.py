@@ -67,11 +67,10 @@ class Splitter(Protocol):
         ...
 
 
-def too_large(limit_bytes: int) -> WireError:
-    """The refusal of a request over `message_bytes_max`."""
-    return WireError(
-        "too_large", f"a request is at most {limit_bytes} bytes", limit="message_bytes_max", value=limit_bytes
-    )
+def too_large(limit_bytes: int, *, closes: bool | None = None) -> WireError:
+    """The refusal of what is over `message_bytes_max`; it need not close where no bytes are left unread for it."""
+    problem = f"a message is at most {limit_bytes} bytes"
+    return WireError("too_large", problem, closes=closes, limit="message_bytes_max", value=limit_bytes)
 
 
 class LineSplitter:

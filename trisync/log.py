@@ -34,6 +34,15 @@ class Refused(Struct, gc=False):
     seq: int | UnsetType = UNSET
 
 
+class Once(NamedTuple):
+    """A request that may come again, over HTTP: it is stored once, and repeated under the same id only as it was."""
+
+    id: bytes
+    """From the channel and the Idempotency-Key."""
+    fingerprint: bytes
+    """From all else that the request says."""
+
+
 class Duplicate(NamedTuple):
     """A retried publish that was stored already: at `offset`, or 0 where only that it was settled is known."""
 
@@ -48,26 +57,39 @@ ITEM_OVERHEAD_BYTES = 250
 """What a queued publish holds beside its payload (measured with tracemalloc, rounded up)."""
 
 
+CONDITIONAL_BYTES = 64 * 1024
+"""Counted for a publish with `expect` or `merge`: a few bytes of it may cause a conflict's answer, or a merged
+message, of message_bytes_max. It bounds how many of them one batch decides, and one connection has under way."""
+
+
 class Submission:
     """Publishes that one connection sent together, in order; the log answers each in `verdicts`."""
 
-    __slots__ = ("durable", "ephemeral", "items", "producer", "sender", "settle", "size", "verdicts")
+    __slots__ = ("durable", "ephemeral", "items", "keyed", "once", "producer", "sender", "settle", "size", "verdicts")
 
     def __init__(
-        self, settle: Callable[["Submission"], None], sender: str | None = None, producer: str | None = None
+        self,
+        settle: Callable[["Submission"], None],
+        sender: str | None = None,
+        producer: str | None = None,
+        once: Once | None = None,
     ) -> None:
         self.settle = settle
         """Called once, in the event loop, when the verdicts are there; must not block or raise."""
         self.sender = sender
         self.producer = producer
+        self.once = once
+        """Set for a submission of one publish, without a producer, that is not stored a second time."""
         self.items: list[Publish | Refused] = []
         self.verdicts: list[Verdict] = []
         self.size = 0
-        """About what the publishes hold of memory, in bytes, for the bounds on queues and batches."""
+        """About what the publishes hold of memory, or may cause, in bytes, for the bounds on queues and batches."""
         self.durable = False
         """Whether the log has anything to decide or to store for this."""
         self.ephemeral = False
         """Whether any of it is to be delivered without being stored."""
+        self.keyed = False
+        """Whether any of it is about a key."""
 
     def add(self, item: "Publish | Refused", payload_bytes: int) -> None:
         """Append a publish; its place in `items` is that of its verdict."""
@@ -75,7 +97,12 @@ class Submission:
         self.size += payload_bytes + ITEM_OVERHEAD_BYTES
         if type(item) is Publish and item.ephemeral:
             self.ephemeral = True
-        elif type(item) is Publish or item.seq is not UNSET:
+            return
+        if type(item) is Publish and item.key is not UNSET:
+            self.keyed = True
+            if item.conditional:
+                self.size += CONDITIONAL_BYTES
+        if type(item) is Publish or item.seq is not UNSET:
             self.durable = True
 
     def refuse(self, error: WireError) -> None:
@@ -143,6 +170,26 @@ class Page(NamedTuple):
     extent: Extent
 
 
+class StatePage(NamedTuple):
+    """Entries of a channel's state, in the order of their keys' UTF-8 bytes."""
+
+    entries: bytes
+    """The members of a JSON object, without its braces: `"key":{"offset":1,"data":2},…`."""
+    last: str
+    """The last entry's key, "" where there is none."""
+    more: bool
+    """Whether there are entries behind it."""
+    extent: Extent
+    """The channel's, at the moment that the entries are of."""
+
+
+class ChannelInfo(NamedTuple):
+    """A channel in a listing."""
+
+    name: str
+    extent: Extent
+
+
 class Log(ABC):
     """A store of channels. Reads may run beside an append; appends are one after the other.
 
@@ -182,12 +229,42 @@ class Log(ABC):
         """The newest messages, bounded as read() is; the oldest are left off. Raises LogUnavailable."""
 
     @abstractmethod
+    async def state(self, channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
+        """The state's entries behind a key ("" for the first), bounded as read() is. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def word(self, channel: str, key: str) -> StatePage:
+        """One entry of the state, or none. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        """Channels by name, behind a name ("" for the first); emptied ones are among them. Raises LogUnavailable."""
+
+    @abstractmethod
     async def settled_seq(self, producer: str) -> int:
         """The seq of a producer's last settled publish, 0 for one not known. Raises LogUnavailable."""
 
     @abstractmethod
-    async def maintain(self) -> None:
-        """Whatever the store wants done between two batches; called after each. Raises LogUnavailable."""
+    async def clear(self, channel: str) -> Extent:
+        """Empty a channel of messages and state; its offsets go on from the head. Not while append() runs.
+
+        It is done at once and durably; what the store has to tidy up behind it is maintain()'s business. Returns
+        the extent, in which all is trimmed. Raises LogUnavailable.
+        """
+
+    @abstractmethod
+    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
+        """Cut at most so many of a channel's oldest messages, up to offset `until`. Not while append() runs.
+
+        The state stays. Returns the extent there is then. Raises LogUnavailable.
+        """
+
+    @abstractmethod
+    async def maintain(self) -> bool:
+        """A step of what the store wants done between two batches: a few milliseconds. Raises LogUnavailable.
+
+        Called after each batch; returns whether there is more to do, for when there is nothing else.
+        """
 
     @abstractmethod
     async def aclose(self) -> None:

@@ -24,6 +24,11 @@ REPLY_HEADROOM_BYTES = 4096
 HISTORY_LIMIT_MAX = 1000
 HISTORY_LIMIT_DEFAULT = 100
 
+STATE_LIMIT = 1000
+"""Entries in one page of a channel's state, and members in one of its presence."""
+
+KEY_BYTES_MAX = 512
+
 UNANSWERED_MAX = 256
 """Publishes that a producer may have unanswered: so many of its verdicts are kept exactly."""
 
@@ -36,6 +41,7 @@ Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_lengt
 Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
 Seq = Annotated[int, Meta(ge=1, le=OFFSET_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+\Z")]
 Producer = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
 
 
@@ -55,9 +61,14 @@ class Publish(Request, tag="publish", kw_only=True):
     data: Raw
     seq: Seq | UnsetType = UNSET
     ephemeral: bool = False
-    key: Raw = Raw()
-    expect: Raw = Raw()
-    merge: Raw = Raw()
+    key: Key | UnsetType = UNSET
+    expect: Offset | UnsetType = UNSET
+    merge: bool = False
+
+    @property
+    def conditional(self) -> bool:
+        """Whether what is there now decides what becomes of this: a few bytes may then cause large ones."""
+        return self.merge or self.expect is not UNSET
 
 
 class Subscribe(Request, tag="subscribe", kw_only=True):
@@ -79,13 +90,24 @@ class History(Request, tag="history", kw_only=True):
     limit: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT_MAX)] = HISTORY_LIMIT_DEFAULT
 
 
+class GetState(Request, tag="state", kw_only=True):
+    channel: str
+    key: Key | UnsetType = UNSET
+    after: Annotated[str, Meta(max_length=KEY_BYTES_MAX)] | UnsetType = UNSET
+
+
+class GetPresence(Request, tag="presence", kw_only=True):
+    channel: str
+    after: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
 class Ping(Request, tag="ping"):
     pass
 
 
-AnyRequest = Hello | Publish | Subscribe | Unsubscribe | History | Ping
+AnyRequest = Hello | Publish | Subscribe | Unsubscribe | History | GetState | GetPresence | Ping
 
-OPERATIONS = ("hello", "publish", "subscribe", "unsubscribe", "history", "ping")
+OPERATIONS = ("hello", "publish", "subscribe", "unsubscribe", "history", "state", "presence", "ping")
 
 
 class BadRequest(Exception):
@@ -136,10 +158,21 @@ def decode_request(payload: bytes) -> AnyRequest:
         raise _explain(payload, "bad_json", _TOO_DEEP) from None
     if type(request) is Publish:
         _check_publish(request)
-    elif isinstance(request, Subscribe | Unsubscribe | History):
+    elif isinstance(request, Subscribe | Unsubscribe | History | GetState | GetPresence):
         _check_channel(request)
-        if isinstance(request, Subscribe):
-            _check_subscribe(request)
+    return request
+
+
+def compose_publish(data: bytes, **fields: Any) -> Publish:
+    """A publish whose `data` came by itself, as JSON, and whose other fields are values. Raises BadRequest."""
+    try:
+        _decode_raw(data)  # one value, so that nothing in it can end the field and begin another
+    except msgspec.DecodeError as error:
+        raise BadRequest(WireError("bad_json", str(error)), "publish") from None
+    except RecursionError:
+        raise BadRequest(WireError("bad_json", _TOO_DEEP), "publish") from None
+    request = decode_request(msgspec.json.encode({"op": "publish", **fields, "data": Raw(data)}))
+    assert isinstance(request, Publish)
     return request
 
 
@@ -192,6 +225,7 @@ _TOO_DEEP = f"nested more than {DEPTH_MAX} deep"
 _RULES = {
     "name": "name is 1-64 characters, none of them a control character",
     "producer": "producer is 16-64 printable ASCII characters without spaces",
+    "key": f"key is 1-{KEY_BYTES_MAX} bytes of UTF-8 without control characters",
 }
 
 
@@ -239,25 +273,32 @@ def _refuse(request: Request, op: str, message: str) -> BadRequest:
 _CHANNEL_RULE = "channel is 1-200 characters of ASCII letters, digits and _ - . : / @ # ="
 
 
-def _check_channel(request: Subscribe | Unsubscribe | History) -> None:
+def _check_channel(request: Subscribe | Unsubscribe | History | GetState | GetPresence) -> None:
+    op = str(request.__struct_config__.tag)
     if not channel_is_valid(request.channel):
-        raise _refuse(request, str(request.__struct_config__.tag), _CHANNEL_RULE)
-
-
-def _check_subscribe(request: Subscribe) -> None:
-    if request.since is not UNSET and request.last is not UNSET:
-        raise _refuse(request, "subscribe", "since and last do not go together")
-    if request.state or request.presence:
-        raise _refuse(request, "subscribe", "state and presence are not served by this version")
+        raise _refuse(request, op, _CHANNEL_RULE)
+    if type(request) is Subscribe and request.since is not UNSET and request.last is not UNSET:
+        raise _refuse(request, op, "since and last do not go together")
+    if type(request) is GetState:
+        if request.key is not UNSET and request.after is not UNSET:
+            raise _refuse(request, op, "key and after do not go together")
+        _check_key(request, op, request.key)
 
 
 def _check_publish(request: Publish) -> None:
     if not channel_is_valid(request.channel):
         raise _refuse(request, "publish", _CHANNEL_RULE)
-    if request.ephemeral and request.seq is not UNSET:
-        raise _refuse(request, "publish", "an ephemeral message has no seq: it is not stored")
-    if len(request.key) or len(request.expect) or len(request.merge):
-        raise _refuse(request, "publish", "key, expect and merge are not served by this version")
+    if request.key is not UNSET:
+        _check_key(request, "publish", request.key)
+    elif request.conditional:
+        raise _refuse(request, "publish", "expect and merge need a key")
+    if request.ephemeral and not (request.seq is UNSET and request.key is UNSET):
+        raise _refuse(request, "publish", "an ephemeral message has no seq and no key: it is not stored")
+
+
+def _check_key(request: Request, op: str, key: str | UnsetType) -> None:
+    if key is not UNSET and not key.isascii() and len(key.encode()) > KEY_BYTES_MAX:
+        raise _refuse(request, op, _RULES["key"])
 
 
 _NO_LINE_BREAKS = str.maketrans("\r\n", "  ")
@@ -280,10 +321,11 @@ def message_prefix(channel: str) -> str:
     return f'{{"op":"message","channel":"{channel}","offset":'
 
 
-def message_suffix(time_ms: int, sender: str | None) -> str:
+def message_suffix(time_ms: int, sender: str | None, key: str | UnsetType = UNSET) -> str:
     """What stands between a message's offset and its data: the same for all of one sender's in a batch."""
     who = "" if sender is None else f',"from":{encode_text(sender)}'
-    return f',"time":{time_ms}{who},"data":'
+    what = "" if key is UNSET else f',"key":{encode_text(key)}'
+    return f',"time":{time_ms}{who}{what},"data":'
 
 
 def ephemeral_message(channel: str, time_ms: int, sender: str | None, data: str) -> bytes:
@@ -310,6 +352,15 @@ def encode_gap(channel: str, reason: str, first: int = 0, last: int = 0) -> byte
     if reason == "trimmed":
         gap |= {"from": first, "to": last}
     return msgspec.json.encode(gap | {"reason": reason})
+
+
+def state_page(channel: str, entries: bytes, more: bool) -> bytes:
+    """A page of a channel's state; `entries` are the members of a JSON object."""
+    return b'{"op":"state","channel":"%b","entries":{%b},"more":%b}' % (
+        channel.encode(),
+        entries,
+        b"true" if more else b"false",
+    )
 
 
 def encode_goodbye(reconnect_ms: int) -> bytes:

@@ -89,6 +89,7 @@ class Server:
         web = HttpDoor(broker, registry, settings, settings.host, load_web_files(address.tcp_port))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broker.run)
+            nursery.start_soon(broker.presence.run)
             nursery.start_soon(web.websockets.keep_alive)
             nursery.start_soon(registry.watch_peers, settings.peer_timeout_s)
             tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery, settings))

@@ -23,6 +23,8 @@ from trisync.protocol import (
     UNANSWERED_MAX,
     AnyRequest,
     BadRequest,
+    GetPresence,
+    GetState,
     Hello,
     History,
     Ping,
@@ -36,6 +38,9 @@ from trisync.protocol import (
 )
 from trisync.settings import Settings
 from trisync.telnet import edited
+
+SUBMISSION_BYTES_MAX = 1024 * 1024
+"""Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers."""
 
 
 class Session:
@@ -77,10 +82,18 @@ class Session:
                 continue
             if type(request) is Publish:
                 self._collect(request, len(payload))
+                if self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX:
+                    await self._settle_up()
             else:
                 await self._answer(request)
         self._submit()
         await self._broker.room()
+
+    async def _settle_up(self) -> None:
+        """Wait until what was collected is answered, and the answers were taken: they may be large."""
+        self._submit()
+        await self._connection.answered()
+        await self._connection.room()
 
     async def handle(self, request: AnyRequest) -> None:
         """Handle one request that is known to be good, unless it is too large. Raises WireError."""
@@ -108,7 +121,7 @@ class Session:
     def close(self) -> None:
         """End the subscriptions and let go of the producer. Publishes under way are still stored."""
         if self._subscriptions is not None:
-            self._subscriptions.close()
+            self._subscriptions.close(may_return=self._producer is not None)
         if self._producer is not None:
             self._broker.release_producer(self._producer, self._fence)
 
@@ -191,6 +204,10 @@ class Session:
                     self._ok(request.id)
                 case History():
                     await self._history(request)
+                case GetState():
+                    await self._state(request)
+                case GetPresence():
+                    self._presence(request)
                 case Ping() if request.id is not UNSET:
                     self._connection.reply(encode_reply("pong", request.id))
         except LogUnavailable as problem:
@@ -204,16 +221,15 @@ class Session:
             self._connection.reply(encode_reply("ok", id, **fields))
 
     async def _hello(self, request: Hello) -> None:
-        if self._id is None:
-            self._id = secrets.token_hex(8)
         fields: dict[str, object] = {
             "protocol": PROTOCOL_VERSION,
             "server": f"trisync/{__version__}",
-            "session": self._id,
+            "session": self._session_id(),
             "epoch": self._broker.epoch,
             "limits": {
                 "message_bytes_max": self._settings.message_bytes_max,
                 "subscriptions_max": self._settings.subscriptions_max,
+                "keys_max": self._settings.keys_max,
                 "history_limit_max": HISTORY_LIMIT_MAX,
                 "unanswered_max": UNANSWERED_MAX,
             },
@@ -226,22 +242,51 @@ class Session:
             fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
         if request.name is not UNSET:
             self._name = request.name
+        if self._subscriptions is not None:
+            self._subscriptions.appear_as(self._member(), self._name)
         self._ok(request.id, **fields)
+
+    def _session_id(self) -> str:
+        if self._id is None:
+            self._id = secrets.token_hex(8)
+        return self._id
+
+    def _member(self) -> str:
+        """Who this is in a channel's presence: its producer, if it has one, however often that connects."""
+        who = f"session {self._session_id()}" if self._producer is None else f"producer {self._producer}"
+        return self._broker.presence.member_id(who)
 
     async def _subscribe(self, request: Subscribe) -> None:
         if self._subscriptions is None:
-            self._subscriptions = Subscriptions(self._broker, self._connection, self._settings.subscriptions_max)
+            count_max = self._settings.subscriptions_max
+            self._subscriptions = Subscriptions(self._broker, self._connection, count_max, self._member(), self._name)
         await self._subscriptions.subscribe(request)
 
     async def _history(self, request: History) -> None:
         since = None if request.since is UNSET else request.since
         page = await self._broker.history(request.channel, since, request.limit)
-        head = page.extent.head
+        head, trimmed = page.extent
         messages = [] if page.run is None else page.run.payloads()
         more = page.run is not None and page.run.last < head
         if request.id is not UNSET:
-            envelope = encode_reply("ok", request.id, offset=head, epoch=self._broker.epoch, more=more)
+            epoch = self._broker.epoch
+            envelope = encode_reply("ok", request.id, offset=head, trimmed=trimmed, epoch=epoch, more=more)
             self._connection.reply(envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}")
+
+    async def _state(self, request: GetState) -> None:
+        if request.key is not UNSET:
+            page = await self._broker.word(request.channel, request.key)
+        else:
+            page = await self._broker.state(request.channel, "" if request.after is UNSET else request.after)
+        if request.id is not UNSET:
+            head, epoch = page.extent.head, self._broker.epoch
+            envelope = encode_reply("ok", request.id, offset=head, epoch=epoch, more=page.more)
+            self._connection.reply(envelope[:-1] + b',"entries":{' + page.entries + b"}}")
+
+    def _presence(self, request: GetPresence) -> None:
+        after = "" if request.after is UNSET else request.after
+        members, more = self._broker.presence.members(request.channel, after, self._settings.message_bytes_max)
+        self._ok(request.id, members=members, more=more)
 
 
 class ConsoleSession:

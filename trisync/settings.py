@@ -53,6 +53,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Count, Meta(description="Clients at once; lowered to what the open-file limit allows")
     ] = 10_000
     subscriptions_max: Annotated[Count, Meta(description="Channels that one connection may be subscribed to")] = 1000
+    keys_max: Annotated[Count, Meta(description="Keys in the state of one channel")] = 1_000_000
     silent_max: Annotated[
         Count,
         Meta(description="TCP connections that have said nothing; past it the oldest of them is closed"),
@@ -100,6 +101,18 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     producer_idle_s: Annotated[
         Seconds, Meta(description="Producers that published nothing for so long are forgotten")
     ] = 30 * 86400.0
+
+    # Presence
+    presence_grace_s: Annotated[
+        float,
+        Meta(ge=0, le=10**9, description="How long a producer whose connection ended is still shown: it may come back"),
+    ] = 3.0
+    presence_tick_s: Annotated[
+        Seconds, Meta(description="Joins and leaves are told together every so often, so that a crowd is no storm")
+    ] = 0.1
+
+    # Hooks of a program that embeds the server
+    hook_s: Annotated[Seconds, Meta(description="How long a hook may take for one request")] = 5.0
 
     # Stopping
     drain_s: Annotated[Seconds, Meta(description="At a stop, how long clients may take to receive what is theirs")] = (

@@ -15,7 +15,7 @@ from typing import Protocol, TypeVar
 
 import trio
 
-from trisync.log import Extent, Log, LogUnavailable, Page, Run, Submission
+from trisync.log import ChannelInfo, Extent, Log, LogUnavailable, Page, Run, StatePage, Submission
 from trisync.protocol import message_prefix
 from trisync.settings import Settings
 from trisync.sqlite_schema import (
@@ -45,9 +45,10 @@ CHECKPOINT_COMMITS = 1000
 """Commits between two checkpoints: a small one still writes whole pages, SQLite's own default is 1000 of them."""
 READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
-PRODUCERS_FORGOTTEN_PER_STEP = 500
-"""Idle producers deleted between two batches: a few milliseconds."""
-PRODUCERS_FORGOTTEN_EVERY_S = 60.0
+ROWS_DELETED_PER_STEP = 500
+"""Rows deleted between two batches: a few milliseconds."""
+FORGET_EVERY_S = 60.0
+"""How often idle producers and old Idempotency-Keys are looked for."""
 
 # Which offsets make a page: so many at most, and so many bytes, but at least one. Data is not read for this.
 _RANGE = """
@@ -73,6 +74,25 @@ SELECT CAST(group_concat(line, '') AS BLOB) FROM (
     || ',"data":' || data || '}' || char(10) AS line
   FROM messages WHERE channel = ?2 AND offset BETWEEN ?3 AND ?4 ORDER BY offset
 )
+"""
+
+# The entries behind a key that make a page, as _RANGE has it for messages.
+_STATE_RANGE = """
+SELECT max(key) FROM (
+  SELECT key, sum(size) OVER (ORDER BY key) AS bytes, row_number() OVER (ORDER BY key) AS place
+  FROM (SELECT key, size FROM state WHERE channel = ? AND key > ? ORDER BY key LIMIT ?)
+) WHERE place = 1 OR bytes <= ?
+"""
+_ENTRIES = """
+SELECT CAST(group_concat(json_quote(key) || ':{{"offset":' || offset || ',"data":' || data || '}}', ',') AS BLOB)
+FROM (SELECT key, offset, data FROM state WHERE channel = ? AND {keys} ORDER BY key)
+"""
+_PAGE_OF_ENTRIES = _ENTRIES.format(keys="key > ? AND key <= ?")
+_ONE_ENTRY = _ENTRIES.format(keys="key = ?")
+
+_CHANNELS = """
+SELECT name, trimmed, (SELECT max(offset) FROM messages WHERE channel = channels.id)
+FROM channels WHERE name > ? AND name NOT BETWEEN '$' AND '%' ORDER BY name LIMIT ?
 """
 
 
@@ -105,7 +125,8 @@ class SqliteLog(Log):
         self._broken = False
         self._uncheckpointed_bytes = 0
         self._uncheckpointed_commits = 0
-        self._forget_at = timer() + PRODUCERS_FORGOTTEN_EVERY_S
+        self._forget_at = timer() + FORGET_EVERY_S
+        self._emptied = True  # there may be what an earlier run had no time for
 
     @staticmethod
     async def open(
@@ -136,6 +157,8 @@ class SqliteLog(Log):
             timer=time.monotonic,  # read in the writer's thread, where Trio's clock is not at hand
             cached_max=settings.cached_heads_max,
             cache_ttl_s=settings.cache_ttl_s,
+            message_bytes_max=settings.message_bytes_max,
+            keys_max=settings.keys_max,
         )
         return SqliteLog(lock, connection, readers, writer, settings, executor, timer, now_ms)
 
@@ -154,21 +177,31 @@ class SqliteLog(Log):
         self._uncheckpointed_bytes += sum(submission.size for submission in batch)
         return runs
 
-    async def maintain(self) -> None:
+    async def maintain(self) -> bool:
         if self._uncheckpointed_bytes >= CHECKPOINT_BYTES or self._uncheckpointed_commits >= CHECKPOINT_COMMITS:
             self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
             # PASSIVE: as far as the readers let it, without waiting for any.
             await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
-        if self._timer() >= self._forget_at:
-            gone = await self._write(
-                lambda: self._writer.forget_idle_producers(self._settings.producer_idle_s, PRODUCERS_FORGOTTEN_PER_STEP)
-            )
-            if gone < PRODUCERS_FORGOTTEN_PER_STEP:
-                self._forget_at = self._timer() + PRODUCERS_FORGOTTEN_EVERY_S
+        elif self._timer() >= self._forget_at:
+            if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
+                self._forget_at = self._timer() + FORGET_EVERY_S
+        elif self._emptied:
+            self._emptied = await self._write(lambda: self._writer.purge(ROWS_DELETED_PER_STEP))
+            self._uncheckpointed_commits += 1
+        return self._emptied
 
-    async def trim(self, channel: str, until: int) -> None:
-        """Cut a channel's messages up to offset `until`; between two batches only. Raises LogUnavailable."""
-        await self._write(lambda: self._writer.trim(channel, until))
+    def _forget(self) -> int:
+        producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
+        return max(producers, self._writer.forget_requests(ROWS_DELETED_PER_STEP))
+
+    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
+        self._uncheckpointed_commits += 1
+        return await self._write(lambda: self._writer.trim(channel, until, count_max))
+
+    async def clear(self, channel: str) -> Extent:
+        extent = await self._write(lambda: self._writer.clear(channel))
+        self._emptied = True
+        return extent
 
     async def extent(self, channel: str) -> Extent:
         return await self._read(lambda db: _extent(db, channel)[1])
@@ -178,6 +211,33 @@ class SqliteLog(Log):
 
     async def newest(self, channel: str, count_max: int, bytes_max: int) -> Page:
         return await self._read(lambda db: _page(db, _NEWEST, channel, 0, count_max, bytes_max))
+
+    async def state(self, channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
+        def look_up(db: sqlite3.Connection) -> StatePage:
+            id, extent = _extent(db, channel)
+            (last,) = db.execute(_STATE_RANGE, (id, after, count_max, bytes_max)).fetchone()
+            if last is None:
+                return StatePage(b"", "", False, extent)
+            (entries,) = db.execute(_PAGE_OF_ENTRIES, (id, after, last)).fetchone()
+            more = db.execute("SELECT 1 FROM state WHERE channel = ? AND key > ? LIMIT 1", (id, last)).fetchone()
+            return StatePage(entries, last, more is not None, extent)
+
+        return await self._read(look_up)
+
+    async def word(self, channel: str, key: str) -> StatePage:
+        def look_up(db: sqlite3.Connection) -> StatePage:
+            id, extent = _extent(db, channel)
+            (entry,) = db.execute(_ONE_ENTRY, (id, key)).fetchone()
+            return StatePage(entry or b"", key if entry else "", False, extent)
+
+        return await self._read(look_up)
+
+    async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        def look_up(db: sqlite3.Connection) -> list[ChannelInfo]:
+            rows = db.execute(_CHANNELS, (after, count_max)).fetchall()
+            return [ChannelInfo(name, Extent(max(head or 0, trimmed), trimmed)) for name, trimmed, head in rows]
+
+        return await self._read(look_up)
 
     async def settled_seq(self, producer: str) -> int:
         def look_up(db: sqlite3.Connection) -> int:

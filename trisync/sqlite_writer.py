@@ -1,25 +1,19 @@
-"""Deciding and storing one batch: offsets, producers' verdicts, and the SQL that makes them durable.
+"""Storing one batch: the SQL that makes it durable, and what is looked up for it.
 
-Everything here runs in a worker thread, one batch at a time, on the writing connection. All about a publish is
-decided inside its batch's transaction, in order; what a failed transaction decided is forgotten.
+Everything here runs in a worker thread, one batch at a time, on the writing connection. What becomes of each
+publish is decided in deciding.py, inside the batch's transaction; what a failed transaction decided is forgotten.
 """
 
 import sqlite3
-from collections import deque
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import msgspec
 from cachetools import TTLCache
-from msgspec import UNSET
 
-from trisync.errors import WireError
-from trisync.log import Duplicate, LogUnavailable, Refused, Run, Submission, Verdict
-from trisync.protocol import UNANSWERED_MAX, Publish, data_text, message_prefix, message_suffix
+from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
+from trisync.log import Extent, LogUnavailable, Run, Submission
 from trisync.sqlite_schema import read_meta, transaction, write_meta
-
-_SETTLING = {"bad_request"}
-"""Errors that are a verdict on a publish. The others say that it was not judged."""
 
 _ROWS_PER_INSERT = (128, 16, 1)
 """Rows in one INSERT, largest first. sqlite3 gives up the interpreter lock once a statement and must win it back
@@ -40,71 +34,30 @@ def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
 
 
-_COLUMNS = ("channel", "offset", "size", "sender", "data")
+def _statements(table: str, shared: str, columns: Sequence[str], ending: str = "") -> list[tuple[int, str]]:
+    """An INSERT for each number of rows at once. ?1 is a column that all rows share; then each row's own."""
+    width = len(columns)
+
+    def statement(rows: int) -> str:
+        values = (", ".join(f"?{2 + row * width + column}" for column in range(width)) for row in range(rows))
+        listed = ", ".join(f"(?1, {row})" for row in values)
+        return f"INSERT INTO {table} ({shared}, {', '.join(columns)}) VALUES {listed}{ending}"
+
+    return [(rows, statement(rows)) for rows in _ROWS_PER_INSERT]
 
 
-def _insert_statement(rows: int) -> str:
-    """?1 is the time, which a batch shares; then each row's own columns."""
-    width = len(_COLUMNS)
-    values = (", ".join(f"?{2 + row * width + column}" for column in range(width)) for row in range(rows))
-    return f"INSERT INTO messages (time, {', '.join(_COLUMNS)}) VALUES " + ", ".join(f"(?1, {row})" for row in values)
-
-
-_INSERTS = [(rows, _insert_statement(rows)) for rows in _ROWS_PER_INSERT]
-
-
-class _Head:
-    """Where a channel ends, and what the batch under way adds to it."""
-
-    __slots__ = ("after", "id", "lines", "name", "offset", "prefix")
-
-    def __init__(self, name: str, id: int, offset: int) -> None:
-        self.name = name
-        self.id = id
-        self.offset = offset
-        self.after = offset
-        self.prefix = message_prefix(name)
-        self.lines: list[str] = []
-
-    def take_run(self) -> Run:
-        run = Run(self.name, self.after, self.offset, "".join(self.lines).encode())
-        self.after = self.offset
-        self.lines = []
-        return run
-
-
-class _Producer:
-    """A producer's last settled seq, and its newest verdicts."""
-
-    __slots__ = ("id", "seq", "verdicts")
-
-    def __init__(self, id: str, seq: int = 0, packed: bytes = b"\x90") -> None:
-        self.id = id
-        self.seq = seq
-        self.verdicts: deque[int | WireError] = deque(maxlen=UNANSWERED_MAX)
-        for kept in msgspec.msgpack.decode(packed):
-            self.verdicts.append(kept if type(kept) is int else WireError(kept[0], kept[1], **kept[2]))
-
-    def pack(self) -> bytes:
-        return msgspec.msgpack.encode(
-            [(kept.code, kept.message, kept.details) if isinstance(kept, WireError) else kept for kept in self.verdicts]
-        )
-
-    def answer(self, seq: int) -> Verdict | None:
-        """The verdict for a `seq` that is not the next one; None for the next one, which is yet to be judged."""
-        if seq == self.seq + 1:
-            return None
-        if seq > self.seq:
-            return WireError("out_of_sequence", f"the last settled seq is {self.seq}: resend from there", seq=self.seq)
-        place = seq - 1 - self.seq  # -1 is the newest
-        if place < -len(self.verdicts):
-            return Duplicate(0)
-        kept = self.verdicts[place]
-        return Duplicate(kept) if type(kept) is int else kept
-
-    def settle(self, verdict: int | WireError) -> None:
-        self.seq += 1
-        self.verdicts.append(verdict)
+_INSERT_MESSAGES = _statements("messages", "time", ROW)
+_WORD_ROW = ("key", "offset", "size", "data")
+_INSERT_WORDS = _statements(
+    "state",
+    "channel",
+    _WORD_ROW,
+    " ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data",
+)
+_ENTRY_OVERHEAD_BYTES = 50
+"""An entry's punctuation and offset, in a page of the state."""
+KEPT_REQUESTS_S = 86400.0
+"""How long an Idempotency-Key is remembered."""
 
 
 class Writer:
@@ -118,24 +71,27 @@ class Writer:
         timer: Callable[[], float],
         cached_max: int,
         cache_ttl_s: float,
+        message_bytes_max: int,
+        keys_max: int,
     ) -> None:
         self._db = connection
         self._now_ms = now_ms
+        self._message_bytes_max = message_bytes_max
+        self._keys_max = keys_max
         newest = connection.execute("SELECT time FROM messages ORDER BY id DESC LIMIT 1").fetchone()
         kept = read_meta(connection, "time")
         self.time_ms = max(newest[0] if newest else 0, int(kept or 0))
         """The newest batch's time."""
-        self._heads: TTLCache[str, _Head] = TTLCache(cached_max, cache_ttl_s, timer)
-        self._producers: TTLCache[str, _Producer] = TTLCache(cached_max, cache_ttl_s, timer)
+        self._heads: TTLCache[str, Head] = TTLCache(cached_max, cache_ttl_s, timer)
+        self._producers: TTLCache[str, Producer] = TTLCache(cached_max, cache_ttl_s, timer)
 
     def append(self, batch: Sequence[Submission]) -> list[Run]:
         """See Log.append()."""
-        work = _Batch(self._head, self._producer, self._tick())
+        work = Batch(self, self._tick(), message_bytes_max=self._message_bytes_max, keys_max=self._keys_max)
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            for submission in batch:
-                work.decide(submission)
-            self._insert(work)
+            work.decide(batch)
+            self._store(work)
             self._db.execute("COMMIT")
         except BaseException as error:
             self._forget(work)
@@ -147,53 +103,127 @@ class Writer:
         # Kept from now on: what was decided is what is on the disk.
         self._heads.update(work.heads)
         self._producers.update(work.producers)
-        return [head.take_run() for head in work.heads.values() if head.lines]
+        runs = [head.take_run() for head in work.heads.values()]
+        return [run for run in runs if run is not None]
 
     def _tick(self) -> int:
         """The batch's time: the clock's, but never before an earlier batch's, whatever the clock does."""
         self.time_ms = max(self.time_ms, self._now_ms())
         return self.time_ms
 
-    def _head(self, name: str) -> _Head:
+    # What a batch looks up, inside its transaction: see deciding.Lookup.
+
+    def head(self, name: str) -> Head:
         head = self._heads.get(name)
         if head is not None:
             return head
-        row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
+        row = self._db.execute("SELECT id, trimmed, keys FROM channels WHERE name = ?", (name,)).fetchone()
         if row is None:
-            cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
-            assert cursor.lastrowid is not None
-            return _Head(name, cursor.lastrowid, 0)
-        id, trimmed = row
+            return Head(name, 0, 0, 0)
+        id, trimmed, keys = row
         (newest,) = self._db.execute("SELECT max(offset) FROM messages WHERE channel = ?", (id,)).fetchone()
-        return _Head(name, id, max(newest or 0, trimmed))
+        return Head(name, id, max(newest or 0, trimmed), keys)
 
-    def _producer(self, id: str) -> _Producer:
+    def create(self, name: str) -> int:
+        cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
+        assert cursor.lastrowid is not None
+        return cursor.lastrowid
+
+    def producer(self, id: str) -> Producer:
         producer = self._producers.get(id)
         if producer is not None:
             return producer
         row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
-        return _Producer(id) if row is None else _Producer(id, *row)
+        return Producer(id) if row is None else Producer(id, *row)
 
-    def _insert(self, work: "_Batch") -> None:
-        width = len(_COLUMNS)
-        values, start, left = work.values, 0, len(work.values) // width
-        for rows, statement in _INSERTS:
-            while left >= rows:
-                end = start + width * rows
-                self._db.execute(statement, [work.time_ms, *values[start:end]])
-                start, left = end, left - rows
+    def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
+        rows = self._db.execute(
+            "SELECT json_group_object(key, offset) FROM state "
+            "WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
+            (head.id, msgspec.json.encode(keys).decode()),
+        ).fetchone()
+        found: dict[str, int] = msgspec.json.decode(rows[0])
+        return found
+
+    def word_data(self, head: Head, key: str) -> str:
+        row = self._db.execute("SELECT data FROM state WHERE channel = ? AND key = ?", (head.id, key)).fetchone()
+        return str(row[0])
+
+    def old_data(self, word: Conflict) -> str | None:
+        for query in (  # a word that is still the newest outlives its message where the log was trimmed
+            "SELECT data FROM messages WHERE channel = ?1 AND offset = ?3",
+            "SELECT data FROM state WHERE channel = ?1 AND key = ?2 AND offset = ?3",
+        ):
+            row = self._db.execute(query, word).fetchone()
+            if row is not None:
+                return str(row[0])
+        return None
+
+    def remembered(self, id: bytes) -> Remembered | None:
+        row = self._db.execute(
+            "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
+            (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
+        ).fetchone()
+        return None if row is None else Remembered(row[0], unpack_verdicts(row[1])[0])
+
+    # What a batch stores
+
+    def _store(self, work: Batch) -> None:
+        self._insert(_INSERT_MESSAGES, len(ROW), work.time_ms, work.rows)
+        for head in work.heads.values():
+            if head.changed:
+                self._store_words(head)
         if work.settled:
             self._db.executemany(
                 "INSERT INTO producers (id, seq, verdicts, seen) VALUES (?1, ?2, ?3, ?4) "
                 "ON CONFLICT (id) DO UPDATE SET seq = ?2, verdicts = ?3, seen = ?4",
-                [(p.id, p.seq, p.pack(), work.time_ms) for p in work.settled],
+                [(p.id, p.seq, pack_verdicts(p.verdicts), work.time_ms) for p in work.settled],
+            )
+        if work.once:
+            self._db.executemany(
+                "INSERT OR REPLACE INTO idempotency (id, fingerprint, verdict, time) VALUES (?, ?, ?, ?)",
+                [
+                    (id, known.fingerprint, pack_verdicts([known.verdict]), work.time_ms)
+                    for id, known in work.once.items()
+                ],
             )
 
-    def _forget(self, work: "_Batch") -> None:
+    def _store_words(self, head: Head) -> None:
+        assert head.words is not None
+        assert head.changed is not None
+        values: list[Any] = []
+        deleted: list[str] = []
+        for key in head.changed:
+            offset, data = head.words[key]
+            if offset:
+                assert data is not None
+                size = len(key.encode()) + len(data.encode()) + _ENTRY_OVERHEAD_BYTES
+                values += (key, offset, size, data)
+            else:
+                deleted.append(key)
+        self._insert(_INSERT_WORDS, len(_WORD_ROW), head.id, values)
+        if deleted:
+            self._db.execute(
+                "DELETE FROM state WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
+                (head.id, msgspec.json.encode(deleted).decode()),
+            )
+        self._db.execute("UPDATE channels SET keys = ? WHERE id = ?", (head.keys, head.id))
+
+    def _insert(self, statements: list[tuple[int, str]], width: int, shared: int, values: list[Any]) -> None:
+        start, left = 0, len(values) // width
+        for rows, statement in statements:
+            while left >= rows:
+                end = start + width * rows
+                self._db.execute(statement, [shared, *values[start:end]])
+                start, left = end, left - rows
+
+    def _forget(self, work: Batch) -> None:
         for name in work.heads:
             self._heads.pop(name, None)
         for id in work.producers:
             self._producers.pop(id, None)
+
+    # Between two batches
 
     def forget_idle_producers(self, idle_s: float, count_max: int) -> int:
         """Delete producers that settled nothing for `idle_s` seconds, at most so many; returns how many."""
@@ -206,70 +236,54 @@ class Writer:
             self._producers.pop(id, None)
         return len(gone)
 
-    def trim(self, name: str, until: int) -> None:
-        """Cut a channel's old end: offsets up to `until`, at most all of them. Offsets go on from the head."""
+    def forget_requests(self, count_max: int) -> int:
+        """Delete Idempotency-Keys whose time is over, at most so many; returns how many."""
+        return self._db.execute(
+            "DELETE FROM idempotency WHERE id IN (SELECT id FROM idempotency WHERE time < ? LIMIT ?)",
+            (self._now_ms() - int(KEPT_REQUESTS_S * 1000), count_max),
+        ).rowcount
+
+    def trim(self, name: str, until: int, count_max: int) -> Extent:
+        """See Log.trim()."""
         with transaction(self._db):
-            head = self._head(name)
-            until = min(until, head.offset)
-            self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (head.id, until))
-            write_meta(self._db, "time", str(self.time_ms))  # what is trimmed may have been the newest there was
-            self._db.execute("UPDATE channels SET trimmed = max(trimmed, ?) WHERE id = ?", (until, head.id))
+            row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
+            if row is None:
+                return Extent(0, 0)
+            id, trimmed = row
+            head = self.head(name).offset
+            until = min(until, head, trimmed + count_max)
+            if until <= trimmed:
+                return Extent(head, trimmed)
+            self._keep_time()
+            self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
+            self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
+            return Extent(head, until)
 
+    def clear(self, name: str) -> Extent:
+        """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""
+        with transaction(self._db):
+            head = self.head(name)
+            if head.id:
+                self._keep_time()
+                self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
+                self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
+        self._heads.pop(name, None)
+        return Extent(head.offset, head.offset)
 
-class _Batch:
-    """What one transaction decides."""
+    def purge(self, count_max: int) -> bool:
+        """Delete at most so many rows of channels that were emptied; whether there may be more."""
+        row = self._db.execute("SELECT id FROM channels WHERE name >= '$' AND name < '%' LIMIT 1").fetchone()
+        if row is None:
+            return False
+        for statement in (
+            "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE channel = ?1 LIMIT ?2)",
+            "DELETE FROM state WHERE channel = ?1 AND key IN (SELECT key FROM state WHERE channel = ?1 LIMIT ?2)",
+            "DELETE FROM channels WHERE id = ?1 AND ?2",
+        ):
+            if self._db.execute(statement, (row[0], count_max)).rowcount:
+                break
+        return True
 
-    __slots__ = ("_get_head", "_get_producer", "heads", "producers", "settled", "time_ms", "values")
-
-    def __init__(
-        self, get_head: Callable[[str], _Head], get_producer: Callable[[str], _Producer], time_ms: int
-    ) -> None:
-        self._get_head = get_head
-        self._get_producer = get_producer
-        self.time_ms = time_ms
-        self.heads: dict[str, _Head] = {}
-        self.producers: dict[str, _Producer] = {}
-        self.settled: set[_Producer] = set()
-        self.values: list[Any] = []
-        """_COLUMNS of each row, flat, as the INSERT binds them."""
-
-    def decide(self, submission: Submission) -> None:
-        """The verdicts of one submission, in order, and the rows they take."""
-        producer = None if submission.producer is None else self._touch_producer(submission.producer)
-        suffix = message_suffix(self.time_ms, submission.sender)
-        verdicts: list[Verdict] = []
-        submission.verdicts = verdicts
-        for item in submission.items:
-            if producer is None or item.seq is UNSET:
-                verdicts.append(self._store(item, submission.sender, suffix))
-                continue
-            if type(item) is Refused and item.error.code not in _SETTLING:
-                verdicts.append(item.error)
-                continue
-            verdict = producer.answer(item.seq)
-            if verdict is None:
-                verdict = self._store(item, submission.sender, suffix)
-                producer.settle(verdict)
-                self.settled.add(producer)
-            verdicts.append(verdict)
-
-    def _store(self, item: Publish | Refused, sender: str | None, suffix: str) -> int | WireError:
-        if isinstance(item, Refused):
-            return item.error
-        if item.ephemeral:
-            return 0
-        head = self.heads.get(item.channel)
-        if head is None:
-            head = self.heads[item.channel] = self._get_head(item.channel)
-        offset = head.offset = head.offset + 1
-        data = data_text(item.data)
-        line = f"{head.prefix}{offset}{suffix}{data}}}\n"
-        head.lines.append(line)
-        self.values += (head.id, offset, len(line) if line.isascii() else len(line.encode()), sender, data)
-        return offset
-
-    def _touch_producer(self, id: str) -> _Producer:
-        producer = self.producers.get(id)
-        if producer is None:
-            producer = self.producers[id] = self._get_producer(id)
-        return producer
+    def _keep_time(self) -> None:
+        """Write down the newest time: what is about to go may have been the newest message there was."""
+        write_meta(self._db, "time", str(self.time_ms))
