@@ -14,6 +14,7 @@ from tests.fakes import CollectingOutlet, MemoryLog, publishes
 from trisync.broker import Broker
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
+from trisync.hooks import Hooks
 from trisync.log import ITEM_OVERHEAD_BYTES, LogUnavailable, Submission
 from trisync.protocol import Publish, Subscribe
 from trisync.registry import Registry
@@ -150,7 +151,7 @@ async def test_a_publisher_is_not_read_from_while_the_queue_is_full() -> None:
     async with a_world(queue_bytes_max=10_000) as world:
         world.log.gate = trio.Event()
         ours, theirs = lockstep_stream_pair()
-        door = TcpDoor(world.broker, Registry(10), world.settings)
+        door = TcpDoor(world.broker, Registry(10), world.settings, Hooks())
         world.nursery.start_soon(door.handle, theirs, "memory")
         sent = 0
 

@@ -8,19 +8,19 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules", "merge_patch", "patterns"),
+        *("settings", "http_rules", "merge_patch", "patterns", "version"),
     },
     {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
     {"channels", "presence", "broker", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http"},
-    {"server", "config"},
+    {"embedding", "server", "config"},
     {"lines_client", "cli", "__main__", "loadtest"},
 ]
 """Modules and subpackages of trisync, from the ground up."""
 
-BASEMENT = -1
-"""trisync/__init__.py: everybody may know it, and it knows nobody."""
+FACE = len(FLOORS)
+"""trisync/__init__.py: what a program imports; nobody here does."""
 
 NOT_SANS_IO = {"trio", "trio_websocket", "socket", "sqlite3", "sqlite_utils", "asyncio", "threading", "subprocess"}
 
@@ -65,7 +65,7 @@ def imports(module: str) -> set[str]:
 
 def floor_of(module: str) -> int | None:
     if module == "trisync":
-        return BASEMENT
+        return FACE
     room = module.split(".")[1]
     return next((floor for floor, rooms in enumerate(FLOORS) if room in rooms), None)
 

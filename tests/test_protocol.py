@@ -20,6 +20,8 @@ from trisync.protocol import (
     OPERATIONS,
     AnyRequest,
     BadRequest,
+    GetPresence,
+    GetState,
     Hello,
     History,
     Ping,
@@ -63,9 +65,11 @@ def test_every_operation_is_decoded() -> None:
         "subscribe": {"channel": "lobby"},
         "unsubscribe": {"channel": "lobby"},
         "history": {"channel": "lobby"},
+        "state": {"channel": "lobby"},
+        "presence": {"channel": "lobby"},
         "ping": {},
     }
-    types = [Hello, Publish, Subscribe, Unsubscribe, History, Ping]
+    types = [Hello, Publish, Subscribe, Unsubscribe, History, GetState, GetPresence, Ping]
     assert tuple(minimal) == OPERATIONS
     assert [type(decode(op, **fields)) for op, fields in minimal.items()] == types
     for op, fields in minimal.items():
@@ -88,6 +92,10 @@ def test_fields_left_out_have_their_defaults() -> None:
 
 
 BIG = 2**53
+KEYS: tuple[list[Any], list[Any]] = (
+    ["a", "x" * 512, "é" * 256, "a b", "title", "\u2028"],
+    ["", "x" * 513, "é" * 257, "a\n", "\0", "\x7f", "\u0085", 1, None],
+)
 FIELDS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("ping", "id", [0, -1, BIG, -BIG, "", "x" * 64, "é" * 64], [BIG + 1, -BIG - 1, 1.5, 1.0, True, None, [], "x" * 65]),
     ("hello", "name", ["a", "é" * 64, "a b"], ["", "x" * 65, "a\n", "\x1b[2J", "\x7f", "\u0085", "\u2028", 1, None]),
@@ -99,6 +107,13 @@ FIELDS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("subscribe", "epoch", ["", "x" * 1000], [1, None]),
     ("history", "since", [0, OFFSET_MAX], [-1, OFFSET_MAX + 1, "0"]),
     ("history", "limit", [1, 1000], [0, 1001, "1", None, 1.5]),
+    ("publish", "key", *KEYS),
+    ("publish", "merge", [False], [0, 1, "true", None]),
+    ("subscribe", "state", [True, False], [0, 1, "true", None]),
+    ("subscribe", "presence", [True, False], [0, 1, "true", None]),
+    ("state", "key", *KEYS),
+    ("state", "after", ["", "x" * 512], [1, None, "x" * 513]),
+    ("presence", "after", ["", "x" * 64], [1, None, "x" * 65]),
 ]
 
 
@@ -119,7 +134,7 @@ CHANNELS_GOOD = ["a", "lobby", "A-Z_0.9:/@#=", "x" * 200, "..", "/"]
 CHANNELS_BAD = ["", "x" * 201, "a b", "$sys", "é", "a\n", "a\0", "a,b", "a*", '"', "\uff41", "a\\"]
 
 
-@pytest.mark.parametrize("op", ["publish", "subscribe", "unsubscribe", "history"])
+@pytest.mark.parametrize("op", ["publish", "subscribe", "unsubscribe", "history", "state", "presence"])
 def test_a_channel_name_is_one_to_two_hundred_of_the_named_characters(op: str) -> None:
     data = {"data": 1} if op == "publish" else {}
     for name in CHANNELS_GOOD:
@@ -136,17 +151,21 @@ def test_since_and_last_do_not_go_together() -> None:
     assert refused("subscribe", channel="a", since=1, last=1).error.code == "bad_request"
 
 
-@pytest.mark.parametrize("field", ["key", "expect", "merge"])
-@pytest.mark.parametrize("value", [None, False, 0, "", "x"])
-def test_what_this_version_does_not_serve_is_refused_and_not_ignored(field: str, value: Any) -> None:
-    bad = refused("publish", id=1, channel="a", data=1, seq=7, **{field: value})
+@pytest.mark.parametrize("condition", [{"expect": 0}, {"merge": True}])
+def test_a_condition_needs_a_key_to_be_about(condition: dict[str, Any]) -> None:
+    bad = refused("publish", id=1, channel="a", data=1, seq=7, **condition)
     assert (bad.error.code, bad.id, bad.seq) == ("bad_request", 1, 7)
+    assert "key" in bad.error.message
+    assert isinstance(decode("publish", channel="a", data=1, key="k", **condition), Publish)
 
 
-@pytest.mark.parametrize("field", ["state", "presence"])
-def test_a_subscription_to_what_is_not_served_is_refused(field: str) -> None:
-    assert refused("subscribe", channel="a", **{field: True}).error.code == "bad_request"
-    assert isinstance(decode("subscribe", channel="a", **{field: False}), Subscribe)
+def test_one_key_and_a_page_of_keys_do_not_go_together() -> None:
+    assert refused("state", channel="a", key="k", after="j").error.code == "bad_request"
+
+
+@pytest.mark.parametrize("field", [{"key": "k"}, {"key": "k", "expect": 1}, {"key": "k", "merge": True}])
+def test_an_ephemeral_publish_has_no_key(field: dict[str, Any]) -> None:
+    assert refused("publish", channel="a", data=1, ephemeral=True, **field).error.code == "bad_request"
 
 
 def test_an_ephemeral_publish_has_no_seq() -> None:

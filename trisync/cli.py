@@ -1,5 +1,6 @@
 """The command line: serve, and talk to a server from a shell."""
 
+import importlib
 import logging
 import os
 import signal
@@ -14,12 +15,12 @@ import trio
 from rich.console import Console
 from rich.panel import Panel
 
-from trisync import __version__, config
+from trisync import config
 from trisync.http_rules import is_loopback
 from trisync.lines_client import DEFAULT_URL, LinesClient, ServerError
 from trisync.log import LogRefused
 from trisync.server import Address, Server
-from trisync.settings import Settings
+from trisync.version import __version__
 
 STOPPED_AT_ONCE = 1
 """Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""
@@ -83,20 +84,26 @@ def _shown(default: object) -> str:
     envvar="TRISYNC_CONFIG",
     help="A TOML file with settings, by the same names: tcp_port = 2345",
 )
+@click.option(
+    "--app",
+    metavar="MODULE:SERVER",
+    help="Serve the trisync.Server of this name in this module of yours, with its hooks and settings.",
+)
 @_setting_options
-def serve(config_file: Path | None, **given: Any) -> None:
+def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
     """Run a server until Ctrl-C or SIGTERM, which drain it; a second one stops it at once.
 
     Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
-    line is stronger than the environment, and that is stronger than the file.
+    line is stronger than the environment, that is stronger than the file, and that than the settings of an --app.
     """
     given = {
         name: list(value) if isinstance(value, tuple) else value
         for name, value in given.items()
         if value not in (None, ())
     }
+    server = Server() if app is None else _load_app(app)
     try:
-        settings = config.load_settings(given, os.environ, config_file)
+        settings = server.settings = config.load_settings(given, os.environ, config_file, server.settings)
     except config.ConfigError as error:
         raise click.UsageError(str(error)) from None
     logging.basicConfig(
@@ -110,7 +117,7 @@ def serve(config_file: Path | None, **given: Any) -> None:
             "everything: there are no passwords yet.[/]"
         )
     try:
-        sys.exit(trio.run(_serve, settings))
+        sys.exit(trio.run(_serve, server))
     except* (LogRefused, OSError) as group:
         raise click.ClickException(str(_first_of(group))) from None
 
@@ -122,8 +129,26 @@ def _first_of(error: BaseException) -> BaseException:
     return error
 
 
-async def _serve(settings: Settings) -> int:
-    server = Server(settings)
+def _load_app(app: str) -> Server:
+    """A server that a program has made. Raises click.UsageError; what its module raises comes out as it is."""
+    module, _, name = app.partition(":")
+    if not name:
+        raise click.UsageError(f"--app is MODULE:SERVER, such as chat:server, not {app!r}")
+    sys.path.insert(0, os.getcwd())
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise  # it was found, and is what does not find something
+        raise click.UsageError(f"there is no module {module!r} here") from None
+    except AttributeError:
+        raise click.UsageError(f"the module {module!r} has no {name!r}") from None
+    if not isinstance(found, Server):
+        raise click.UsageError(f"{app} is no trisync.Server")
+    return found
+
+
+async def _serve(server: Server) -> int:
     status = 0
 
     async def heed_signals(task_status: trio.TaskStatus[None]) -> None:

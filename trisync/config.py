@@ -48,9 +48,11 @@ def is_list(field: msgspec.inspect.Field) -> bool:
     return isinstance(kind, msgspec.inspect.ListType)
 
 
-def load_settings(given: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None) -> Settings:
-    """The settings in force. `given` are the command line's, by name. Raises ConfigError."""
-    values: dict[str, Any] = {}
+def load_settings(
+    given: Mapping[str, Any], environ: Mapping[str, str], file: Path | None = None, base: Settings | None = None
+) -> Settings:
+    """The settings in force. `given` are the command line's, by name, `base` a program's. Raises ConfigError."""
+    values: dict[str, Any] = {} if base is None else msgspec.structs.asdict(base)
     if file is not None:
         values |= _checked(_read_file(file), str(file), strict=True)
     values |= _checked(_read_environment(environ), "the environment", strict=False)

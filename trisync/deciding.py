@@ -17,7 +17,7 @@ from trisync.log import Duplicate, Once, Refused, Run, Submission, Verdict
 from trisync.merge_patch import merge_patch
 from trisync.protocol import UNANSWERED_MAX, Publish, data_text, message_prefix, message_suffix
 
-_SETTLING = {"bad_request", "forbidden"}
+_SETTLING = {"bad_request", "forbidden", "limit"}
 """Errors from before the log that are a verdict on a publish. The others say that it was not judged."""
 
 NO_DATA = "null"

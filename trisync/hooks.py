@@ -19,7 +19,7 @@ from msgspec import UNSET, Raw, Struct
 from trisync.errors import WireError
 from trisync.log import Refused
 from trisync.patterns import compile_pattern
-from trisync.protocol import Name, Publish, Subscribe, decode_request, shortened
+from trisync.protocol import GetPresence, GetState, History, Name, Publish, Subscribe, decode_request, shortened
 from trisync.settings import Settings
 
 logger = logging.getLogger(__name__)
@@ -271,7 +271,11 @@ class Hooks:
     def on_subscribe(self, pattern: str = "*", /) -> Callable[[_S], _S]: ...
 
     def on_subscribe(self, pattern: _S | str = "*", /) -> _S | Callable[[_S], _S]:
-        """Ask this before a client is subscribed: it may raise Refuse."""
+        """Ask this before a client reads a channel: it may raise Refuse.
+
+        That is a subscription, and also a request for the channel's history, state or presence: who may not have
+        the one must not have the other.
+        """
         return self._subscribe.register(pattern)
 
     def on_connect(self, hook: _C, /) -> _C:
@@ -333,6 +337,20 @@ class Hooks:
             error = await self._ask(hook, asked, client)
             if error is not None:
                 raise error
+
+    async def judge_reading(self, client: Client, request: Subscribe | History | GetState | GetPresence) -> None:
+        """Ask the hooks about any request that reads a channel, as a subscription to the same. Raises WireError."""
+        match request:
+            case Subscribe():
+                asked = request
+            case History():
+                last = request.limit if request.since is UNSET else UNSET
+                asked = Subscribe(channel=request.channel, since=request.since, last=last)
+            case GetState():
+                asked = Subscribe(channel=request.channel, state=True)
+            case GetPresence():
+                asked = Subscribe(channel=request.channel, presence=True)
+        await self.judge_subscribe(client, asked)
 
     async def connected(self, client: Client) -> None:
         """Ask the hooks about a new client. Raises WireError when it is refused: the caller closes the connection."""

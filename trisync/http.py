@@ -11,9 +11,9 @@ import h11
 import msgspec
 import trio
 
-from trisync import __version__
 from trisync.broker import Broker
 from trisync.connection import Connection
+from trisync.hooks import Hooks
 from trisync.http_rules import (
     Headers,
     HttpRefusal,
@@ -27,6 +27,7 @@ from trisync.http_rules import (
 from trisync.protocol import shortened
 from trisync.registry import Registry
 from trisync.settings import Settings
+from trisync.version import __version__
 from trisync.web_files import PAGE_HEADERS, WebFile
 from trisync.websocket import WebSocket, WebSocketDoor
 
@@ -42,11 +43,17 @@ class HttpDoor:
     """Serves the web port. handle() is run once for each client."""
 
     def __init__(
-        self, broker: Broker, registry: Registry, settings: Settings, host: str, files: Mapping[str, WebFile]
+        self,
+        broker: Broker,
+        registry: Registry,
+        settings: Settings,
+        hooks: Hooks,
+        host: str,
+        files: Mapping[str, WebFile],
     ) -> None:
         self.registry = registry
         self.settings = settings
-        self.websockets = WebSocketDoor(broker, registry, settings)
+        self.websockets = WebSocketDoor(broker, registry, settings, hooks)
         self.files = files
         self.draining = False
         """Set when the server stops: everything is answered with 503, which is what /health is asked for."""

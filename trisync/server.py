@@ -12,6 +12,7 @@ import msgspec
 import trio
 
 from trisync.broker import Broker
+from trisync.embedding import Embedding
 from trisync.http import HttpDoor
 from trisync.registry import Registry
 from trisync.settings import Settings
@@ -39,11 +40,17 @@ class Address(NamedTuple):
     data: str
 
 
-class Server:
-    """One server. serve() runs it; drain(), from another task, makes serve() return once everybody is served."""
+class Server(Embedding):
+    """One server. serve() runs it; drain(), from another task, makes serve() return once everybody is served.
 
-    def __init__(self, settings: Settings, *, seed: int | None = None) -> None:
-        self._settings = settings
+    A program that runs it inside itself registers its hooks before serve(), and can publish and read while it
+    serves: see Embedding.
+    """
+
+    def __init__(self, settings: Settings | None = None, *, seed: int | None = None) -> None:
+        super().__init__()
+        self.settings = Settings() if settings is None else settings
+        """What serve() begins with; to be replaced before that at the latest."""
         self._random = random.Random(seed)
         self._drain_asked = trio.Event()
         self.address: Address | None = None
@@ -67,11 +74,13 @@ class Server:
         Raises LogRefused, and OSError where an address cannot be had. Anything that the log raises otherwise ends
         the server: an outcome that is not known must not be served.
         """
-        settings = fit_connections(self._settings)
+        settings = fit_connections(self.settings)
+        self.hooks.configure(settings.hook_s, settings.message_bytes_max)
         log = await SqliteLog.open(Path(settings.data), settings)
         try:
             await self._serve_log(log, settings, task_status)
         finally:
+            self._broker = None
             await log.aclose()
 
     async def _serve_log(self, log: SqliteLog, settings: Settings, task_status: trio.TaskStatus[Address]) -> None:
@@ -85,8 +94,9 @@ class Server:
                 await listener.aclose()
             raise
         address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
-        tcp = TcpDoor(broker, registry, settings)
-        web = HttpDoor(broker, registry, settings, settings.host, load_web_files(address.tcp_port))
+        tcp = TcpDoor(broker, registry, settings, self.hooks)
+        files = load_web_files(address.tcp_port)
+        web = HttpDoor(broker, registry, settings, self.hooks, settings.host, files)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broker.run)
             nursery.start_soon(broker.presence.run)
@@ -95,6 +105,7 @@ class Server:
             tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery, settings))
             await nursery.start(partial(open_door, web_listeners, web.handle, nursery, settings))
             self.address = address
+            self._broker = broker
             task_status.started(address)
             await self._drain_asked.wait()
             tcp_open.cancel()

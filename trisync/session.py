@@ -9,13 +9,13 @@ from collections.abc import Callable
 
 from msgspec import UNSET, UnsetType
 
-from trisync import __version__
 from trisync.broker import Broker
 from trisync.connection import DRAINING, Connection
 from trisync.console import Console, GoOnInJson, Quit, Say
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
+from trisync.hooks import Client, Door, Hooks
 from trisync.log import Duplicate, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
@@ -38,6 +38,7 @@ from trisync.protocol import (
 )
 from trisync.settings import Settings
 from trisync.telnet import edited
+from trisync.version import __version__
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers."""
@@ -48,20 +49,30 @@ class Session:
 
     __slots__ = (
         "_broker",
+        "_client",
         "_connection",
+        "_door",
         "_fenced",
+        "_hooks",
         "_id",
         "_name",
         "_producer",
+        "_publish_hooks",
         "_settings",
         "_submission",
         "_subscriptions",
     )
 
-    def __init__(self, broker: Broker, connection: Connection, settings: Settings) -> None:
+    def __init__(
+        self, broker: Broker, connection: Connection, settings: Settings, hooks: Hooks, door: Door = "tcp"
+    ) -> None:
         self._broker = broker
         self._connection = connection
         self._settings = settings
+        self._hooks = hooks
+        self._publish_hooks = hooks.for_publish if hooks.any_publish else None
+        self._door: Door = door
+        self._client: Client | None = None  # made when a hook is to be told of it
         self._id: str | None = None
         self._name: str | None = None
         self._producer: str | None = None
@@ -81,7 +92,10 @@ class Session:
                 await self._refuse(bad, len(payload))
                 continue
             if type(request) is Publish:
-                self._collect(request, len(payload))
+                if self._publish_hooks is not None and self._publish_hooks(request.channel):
+                    await self._collect_judged(request)
+                else:
+                    self._collect(request, len(payload))
                 if self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX:
                     await self._settle_up()
             else:
@@ -100,7 +114,10 @@ class Session:
         if type(request) is Publish:
             if len(request.data) > self._settings.message_bytes_max:
                 raise too_large(self._settings.message_bytes_max)
-            self._collect(request, len(request.data))
+            if self._publish_hooks is not None and self._publish_hooks(request.channel):
+                await self._collect_judged(request)
+            else:
+                self._collect(request, len(request.data))
             self._submit()
             await self._broker.room()
         else:
@@ -118,6 +135,24 @@ class Session:
         self._connection.last_word = encode_goodbye(reconnect_ms)
         self._connection.end(DRAINING)
 
+    async def begin(self) -> None:
+        """Tell the program's hooks that a client has come, who may refuse it: raises WireError, which is to end it."""
+        if self._hooks.any_connect or self._hooks.any_disconnect:
+            client = self._meet_client()
+            await self._hooks.connected(client)
+            self._name = client.name
+
+    async def leave(self) -> None:
+        """Tell the program's hooks that the client has gone, if they were told that it came; never raises."""
+        if self._client is not None and self._hooks.any_disconnect:
+            self._client.ended = self._connection.ending
+            await self._hooks.disconnected(self._client)
+
+    def _meet_client(self) -> Client:
+        if self._client is None:
+            self._client = Client(self._session_id(), self._connection.peer, self._door, self._name)
+        return self._client
+
     def close(self) -> None:
         """End the subscriptions and let go of the producer. Publishes under way are still stored."""
         if self._subscriptions is not None:
@@ -134,6 +169,12 @@ class Session:
         if submission is None:
             submission = self._submission = Submission(self._settle, self._name, self._producer)
         submission.add(item, payload_bytes)
+
+    async def _collect_judged(self, request: Publish) -> None:
+        """Collect a publish that hooks are asked about first; what came before it need not wait for them."""
+        self._submit()
+        item = await self._hooks.judge_publish(self._meet_client(), request)
+        self._collect(item, len(item.data) if type(item) is Publish else 0)
 
     def _judge_seq(self, item: Publish | Refused) -> Publish | Refused:
         if self._producer is None:
@@ -193,6 +234,8 @@ class Session:
         self._submit()
         await self._connection.room()
         try:
+            if self._hooks.any_subscribe and isinstance(request, Subscribe | History | GetState | GetPresence):
+                await self._hooks.judge_reading(self._meet_client(), request)
             match request:
                 case Hello():
                     await self._hello(request)
@@ -242,6 +285,8 @@ class Session:
             fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
         if request.name is not UNSET:
             self._name = request.name
+            if self._client is not None:
+                self._client.name = request.name
         if self._subscriptions is not None:
             self._subscriptions.appear_as(self._member(), self._name)
         self._ok(request.id, **fields)

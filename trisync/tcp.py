@@ -9,6 +9,7 @@ from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.dialects import Dialect, skip_blanks, tell_dialect
 from trisync.framing import FrameSplitter, Framing, LineSplitter, Splitter
+from trisync.hooks import Hooks
 from trisync.registry import Registry
 from trisync.session import ConsoleSession, Session
 from trisync.settings import Settings
@@ -18,16 +19,17 @@ from trisync.telnet import TelnetFilter
 class TcpDoor:
     """Serves raw TCP clients of all dialects. handle() is run once for each."""
 
-    def __init__(self, broker: Broker, registry: Registry, settings: Settings) -> None:
+    def __init__(self, broker: Broker, registry: Registry, settings: Settings, hooks: Hooks) -> None:
         self._broker = broker
         self._registry = registry
         self._settings = settings
+        self._hooks = hooks
         self._silent: OrderedDict[Connection, None] = OrderedDict()
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
         """Serve one client until it or the server ends it."""
         connection = Connection(stream, self._settings, f"tcp {peer}")
-        session = Session(self._broker, connection, self._settings)
+        session = Session(self._broker, connection, self._settings, self._hooks)
         if not self._registry.admit(connection, session):
             await trio.aclose_forcefully(stream)
             return
@@ -37,6 +39,7 @@ class TcpDoor:
         finally:
             self._registry.dismiss(connection)
             session.close()
+            await session.leave()
 
     async def _wait_for_first_word(self, connection: Connection) -> bytes:
         """A new connection's first bytes; it may be silent for long, but only so many may be so at once."""
@@ -93,9 +96,11 @@ class _Conversation:
                 return None, b""
             case Dialect.FRAMES:
                 self._session.speak(Framing.FRAMES)
+                await self._session.begin()
                 return FrameSplitter(self._bytes_max), head
             case Dialect.LINES:
                 self._session.speak(Framing.LINES)
+                await self._session.begin()
                 return LineSplitter(self._bytes_max), head
             case Dialect.CONSOLE:
                 if self._telnet is None:  # commands may come later: Linux telnet sends them at Ctrl-C
@@ -146,6 +151,7 @@ class _Conversation:
         """
         splitter = LineSplitter(self._bytes_max, keep_empty=True)
         console = ConsoleSession(self._session, self._connection)
+        await self._session.begin()
         while chunk:
             following = await console.receive(splitter.feed(chunk))
             if splitter.failed:

@@ -11,6 +11,7 @@ from trisync import connection as ends
 from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.framing import Framing
+from trisync.hooks import Hooks
 from trisync.registry import Registry
 from trisync.session import Session
 from trisync.settings import Settings
@@ -27,15 +28,16 @@ _NORMAL, _GOING_AWAY, _POLICY, _INTERNAL = 1000, 1001, 1008, 1011  # RFC 6455, s
 class WebSocketDoor:
     """Serves WebSocket clients whose request was judged good. keep_alive() must be running."""
 
-    def __init__(self, broker: Broker, registry: Registry, settings: Settings) -> None:
+    def __init__(self, broker: Broker, registry: Registry, settings: Settings, hooks: Hooks) -> None:
         self._broker = broker
         self._registry = registry
         self._settings = settings
+        self._hooks = hooks
         self._clients: dict[WebSocket, None] = {}
 
     def meet(self, connection: Connection, key: bytes, rest: bytes) -> "WebSocket":
         """A client that sent this Sec-WebSocket-Key, and `rest` behind its request. converse() must follow."""
-        session = Session(self._broker, connection, self._settings)
+        session = Session(self._broker, connection, self._settings, self._hooks, "websocket")
         return WebSocket(connection, session, key, rest, self._settings.message_bytes_max)
 
     async def converse(self, client: "WebSocket") -> None:
@@ -47,6 +49,7 @@ class WebSocketDoor:
         finally:
             del self._clients[client]
             client.session.close()
+            await client.session.leave()
 
     async def keep_alive(self) -> None:
         """Ping the clients that have been silent, and end those that do not answer. Runs until cancelled."""
@@ -81,6 +84,7 @@ class WebSocket:
         await shake_hands(self._key, connection)
         self._open = True
         self.session.speak(Framing.WEBSOCKET)
+        await self.session.begin()
         chunk, self._rest = self._rest or bytes(await connection.receive()), b""
         while chunk:
             self._heard_at = trio.current_time()

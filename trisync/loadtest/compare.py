@@ -14,7 +14,6 @@ from pathlib import Path
 
 from msgspec import Struct
 
-from trisync import __version__
 from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load
 from trisync.loadtest.peer_servers import PEERS, apply, missing, running
@@ -23,6 +22,7 @@ from trisync.loadtest.problems import Problem, describe
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.run import describe_machine
 from trisync.loadtest.target import spawned
+from trisync.version import __version__
 
 MESSAGE_BYTES = 60
 WARMUP_S_MAX = 1.0

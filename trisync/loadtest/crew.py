@@ -10,7 +10,6 @@ from pathlib import Path
 import msgspec
 import trio
 
-import trisync
 from trisync.loadtest.plan import Done, Order, Report, Share, Tick
 
 REPORT_BYTES_MAX = 64 * 1024 * 1024
@@ -26,7 +25,7 @@ class CrewFailed(Exception):
 
 def environment() -> dict[str, str]:
     """The environment of a process that shall find this very trisync, wherever it is started."""
-    home = str(Path(trisync.__file__).resolve().parent.parent)
+    home = str(Path(__file__).resolve().parent.parent.parent)
     paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 

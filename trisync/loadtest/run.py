@@ -10,13 +10,13 @@ from pathlib import Path
 
 import trio
 
-from trisync import __version__
 from trisync.loadtest.crew import Crew, hire
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Effort, Result, distribution
 from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
 from trisync.loadtest.target import Target, machine_idle_s, spawned, usage
+from trisync.version import __version__
 
 SHOW_S = 0.25
 """How often the display is shown anew."""

@@ -1,0 +1,128 @@
+"""What a program can do that runs the server inside itself: hooks, and publishing and reading without a connection.
+
+The server's own life is in server.py, which builds on this.
+"""
+
+from typing import Any, NamedTuple
+
+import msgspec
+
+from trisync.broker import Broker
+from trisync.errors import WireError
+from trisync.hooks import Hooks
+from trisync.log import Duplicate, LogUnavailable, StatePage
+from trisync.protocol import HISTORY_LIMIT_DEFAULT, BadRequest, channel_is_valid, compose_publish
+
+
+class Entry(NamedTuple):
+    """A key's newest word."""
+
+    offset: int
+    """What a publish with `expect` compares with."""
+    data: Any
+
+
+class Embedding:
+    """The side of a server that is turned to the program around it.
+
+    The methods that publish and read may be called while the server serves, from tasks of the same Trio run. They
+    raise RuntimeError otherwise, WireError with the wire's codes where the server refuses, `unavailable` among
+    them, and ValueError for what is no channel's name. Cancelling one that writes leaves open whether it was done.
+    """
+
+    def __init__(self) -> None:
+        self.hooks = Hooks()
+        self.on_publish = self.hooks.on_publish
+        self.on_subscribe = self.hooks.on_subscribe
+        self.on_connect = self.hooks.on_connect
+        self.on_disconnect = self.hooks.on_disconnect
+        self._broker: Broker | None = None
+        """Set while the server serves."""
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        expect: int | None = None,
+        merge: bool = False,
+        ephemeral: bool = False,
+        name: str | None = None,
+    ) -> int:
+        """Publish, and return the offset once it is stored as durably as any client's; 0 if ephemeral.
+
+        `name` is who it is from. The hooks are not asked: this is the program's own word.
+        """
+        fields: dict[str, Any] = {"channel": channel, "ephemeral": ephemeral, "merge": merge}
+        fields |= {name: value for name, value in (("key", key), ("expect", expect)) if value is not None}
+        broker = self._serving()
+        try:
+            request = compose_publish(msgspec.json.encode(data), **fields)
+        except BadRequest as bad:
+            raise bad.error from None
+        verdict = await broker.publish(request, name)
+        if isinstance(verdict, WireError):
+            raise verdict
+        return verdict.offset if isinstance(verdict, Duplicate) else verdict
+
+    async def history(
+        self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT
+    ) -> list[dict[str, Any]]:
+        """The newest messages, or those behind offset `since`, ascending; fewer than `limit` when they are large."""
+        try:
+            page = await self._serving(channel).history(channel, since, limit)
+        except LogUnavailable as problem:
+            raise _unavailable(problem) from problem
+        return [] if page.run is None else [msgspec.json.decode(payload) for payload in page.run.payloads()]
+
+    async def state(self, channel: str) -> dict[str, Entry]:
+        """All entries of a channel's state. What is written while this reads may be in it or not, key by key."""
+        entries: dict[str, Entry] = {}
+        after = ""
+        while True:
+            try:
+                page = await self._serving(channel).state(channel, after)
+            except LogUnavailable as problem:
+                raise _unavailable(problem) from problem
+            entries |= _entries(page)
+            if not page.more:
+                return entries
+            after = page.last
+
+    async def word(self, channel: str, key: str) -> Entry | None:
+        """The newest word on a key, None where there is no such key."""
+        try:
+            page = await self._serving(channel).word(channel, key)
+        except LogUnavailable as problem:
+            raise _unavailable(problem) from problem
+        return _entries(page).get(key)
+
+    async def clear(self, channel: str) -> int:
+        """Empty a channel of its messages and its state; returns the offset from which it goes on."""
+        try:
+            return (await self._serving(channel).clear(channel)).head
+        except LogUnavailable as problem:
+            raise _unavailable(problem) from problem
+
+    def members(self, channel: str) -> list[dict[str, str]]:
+        """Who is in a channel: `member`, an opaque id, and `name` where there is one."""
+        presence = self._serving(channel).presence
+        members, _ = presence.members(channel, "", 2**53)
+        return members
+
+    def _serving(self, channel: str | None = None) -> Broker:
+        if self._broker is None:
+            raise RuntimeError("the server is not serving")
+        if channel is not None and not channel_is_valid(channel):
+            raise ValueError(f"{channel!r} is no channel's name")
+        return self._broker
+
+
+def _entries(page: StatePage) -> dict[str, Entry]:
+    decoded: dict[str, dict[str, Any]] = msgspec.json.decode(b"{%b}" % page.entries)
+    return {key: Entry(entry["offset"], entry["data"]) for key, entry in decoded.items()}
+
+
+def _unavailable(problem: LogUnavailable) -> WireError:
+    return WireError("unavailable", f"the log cannot be had now: {problem}")
