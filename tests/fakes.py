@@ -1,7 +1,8 @@
 """Stand-ins for the floors around the broker: a log in memory whose commits a test holds, and outlets."""
 
 import itertools
-from collections.abc import Awaitable, Callable, Sequence
+import json
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from copy import copy
 
 import trio
@@ -10,7 +11,7 @@ from msgspec import Raw
 from trisync.channels import Outlet
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
-from trisync.log import ChannelInfo, Extent, Log, Page, Run, StatePage, Submission
+from trisync.log import ChannelInfo, Extent, Log, OldMessage, Page, Run, StatePage, Submission
 from trisync.protocol import Publish
 
 
@@ -23,6 +24,7 @@ class MemoryLog(Log):
 
     def __init__(self) -> None:
         self.epoch = "e1"
+        self.time_ms = 1
         self.messages: dict[str, list[str]] = {}
         self.trimmed: dict[str, int] = {}
         self.words: dict[str, dict[str, tuple[int, str]]] = {}
@@ -38,7 +40,7 @@ class MemoryLog(Log):
         self._once: dict[bytes, Remembered] = {}
 
     def now_ms(self) -> int:
-        return 1
+        return self.time_ms
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
         await self.gate.wait()
@@ -47,7 +49,7 @@ class MemoryLog(Log):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        work = Batch(self, 1, message_bytes_max=1024 * 1024, keys_max=1000)
+        work = Batch(self, self.time_ms, message_bytes_max=1024 * 1024, keys_max=1000)
         work.decide(batch)
         for head in work.heads.values():
             self.messages.setdefault(head.name, []).extend(head.lines)
@@ -127,7 +129,31 @@ class MemoryLog(Log):
 
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
         await trio.lowlevel.checkpoint()
-        return [ChannelInfo(name, self._extent(name)) for name in sorted(self._names) if name > after][:count_max]
+        return self._describe([name for name in sorted(self._names) if name > after][:count_max])
+
+    async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
+        await trio.lowlevel.checkpoint()
+        return self._describe(sorted(name for name in names if name in self._names))
+
+    def _describe(self, names: Sequence[str]) -> list[ChannelInfo]:
+        infos: list[ChannelInfo] = []
+        for name in names:
+            old = self._oldest(name)
+            held, time_ms = (old[0].held_bytes, old[0].time_ms) if old else (0, None)
+            infos.append(ChannelInfo(name, self._extent(name), held, time_ms))
+        return infos
+
+    async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
+        await trio.lowlevel.checkpoint()
+        return self._oldest(channel)[:count_max]
+
+    def _oldest(self, channel: str) -> list[OldMessage]:
+        head, trimmed = self._extent(channel)
+        lines = self.messages[channel]
+        return [
+            OldMessage(offset, json.loads(lines[offset - 1])["time"], sum(map(len, lines[offset - 1 :])))
+            for offset in range(trimmed + 1, head + 1)
+        ]
 
     async def settled_seq(self, producer: str) -> int:
         await trio.lowlevel.checkpoint()
@@ -137,12 +163,16 @@ class MemoryLog(Log):
 
     async def clear(self, channel: str) -> Extent:
         self.words.pop(channel, None)
-        return await self.trim(channel, len(self.messages.get(channel, [])), 10**9)
-
-    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
-        await trio.lowlevel.checkpoint()
-        self.trimmed[channel] = min(until, self.trimmed.get(channel, 0) + count_max)
+        await self.trim({channel: len(self.messages.get(channel, []))}, 10**9)
         return self._extent(channel)
+
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
+        await trio.lowlevel.checkpoint()
+        for channel, until in cuts.items():
+            before = self.trimmed.get(channel, 0)
+            self.trimmed[channel] = max(before, min(until, before + count_max))
+            count_max -= self.trimmed[channel] - before
+        return {channel: self._extent(channel) for channel in cuts}
 
     async def maintain(self) -> bool:
         await trio.lowlevel.checkpoint()

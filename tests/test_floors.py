@@ -8,10 +8,10 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules", "merge_patch", "patterns", "version"),
+        *("settings", "http_rules", "merge_patch", "patterns", "retention_rules", "version"),
     },
     {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
-    {"channels", "presence", "broker", "cursors"},
+    {"channels", "presence", "broker", "retention", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http"},
     {"embedding", "server", "config"},

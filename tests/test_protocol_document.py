@@ -358,7 +358,7 @@ class Example:
             settings = settings_for(self.folder)
             log = await SqliteLog.open(Path(settings.data), settings)
             try:
-                await log.trim(trim[1], int(trim[2]), 1000)
+                await log.trim({trim[1]: int(trim[2])}, 1000)
             finally:
                 await log.aclose()
         await self.start()

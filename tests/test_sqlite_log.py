@@ -16,7 +16,7 @@ import trio
 from msgspec import UNSET, Raw, UnsetType
 
 from trisync.errors import WireError
-from trisync.log import Duplicate, Extent, LogRefused, LogUnavailable, Page, Refused, Submission, Verdict
+from trisync.log import ChannelInfo, Duplicate, Extent, LogRefused, LogUnavailable, Page, Refused, Submission, Verdict
 from trisync.protocol import UNANSWERED_MAX, Publish, decode_request
 from trisync.settings import Settings
 from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, FORGET_EVERY_S, SqliteLog
@@ -84,6 +84,11 @@ def plain(verdicts: Sequence[Verdict]) -> list[Any]:
 
 def messages(page: Page) -> list[dict[str, Any]]:
     return [] if page.run is None else [json.loads(payload) for payload in page.run.payloads()]
+
+
+async def payloads(log: SqliteLog, channel: str = "lobby") -> list[bytes]:
+    page = await log.read(channel, 0, 100_000, EVERYTHING)
+    return [] if page.run is None else page.run.payloads()
 
 
 async def data_of(log: SqliteLog, channel: str = "lobby") -> list[Any]:
@@ -241,13 +246,13 @@ async def test_a_page_of_a_few_large_messages_is_read_without_the_rest_of_the_ch
 async def test_what_is_trimmed_is_gone_and_offsets_go_on(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         await put(log, *(publish(number) for number in range(1, 11)), publish(channel="b"))
-        await log.trim("lobby", 4, 1000)
+        await log.trim({"lobby": 4}, 1000)
         assert await log.extent("lobby") == Extent(10, 4)
         page = await log.read("lobby", 1, 3, EVERYTHING)
         assert page.run is not None
         assert (page.run.after, offsets(page)) == (4, [5, 6, 7])
         assert offsets(await log.newest("lobby", 100, EVERYTHING)) == [*range(5, 11)]
-        await log.trim("lobby", 2, 1000)  # never back
+        await log.trim({"lobby": 2}, 1000)  # never back
         assert await log.extent("lobby") == Extent(10, 4)
         assert await log.extent("b") == Extent(1, 0)
 
@@ -256,12 +261,56 @@ async def test_what_is_trimmed_is_gone_and_offsets_go_on(tmp_path: Path) -> None
 async def test_a_channel_trimmed_to_nothing_keeps_its_head_over_a_restart(tmp_path: Path, until: int) -> None:
     async with opened(tmp_path) as log:
         await put(log, publish(), publish(), publish())
-        await log.trim("lobby", until, 1000)
+        await log.trim({"lobby": until}, 1000)
         assert await log.read("lobby", 0, 10, EVERYTHING) == Page(None, Extent(3, 3))
     async with opened(tmp_path) as log:
         assert await log.extent("lobby") == Extent(3, 3)
         assert await put(log, publish()) == [4]
         assert await log.extent("lobby") == Extent(4, 3)
+
+
+async def test_channels_are_trimmed_together_and_at_most_so_many_messages(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(channel=channel) for channel in "aabbbcc"))
+        assert await log.trim({"a": 1, "none": 5, "b": 3, "c": 1}, 3) == {
+            "a": Extent(2, 1),
+            "b": Extent(3, 2),
+            "c": Extent(2, 0),
+        }
+
+
+async def test_what_a_channel_holds_is_known_in_bytes_and_age_whatever_was_cut(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as log:
+        for clock.ms in (5000, 6000, 7000):
+            await put(log, publish("é" * clock.ms), publish(channel="b"))
+        sizes = [len(payload) + 1 for payload in await payloads(log)]
+        assert await log.describe(["none", "lobby"]) == [ChannelInfo("lobby", Extent(3, 0), sum(sizes), 5000)]
+        assert await log.oldest("lobby", 2) == [(1, 5000, sum(sizes)), (2, 6000, sum(sizes[1:]))]
+        await log.trim({"lobby": 2, "b": 3}, 1000)
+    async with opened(tmp_path, clock) as log:
+        await put(log, publish(4))
+        sizes = [len(payload) + 1 for payload in await payloads(log)]
+        assert await log.channels("", 10) == [
+            ChannelInfo("b", Extent(3, 3), 0, None),
+            ChannelInfo("lobby", Extent(4, 2), sum(sizes), 7000),
+        ]
+        assert [message.held_bytes for message in await log.oldest("lobby", 10)] == [sum(sizes), sizes[1]]
+        assert await log.oldest("b", 10) == []
+
+
+async def test_a_log_from_before_retention_learns_what_its_channels_hold(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish("x" * size, channel) for size, channel in ((5, "a"), (9, "b"), (2, "a"))))
+        now = await log.channels("", 10)
+    with sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None) as old:
+        old.execute("ALTER TABLE messages DROP COLUMN total")
+        old.execute("DELETE FROM _sqlite_migrations WHERE name LIKE 'm003%'")
+    old.close()
+    async with opened(tmp_path) as log:
+        assert await log.channels("", 10) == now
+        await put(log, publish("y", "a"))
+        assert (await log.oldest("a", 10))[0].held_bytes == sum(len(line) + 1 for line in await payloads(log, "a"))
 
 
 # Time
@@ -286,7 +335,7 @@ async def test_time_does_not_go_back_over_a_restart_though_all_was_trimmed(tmp_p
     clock.ms = 5000
     async with opened(tmp_path, clock) as log:
         await put(log, publish())
-        await log.trim("lobby", 1, 1000)
+        await log.trim({"lobby": 1}, 1000)
     clock.ms = 10
     async with opened(tmp_path, clock) as log:
         await put(log, publish())
@@ -483,7 +532,7 @@ async def test_a_locked_file_is_unavailable_and_the_next_batch_works(tmp_path: P
         assert "locked" in await append_fails(log)
         assert await data_of(log) == [1]  # reads go on
         with pytest.raises(LogUnavailable):
-            await log.trim("lobby", 1, 1000)
+            await log.trim({"lobby": 1}, 1000)
         other.execute("ROLLBACK")
         other.close()
         await as_if_nothing_was(log)

@@ -7,7 +7,7 @@ the log's thread, the next one gathers; load makes batches grow by themselves.
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 
 import trio
 from cachetools import TTLCache
@@ -321,18 +321,16 @@ class Broker:
         await self.between_batches(work)
         return extents[0]
 
-    async def trim(self, name: str, until: int, count_max: int) -> Extent:
-        """Cut at most so many of a channel's oldest messages, up to offset `until`. Raises LogUnavailable."""
-        extents: list[Extent] = []
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> None:
+        """Cut channels' oldest messages, as Log.trim() does, between two batches. Raises LogUnavailable."""
 
         async def work() -> None:
-            extents.append(await self._log.trim(name, until, count_max))
-            channel = self._channels.get(name)
-            if channel is not None:
-                channel.trimmed = max(channel.trimmed, extents[0].trimmed)
+            for name, extent in (await self._log.trim(cuts, count_max)).items():
+                channel = self._channels.get(name)
+                if channel is not None:
+                    channel.trimmed = max(channel.trimmed, extent.trimmed)
 
         await self.between_batches(work)
-        return extents[0]
 
     # Producers
 

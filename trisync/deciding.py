@@ -70,13 +70,15 @@ def unpack_verdicts(packed: bytes) -> list[Kept]:
 class Head:
     """Where a channel ends, and what the batch under way adds to it."""
 
-    __slots__ = ("after", "changed", "id", "keys", "lines", "name", "offset", "prefix", "words")
+    __slots__ = ("after", "changed", "id", "keys", "lines", "name", "offset", "prefix", "total", "words")
 
-    def __init__(self, name: str, id: int, offset: int, keys: int) -> None:
+    def __init__(self, name: str, id: int, offset: int, keys: int, total: int = 0) -> None:
         self.name = name
         self.id = id
         """0 while nothing was ever stored in it."""
         self.offset = offset
+        self.total = total
+        """The newest message's: see ROW."""
         self.keys = keys
         """How many keys have a word."""
         self.after = offset
@@ -155,8 +157,12 @@ class Lookup(Protocol):
         """The verdict on the first request with an Idempotency-Key."""
 
 
-ROW = ("channel", "offset", "size", "sender", "key", "data")
-"""What a batch gives of each message to store; `size` is in bytes, of the whole line."""
+ROW = ("channel", "offset", "size", "total", "sender", "key", "data")
+"""What a batch gives of each message to store.
+
+`size` is in bytes, of the whole line; `total` is the sum of the channel's sizes up to this one, counted from anywhere:
+the difference between two messages is what lies between them.
+"""
 _ROW_WIDTH = len(ROW)
 
 
@@ -296,7 +302,9 @@ class Batch:
         offset = head.offset = head.offset + 1
         line = f"{head.prefix}{offset}{suffix}{data}}}\n"
         head.lines.append(line)
-        self.rows += (head.id, offset, len(line) if line.isascii() else len(line.encode()), sender, key, data)
+        size = len(line) if line.isascii() else len(line.encode())
+        head.total += size
+        self.rows += (head.id, offset, size, head.total, sender, key, data)
         return offset
 
     def _look_up_words(self, submissions: Sequence[Submission]) -> None:

@@ -5,7 +5,7 @@ The stores themselves are elsewhere (sqlite.py). Nothing here knows a connection
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -188,6 +188,19 @@ class ChannelInfo(NamedTuple):
 
     name: str
     extent: Extent
+    bytes: int
+    """Of its messages, as they are sent in lines."""
+    oldest_ms: int | None
+    """The time of its oldest message, None where it has none (any more)."""
+
+
+class OldMessage(NamedTuple):
+    """A message at the old end of a channel, without its data."""
+
+    offset: int
+    time_ms: int
+    held_bytes: int
+    """What the channel holds from this message on, this one included."""
 
 
 class Log(ABC):
@@ -241,6 +254,14 @@ class Log(ABC):
         """Channels by name, behind a name ("" for the first); emptied ones are among them. Raises LogUnavailable."""
 
     @abstractmethod
+    async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
+        """Those of the named channels that there are, by name. Raises LogUnavailable."""
+
+    @abstractmethod
+    async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
+        """A channel's oldest messages, ascending. Raises LogUnavailable."""
+
+    @abstractmethod
     async def settled_seq(self, producer: str) -> int:
         """The seq of a producer's last settled publish, 0 for one not known. Raises LogUnavailable."""
 
@@ -253,10 +274,11 @@ class Log(ABC):
         """
 
     @abstractmethod
-    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
-        """Cut at most so many of a channel's oldest messages, up to offset `until`. Not while append() runs.
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
+        """Cut channels' oldest messages, up to an offset each, in one transaction. Not while append() runs.
 
-        The state stays. Returns the extent there is then. Raises LogUnavailable.
+        At most so many messages in all, channel after channel: later ones may be cut in part or not at all. The
+        states stay. Returns the extents of those channels that there are. Raises LogUnavailable.
         """
 
     @abstractmethod

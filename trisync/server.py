@@ -15,6 +15,8 @@ from trisync.broker import Broker
 from trisync.embedding import Embedding
 from trisync.http import HttpDoor
 from trisync.registry import Registry
+from trisync.retention import Retention
+from trisync.retention_rules import Rules
 from trisync.settings import Settings
 from trisync.sockets import SocketStream
 from trisync.sqlite_log import SqliteLog
@@ -85,6 +87,7 @@ class Server(Embedding):
 
     async def _serve_log(self, log: SqliteLog, settings: Settings, task_status: trio.TaskStatus[Address]) -> None:
         broker = Broker(log, settings, timer=trio.current_time)
+        retention = Retention(log, broker, Rules(settings.retention), settings.retention_tick_s)
         registry = Registry(settings.connections_max)
         tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
         try:
@@ -100,6 +103,9 @@ class Server(Embedding):
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broker.run)
             nursery.start_soon(broker.presence.run)
+            if settings.retention:
+                broker.stored = retention.note
+                nursery.start_soon(retention.run)
             nursery.start_soon(web.websockets.keep_alive)
             nursery.start_soon(registry.watch_peers, settings.peer_timeout_s)
             tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery, settings))

@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from msgspec import Meta, Struct, field
 
+from trisync.retention_rules import Rules
+
 MIB = 1024 * 1024
 
 Port = Annotated[int, Meta(ge=0, le=65535)]
@@ -39,6 +41,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         int,
         Meta(ge=0, le=60_000, description="How long a commit waits for another program's lock on the file"),
     ] = 2000
+
+    # What is kept
+    retention: Annotated[
+        list[str],
+        Meta(
+            description="What channels keep, such as 'chat.* messages=1000 age_s=86400 bytes=1000000'; "
+            "of several the first that matches counts"
+        ),
+    ] = field(default_factory=list)
+    retention_tick_s: Annotated[Seconds, Meta(description="How often channels are cut to what they keep")] = 1.0
 
     # Limits on what clients ask for
     message_bytes_max: Annotated[
@@ -127,3 +139,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"], Meta(description="How much is said on standard error")
     ] = "info"
+
+    def __post_init__(self) -> None:
+        try:
+            Rules(self.retention)
+        except ValueError as error:
+            raise ValueError(f"retention: {error}") from None

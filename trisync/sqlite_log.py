@@ -8,14 +8,15 @@ import logging
 import os
 import sqlite3
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Protocol, TypeVar
 
+import msgspec
 import trio
 
-from trisync.log import ChannelInfo, Extent, Log, LogUnavailable, Page, Run, StatePage, Submission
+from trisync.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Page, Run, StatePage, Submission
 from trisync.protocol import message_prefix
 from trisync.settings import Settings
 from trisync.sqlite_schema import (
@@ -91,8 +92,25 @@ _PAGE_OF_ENTRIES = _ENTRIES.format(keys="key > ? AND key <= ?")
 _ONE_ENTRY = _ENTRIES.format(keys="key = ?")
 
 _CHANNELS = """
-SELECT name, trimmed, (SELECT max(offset) FROM messages WHERE channel = channels.id)
-FROM channels WHERE name > ? AND name NOT BETWEEN '$' AND '%' ORDER BY name LIMIT ?
+SELECT json_group_array(json_array(name, coalesce(head, trimmed), trimmed, coalesce(bytes, 0), oldest)) FROM (
+  SELECT name, trimmed, last.offset AS head, last.total - first.total + first.size AS bytes, first.time AS oldest
+  FROM channels
+  LEFT JOIN messages AS first ON first.id = (
+    SELECT id FROM messages WHERE channel = channels.id ORDER BY offset LIMIT 1)
+  LEFT JOIN messages AS last ON last.id = (
+    SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)
+  WHERE {which} ORDER BY name LIMIT ?
+)
+"""
+_CHANNELS_BEHIND = _CHANNELS.format(which="name > ? AND name NOT BETWEEN '$' AND '%'")
+_CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?))")
+
+_OLDEST_MESSAGES = """
+SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
+  SELECT offset, time, total, size,
+    (SELECT total FROM messages WHERE channel = ?1 ORDER BY offset DESC LIMIT 1) AS newest
+  FROM messages WHERE channel = ?1 ORDER BY offset LIMIT ?2
+)
 """
 
 
@@ -194,9 +212,9 @@ class SqliteLog(Log):
         producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
         return max(producers, self._writer.forget_requests(ROWS_DELETED_PER_STEP))
 
-    async def trim(self, channel: str, until: int, count_max: int) -> Extent:
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         self._uncheckpointed_commits += 1
-        return await self._write(lambda: self._writer.trim(channel, until, count_max))
+        return await self._write(lambda: self._writer.trim(cuts, count_max))
 
     async def clear(self, channel: str) -> Extent:
         extent = await self._write(lambda: self._writer.clear(channel))
@@ -233,9 +251,17 @@ class SqliteLog(Log):
         return await self._read(look_up)
 
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
-        def look_up(db: sqlite3.Connection) -> list[ChannelInfo]:
-            rows = db.execute(_CHANNELS, (after, count_max)).fetchall()
-            return [ChannelInfo(name, Extent(max(head or 0, trimmed), trimmed)) for name, trimmed, head in rows]
+        return await self._read(lambda db: _channels(db, _CHANNELS_BEHIND, after, count_max))
+
+    async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
+        wanted = msgspec.json.encode(names).decode()
+        return await self._read(lambda db: _channels(db, _CHANNELS_NAMED, wanted, len(names)))
+
+    async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
+        def look_up(db: sqlite3.Connection) -> list[OldMessage]:
+            id, _ = _extent(db, channel)
+            (rows,) = db.execute(_OLDEST_MESSAGES, (id, count_max)).fetchone()
+            return msgspec.json.decode(rows, type=list[OldMessage])
 
         return await self._read(look_up)
 
@@ -305,6 +331,14 @@ def _extent(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
     id, trimmed = row
     (newest,) = db.execute("SELECT max(offset) FROM messages WHERE channel = ?", (id,)).fetchone()
     return id, Extent(max(newest or 0, trimmed), trimmed)
+
+
+def _channels(db: sqlite3.Connection, query: str, which: str, count_max: int) -> list[ChannelInfo]:
+    (rows,) = db.execute(query, (which, count_max)).fetchone()
+    return [
+        ChannelInfo(name, Extent(head, trimmed), size, oldest)
+        for name, head, trimmed, size, oldest in msgspec.json.decode(rows)
+    ]
 
 
 def _page(db: sqlite3.Connection, query: str, channel: str, after: int, count_max: int, bytes_max: int) -> Page:

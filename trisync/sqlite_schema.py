@@ -101,6 +101,17 @@ def m002_state(db: Any) -> None:
     )
 
 
+@migrations()
+def m003_totals(db: Any) -> None:
+    """What a channel holds, in bytes, from its oldest and its newest message alone: for retention by size."""
+    db["messages"].add_column("total", int, not_null_default=0)
+    db.execute(
+        "UPDATE messages SET total = summed.total FROM "
+        "(SELECT id, sum(size) OVER (PARTITION BY channel ORDER BY offset) AS total FROM messages) AS summed "
+        "WHERE summed.id = messages.id"
+    )
+
+
 SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
 
 

@@ -5,7 +5,7 @@ publish is decided in deciding.py, inside the batch's transaction; what a failed
 """
 
 import sqlite3
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import msgspec
@@ -121,8 +121,10 @@ class Writer:
         if row is None:
             return Head(name, 0, 0, 0)
         id, trimmed, keys = row
-        (newest,) = self._db.execute("SELECT max(offset) FROM messages WHERE channel = ?", (id,)).fetchone()
-        return Head(name, id, max(newest or 0, trimmed), keys)
+        newest = self._db.execute(
+            "SELECT offset, total FROM messages WHERE channel = ? ORDER BY offset DESC LIMIT 1", (id,)
+        ).fetchone()
+        return Head(name, id, trimmed, keys) if newest is None else Head(name, id, newest[0], keys, newest[1])
 
     def create(self, name: str) -> int:
         cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
@@ -243,21 +245,24 @@ class Writer:
             (self._now_ms() - int(KEPT_REQUESTS_S * 1000), count_max),
         ).rowcount
 
-    def trim(self, name: str, until: int, count_max: int) -> Extent:
+    def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         """See Log.trim()."""
+        extents: dict[str, Extent] = {}
         with transaction(self._db):
-            row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
-            if row is None:
-                return Extent(0, 0)
-            id, trimmed = row
-            head = self.head(name).offset
-            until = min(until, head, trimmed + count_max)
-            if until <= trimmed:
-                return Extent(head, trimmed)
             self._keep_time()
-            self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
-            self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
-            return Extent(head, until)
+            for name, until in cuts.items():
+                row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
+                if row is None:
+                    continue
+                id, trimmed = row
+                head = self.head(name).offset
+                until = min(until, head, trimmed + count_max)
+                if until > trimmed:
+                    self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
+                    self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
+                    count_max -= until - trimmed
+                extents[name] = Extent(head, max(until, trimmed))
+        return extents
 
     def clear(self, name: str) -> Extent:
         """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""

@@ -1,0 +1,217 @@
+"""Retention: channels keep what their rule says, in small steps, and nobody loses a message without being told."""
+
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import trio
+from msgspec import Raw
+from trio.testing import MockClock
+
+from tests.fakes import publishes
+from tests.harness import PATIENCE_S, Running, running_server
+from tests.test_broker import World, a_world
+from tests.test_cursors import events, publish
+from trisync.log import Extent, Log, LogUnavailable, Submission
+from trisync.protocol import Publish
+from trisync.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
+from trisync.retention_rules import Rules
+
+TICK_S = 1.0
+
+
+@asynccontextmanager
+async def a_kept_world(*rules: str) -> AsyncIterator[World]:
+    """A broker over a log in memory, with retention."""
+    async with a_world() as world:
+        retention = Retention(world.log, world.broker, Rules(rules), TICK_S)
+        world.broker.stored = retention.note
+        world.nursery.start_soon(retention.run)
+        yield world
+
+
+async def ticks(count: int = 1) -> None:
+    """Let so many ticks pass, whole ones."""
+    await trio.sleep(count * TICK_S + TICK_S / 2)
+
+
+async def held(log: Log, channel: str = "lobby") -> Extent:
+    return await log.extent(channel)
+
+
+async def test_the_newest_messages_stay_and_offsets_go_on(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=3") as world:
+        await publish(world, 10)
+        await publish(world, 10, "other")
+        await ticks()
+        assert await held(world.log) == Extent(10, 7)
+        assert await held(world.log, "other") == Extent(10, 0)
+        await publish(world, 1)
+        await ticks()
+        assert await held(world.log) == Extent(11, 8)
+
+
+async def test_what_is_too_old_goes_though_nobody_publishes_any_more(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby age_s=60") as world:
+        for world.log.time_ms in (1_000, 30_000, 59_000):
+            await publish(world, 2)
+        await ticks()
+        assert await held(world.log) == Extent(6, 0)
+        world.log.time_ms = 61_001
+        await ticks()
+        assert await held(world.log) == Extent(6, 2)
+        world.log.time_ms = 10**9
+        await ticks()
+        assert await held(world.log) == Extent(6, 6)
+        await publish(world, 1)
+        assert await held(world.log) == Extent(7, 6)
+
+
+async def test_the_newest_bytes_stay(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby bytes=250") as world:
+        await publish(world, 20)
+        await ticks()
+        kept = world.log.messages["lobby"][(await held(world.log)).trimmed :]
+        before = world.log.messages["lobby"][(await held(world.log)).trimmed - 1]
+        assert sum(map(len, kept)) <= 250 < sum(map(len, kept)) + len(before)
+
+
+async def test_of_several_limits_the_tightest_cuts(autojump_clock: MockClock) -> None:
+    async with a_kept_world("a messages=5 bytes=100000", "b messages=1000 bytes=1", "c messages=5 age_s=1") as world:
+        for channel in "abc":
+            await publish(world, 20, channel)
+        await ticks()
+        assert [(await held(world.log, channel)).trimmed for channel in "abc"] == [15, 20, 15]
+        world.log.time_ms += 2_000
+        await ticks()
+        assert [(await held(world.log, channel)).trimmed for channel in "abc"] == [15, 20, 20]
+
+
+async def test_a_rule_holds_for_what_was_stored_before_it(autojump_clock: MockClock) -> None:
+    async with a_world() as world:
+        count = CHANNELS_PER_TICK + 5
+        for number in range(count):
+            world.broker.submit(publishes(2, f"c{number}"))
+        await publish(world, 1)
+        retention = Retention(world.log, world.broker, Rules(["c* messages=1"]), TICK_S)
+        world.nursery.start_soon(retention.run)
+        await ticks(2)
+        assert {(await held(world.log, f"c{number}")) for number in range(count)} == {Extent(2, 1)}
+        reads = world.log.reads
+        await ticks(5)
+        assert world.log.reads == reads, "without ages, nothing more is to be looked at"
+
+
+async def test_a_cut_is_made_in_steps_with_commits_between_them(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=1") as world:
+        cuts: list[tuple[int, int]] = []
+        trim = world.log.trim
+
+        async def watched(wanted: dict[str, int], count_max: int) -> dict[str, Extent]:
+            # While this step runs, somebody publishes: the next step must wait for their commit.
+            world.broker.submit(publishes(1, "other"))
+            cuts.append((count_max, len(world.log.batches)))
+            return await trim(wanted, count_max)
+
+        world.log.trim = watched  # type: ignore[method-assign,assignment]
+        await publish(world, 3 * ROWS_PER_STEP)
+        await ticks()
+        assert (await held(world.log)).trimmed == 3 * ROWS_PER_STEP - 1
+        assert {count for count, _ in cuts} == {ROWS_PER_STEP}
+        batches = [batch for _, batch in cuts]
+        assert len(batches) == 3
+        assert batches == [*range(batches[0], batches[0] + 3)]
+
+
+async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=1") as world:
+        trim = world.log.trim
+
+        async def full(wanted: dict[str, int], count_max: int) -> dict[str, Extent]:
+            raise LogUnavailable("database or disk is full")
+
+        world.log.trim = full  # type: ignore[method-assign,assignment]
+        await publish(world, 5)
+        await ticks(3)
+        assert await held(world.log) == Extent(5, 0)
+        world.log.trim = trim  # type: ignore[method-assign]
+        await ticks()
+        assert await held(world.log) == Extent(5, 4)
+
+
+async def test_who_is_live_sees_nothing_of_it_and_who_is_behind_is_told(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=2") as world:
+        live, _ = await world.subscriber()
+        slow, _ = await world.subscriber()
+        slow.slow = True
+        await publish(world, 6)
+        await ticks()
+        slow.speed_up()
+        await ticks()
+        late, _ = await world.subscriber(since=3)
+        await publish(world, 1)
+        assert events(live) == [("ok", 0), 1, 2, 3, 4, 5, 6, 7]
+        assert events(slow) == [("ok", 0), ("gap", "trimmed", 1, 4), 5, 6, 7]
+        assert events(late) == [("ok", 6), ("gap", "trimmed", 4, 4), 5, 6, 7]
+
+
+async def test_the_state_outlives_the_messages(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=1") as world:
+        submission = Submission(lambda _: None)
+        submission.add(Publish(channel="lobby", data=Raw(b'"kept"'), key="title"), 10)
+        world.broker.submit(submission)
+        await publish(world, 3)
+        await ticks()
+        assert await held(world.log) == Extent(4, 3)
+        assert b'"title":{"offset":1,"data":"kept"}' in (await world.log.state("lobby", "", 10, 1000)).entries
+
+
+# On the disk, over the wire
+
+
+async def until_trimmed(server: Running, channel: str, offset: int) -> dict[str, Any]:
+    """A channel's history, once everything up to an offset is gone."""
+    async with server.lines() as peer:
+        with trio.fail_after(PATIENCE_S):
+            while True:
+                answer = await peer.request("history", channel=channel, since=0, limit=1000)
+                if answer["trimmed"] >= offset:
+                    return answer
+
+
+async def test_a_server_keeps_what_its_settings_say(tmp_path: Path) -> None:
+    rules = ["chat.* messages=5", "logs.* bytes=1000"]
+    async with running_server(tmp_path, retention=rules, retention_tick_s=0.01) as server:
+        async with server.lines() as peer:
+            for number in range(20):
+                await peer.request("publish", channel="chat.a", data=number)
+                await peer.request("publish", channel="logs.a", data="x" * 300)
+                await peer.request("publish", channel="all", data=number)
+            assert [m["data"] for m in (await until_trimmed(server, "chat.a", 15))["messages"]] == [*range(15, 20)]
+            assert len((await until_trimmed(server, "logs.a", 18))["messages"]) == 2
+            assert len((await peer.request("history", channel="all", since=0))["messages"]) == 20
+
+
+async def test_every_offset_is_delivered_or_announced_as_gone_while_the_log_is_cut(tmp_path: Path) -> None:
+    """P4 under retention: a reader that is overtaken by the cut, again and again."""
+    changes: dict[str, Any] = {"retention": ["lobby messages=50"], "retention_tick_s": 0.001, "cache_bytes_max": 1}
+    async with running_server(tmp_path, backlog_bytes_max=2000, **changes) as server:
+        async with server.lines() as writer, server.lines() as reader:
+            await reader.request("subscribe", channel="lobby")
+            for _ in range(40):
+                for _ in range(50):
+                    await writer.send("publish", channel="lobby", data="x" * 4000)
+                await writer.request("ping")
+            last = (await writer.request("publish", channel="lobby", data="end"))["offset"]
+            expected, gaps = 1, 0
+            while expected <= last:
+                message = json.loads(await reader.receive_bytes())
+                if message["op"] == "gap":
+                    assert message["from"] == expected
+                    expected, gaps = message["to"] + 1, gaps + 1
+                else:
+                    assert message["offset"] == expected
+                    expected += 1
+            assert gaps, "the cut never overtook the reader: this test has shown nothing"
