@@ -32,7 +32,13 @@ def settings_for(folder: Path, **changes: Any) -> Settings:
 @asynccontextmanager
 async def running_server(folder: Path, **changes: Any) -> AsyncIterator["Running"]:
     """A server in this process, over real sockets. Cancelled at the end, unless it was drained before."""
-    server = Server(settings_for(folder, **changes), seed=1)
+    async with serving(Server(settings_for(folder, **changes), seed=1)) as running:
+        yield running
+
+
+@asynccontextmanager
+async def serving(server: Server) -> AsyncIterator["Running"]:
+    """As running_server(), for a server that a test has prepared."""
     async with trio.open_nursery() as nursery:
         address = await nursery.start(lambda task_status: server.serve(task_status=task_status))
         yield Running(server, address)

@@ -15,6 +15,7 @@ from cachetools import TTLCache
 from trisync.cache import RunCache
 from trisync.channels import Channel
 from trisync.errors import WireError
+from trisync.framing import too_large
 from trisync.log import (
     ChannelInfo,
     Extent,
@@ -41,6 +42,10 @@ PAGE_BYTES_MAX = 256 * 1024
 
 STATE_CACHE_SHARE = 4
 """The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
+
+
+def _page_size(page: StatePage) -> int:
+    return len(page.entries) + 500
 
 
 class _Errand:
@@ -73,7 +78,7 @@ class Broker:
             settings.cache_bytes_max // STATE_CACHE_SHARE,
             settings.cache_ttl_s,
             timer,
-            getsizeof=lambda page: len(page.entries) + 500,
+            getsizeof=_page_size,
         )
         self.stored: Callable[[list[Run]], None] = lambda runs: None
         """Called with what each batch stored, behind its fan-out; must not block or raise."""
@@ -86,6 +91,9 @@ class Broker:
         )
         self._producers: dict[str, Callable[[], None]] = {}
         self.draining = False
+        """Whether clients' publishes are refused."""
+        self._ended = False
+        self._waiting: set[trio.Event] = set()
 
     @property
     def epoch(self) -> str:
@@ -101,18 +109,34 @@ class Broker:
             submission.items = [
                 item if type(item) is Refused else Refused(error, item.id, item.seq) for item in submission.items
             ]
+        self._queue_up(submission)
+
+    def _queue_up(self, submission: Submission) -> None:
         self._submitted += 1
         self._queue.append(submission)
         self._queued_bytes += submission.size
         self._arrived.set()
 
     async def publish(self, item: Publish, sender: str | None = None, once: Once | None = None) -> Verdict:
-        """Submit one publish and wait for its verdict. Cancelled, the publish is still stored, or not."""
+        """Publish one message that no connection sent, and wait for its verdict, while the server drains too.
+
+        Cancelled, the publish is still stored, or not.
+        """
+        if len(item.data) > self._settings.message_bytes_max:
+            return too_large(self._settings.message_bytes_max, closes=False)
+        if self._ended:
+            return WireError("draining", "the server has stopped; nothing was stored")
         answered = trio.Event()
         submission = Submission(lambda submission: answered.set(), sender, once=once)
         submission.add(item, len(item.data))
-        self.submit(submission)
-        await answered.wait()
+        self._queue_up(submission)
+        self._waiting.add(answered)
+        try:
+            await answered.wait()
+        finally:
+            self._waiting.discard(answered)
+        if not submission.verdicts:
+            return WireError("internal", "the server stopped meanwhile: whether it was stored is not known")
         return submission.verdicts[0]
 
     async def room(self) -> None:
@@ -128,6 +152,18 @@ class Broker:
 
     async def run(self) -> None:
         """Commit batches until cancelled. An outcome that is not known is raised: the server must stop."""
+        try:
+            await self._run()
+        finally:
+            # Nobody else would wake up who waits for an answer on behalf of the program around the server.
+            self._ended = True
+            for answered in self._waiting:
+                answered.set()
+            for errand in self._errands:
+                errand.problem = LogUnavailable("the server has stopped")
+                errand.done.set()
+
+    async def _run(self) -> None:
         while True:
             await self._arrived.wait()
             chores = True
@@ -150,6 +186,8 @@ class Broker:
 
         Cancelled, it may be run nevertheless, also later. Anything else that it raises ends the broker.
         """
+        if self._ended:
+            raise LogUnavailable("the server has stopped")
         errand = _Errand(work)
         self._errands.append(errand)
         self._arrived.set()
@@ -273,8 +311,11 @@ class Broker:
         if page is not None and page.extent.head >= at_least:
             return page
         era = channel.era
-        page = await self._log.state(channel.name, after, STATE_LIMIT, PAGE_BYTES_MAX)
-        if era == channel.era and len(page.entries) < PAGE_BYTES_MAX * 2:
+        bytes_max = min(PAGE_BYTES_MAX, self._settings.message_bytes_max)
+        page = await self._log.state(channel.name, after, STATE_LIMIT, bytes_max)
+        # Who left a channel meanwhile is not told that it was emptied.
+        is_of_now = era == channel.era and self._channels.get(channel.name) is channel
+        if is_of_now and _page_size(page) <= min(self._state_pages.maxsize, 2 * PAGE_BYTES_MAX):
             self._state_pages[key] = page
         return page
 

@@ -132,17 +132,18 @@ def _first_of(error: BaseException) -> BaseException:
 def _load_app(app: str) -> Server:
     """A server that a program has made. Raises click.UsageError; what its module raises comes out as it is."""
     module, _, name = app.partition(":")
-    if not name:
+    if not module or module.startswith(".") or not name:
         raise click.UsageError(f"--app is MODULE:SERVER, such as chat:server, not {app!r}")
     sys.path.insert(0, os.getcwd())
     try:
-        found = getattr(importlib.import_module(module), name)
+        program = importlib.import_module(module)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module}.".startswith(f"{error.name}."):
             raise  # it was found, and is what does not find something
         raise click.UsageError(f"there is no module {module!r} here") from None
-    except AttributeError:
-        raise click.UsageError(f"the module {module!r} has no {name!r}") from None
+    found = getattr(program, name, None)
+    if found is None:
+        raise click.UsageError(f"the module {module!r} has no {name!r}")
     if not isinstance(found, Server):
         raise click.UsageError(f"{app} is no trisync.Server")
     return found

@@ -17,8 +17,9 @@ from trisync.log import Duplicate, Once, Refused, Run, Submission, Verdict
 from trisync.merge_patch import merge_patch
 from trisync.protocol import UNANSWERED_MAX, Publish, data_text, message_prefix, message_suffix
 
-_SETTLING = {"bad_request", "forbidden", "limit"}
-"""Errors from before the log that are a verdict on a publish. The others say that it was not judged."""
+_SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
+"""Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say
+that it was not judged."""
 
 NO_DATA = "null"
 """The data that deletes a key."""
@@ -213,7 +214,7 @@ class Batch:
             if producer is None or item.seq is UNSET:
                 verdicts.append(self._spell_out(self._store(item, submission.sender, suffix)))
                 continue
-            if type(item) is Refused and item.error.code not in _SETTLING:
+            if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
                 verdicts.append(item.error)
                 continue
             answer = producer.answer(item.seq)

@@ -11,7 +11,7 @@ from trisync.broker import Broker
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import Duplicate, LogUnavailable, StatePage
-from trisync.protocol import HISTORY_LIMIT_DEFAULT, BadRequest, channel_is_valid, compose_publish
+from trisync.protocol import HISTORY_LIMIT_DEFAULT, BadRequest, channel_is_valid, compose_publish, decode_request
 
 
 class Entry(NamedTuple):
@@ -52,13 +52,16 @@ class Embedding:
     ) -> int:
         """Publish, and return the offset once it is stored as durably as any client's; 0 if ephemeral.
 
-        `name` is who it is from. The hooks are not asked: this is the program's own word.
+        `name` is who it is from. The hooks are not asked: this is the program's own word. It is taken while the
+        server drains, too, so that on_disconnect can write down who has gone.
         """
         fields: dict[str, Any] = {"channel": channel, "ephemeral": ephemeral, "merge": merge}
         fields |= {name: value for name, value in (("key", key), ("expect", expect)) if value is not None}
-        broker = self._serving()
+        broker = self._serving(channel)
         try:
             request = compose_publish(msgspec.json.encode(data), **fields)
+            if name is not None:
+                decode_request(msgspec.json.encode({"op": "hello", "name": name}))  # as good as a client's
         except BadRequest as bad:
             raise bad.error from None
         verdict = await broker.publish(request, name)

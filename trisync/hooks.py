@@ -59,7 +59,7 @@ Door = Literal["tcp", "websocket", "http"]
 class Client:
     """The client that a hook is about: the same object for as long as its connection lasts."""
 
-    __slots__ = ("_name", "data", "door", "ended", "peer", "session")
+    __slots__ = ("_name", "data", "door", "ended", "peer", "renamed", "session")
 
     def __init__(self, session: str, peer: str, door: Door, name: str | None = None) -> None:
         self.session = session
@@ -71,11 +71,16 @@ class Client:
         """The program's own notes about this client; the server never looks into them."""
         self.ended: str | None = None
         """Why the connection is over, for people; None while it is not."""
+        self.renamed: Callable[[], None] = lambda: None
+        """Called when it has got another name; the server's."""
         self.name = name
 
     @property
     def name(self) -> str | None:
-        """The name on its messages, None without one. Setting one that `hello` would not take raises ValueError."""
+        """The name on its messages and in presence, None without one. A `hello` changes it, and so may the program,
+
+        at any time: it is on what is published from then on. One that `hello` would not take raises ValueError.
+        """
         return self._name
 
     @name.setter
@@ -85,6 +90,7 @@ class Client:
             self._name = msgspec.convert(name, Name | None)
         except (msgspec.ValidationError, UnicodeEncodeError):
             raise ValueError(f"{name!r} is no name: 1-64 characters, none of them a control character") from None
+        self.renamed()
 
 
 class PublishRequest:

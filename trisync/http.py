@@ -69,7 +69,10 @@ class HttpDoor:
         try:
             await connection.serve(exchange.run, exchange.farewell)
         finally:
-            self.registry.dismiss(connection)
+            try:
+                await exchange.leave()
+            finally:
+                self.registry.dismiss(connection)  # last: a server that drains waits for the hooks
 
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
@@ -125,6 +128,11 @@ class _Exchange:
         """The last bytes of what became a WebSocket."""
         if self._websocket is not None:
             self._websocket.farewell()
+
+    async def leave(self) -> None:
+        """Tell a program's hooks that what became a WebSocket has ended."""
+        if self._websocket is not None:
+            await self._websocket.session.leave()
 
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""

@@ -25,7 +25,7 @@ HISTORY_LIMIT_MAX = 1000
 HISTORY_LIMIT_DEFAULT = 100
 
 STATE_LIMIT = 1000
-"""Entries in one page of a channel's state, and members in one of its presence."""
+"""Entries in one page of a channel's state."""
 
 KEY_BYTES_MAX = 512
 

@@ -140,7 +140,6 @@ class Session:
         if self._hooks.any_connect or self._hooks.any_disconnect:
             client = self._meet_client()
             await self._hooks.connected(client)
-            self._name = client.name
 
     async def leave(self) -> None:
         """Tell the program's hooks that the client has gone, if they were told that it came; never raises."""
@@ -151,10 +150,21 @@ class Session:
     def _meet_client(self) -> Client:
         if self._client is None:
             self._client = Client(self._session_id(), self._connection.peer, self._door, self._name)
+            self._client.renamed = self._take_name
         return self._client
+
+    def _take_name(self) -> None:
+        """The client has got another name: what was published before keeps the one it had."""
+        assert self._client is not None
+        self._submit()
+        self._name = self._client.name
+        if self._subscriptions is not None:
+            self._subscriptions.appear_as(self._member(), self._name)
 
     def close(self) -> None:
         """End the subscriptions and let go of the producer. Publishes under way are still stored."""
+        if self._client is not None:
+            self._client.renamed = lambda: None
         if self._subscriptions is not None:
             self._subscriptions.close(may_return=self._producer is not None)
         if self._producer is not None:

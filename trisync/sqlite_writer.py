@@ -13,6 +13,7 @@ from cachetools import TTLCache
 
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
 from trisync.log import Extent, LogUnavailable, Run, Submission
+from trisync.protocol import encode_text
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (128, 16, 1)
@@ -199,7 +200,7 @@ class Writer:
             offset, data = head.words[key]
             if offset:
                 assert data is not None
-                size = len(key.encode()) + len(data.encode()) + _ENTRY_OVERHEAD_BYTES
+                size = len(encode_text(key).encode()) + len(data.encode()) + _ENTRY_OVERHEAD_BYTES
                 values += (key, offset, size, data)
             else:
                 deleted.append(key)

@@ -37,9 +37,11 @@ class TcpDoor:
         try:
             await connection.serve(conversation.run)
         finally:
-            self._registry.dismiss(connection)
             session.close()
-            await session.leave()
+            try:
+                await session.leave()
+            finally:
+                self._registry.dismiss(connection)  # last: a server that drains waits for the hooks
 
     async def _wait_for_first_word(self, connection: Connection) -> bytes:
         """A new connection's first bytes; it may be silent for long, but only so many may be so at once."""

@@ -41,7 +41,7 @@ class WebSocketDoor:
         return WebSocket(connection, session, key, rest, self._settings.message_bytes_max)
 
     async def converse(self, client: "WebSocket") -> None:
-        """Serve a client until it closes, fails or vanishes."""
+        """Serve a client until it closes, fails or vanishes. Its session's leave() must follow, behind the farewell."""
         self._registry.speak_for(client.connection, client.session)
         self._clients[client] = None
         try:
@@ -49,7 +49,6 @@ class WebSocketDoor:
         finally:
             del self._clients[client]
             client.session.close()
-            await client.session.leave()
 
     async def keep_alive(self) -> None:
         """Ping the clients that have been silent, and end those that do not answer. Runs until cancelled."""
