@@ -8,7 +8,7 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules", "merge_patch", "patterns", "retention_rules", "version"),
+        *("settings", "http_rules", "merge_patch", "patterns", "retention_rules", "tokens", "version"),
     },
     {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
     {"channels", "presence", "broker", "retention", "cursors"},

@@ -32,6 +32,7 @@ from trisync.log import (
 from trisync.presence import Presence
 from trisync.protocol import STATE_LIMIT, Publish, data_text, ephemeral_message
 from trisync.settings import Settings
+from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -62,7 +63,11 @@ class _Errand:
 class Broker:
     """Channels, group commit and reads over one log. run() must be running for publishes to be answered."""
 
-    def __init__(self, log: Log, settings: Settings, *, timer: Callable[[], float]) -> None:
+    def __init__(
+        self, log: Log, settings: Settings, *, timer: Callable[[], float], tokens: Tokens = secrets.token_hex
+    ) -> None:
+        self.tokens = tokens
+        """For whoever serves this broker's clients."""
         self._log = log
         self._settings = settings
         self._cache = RunCache(settings.cache_bytes_max, settings.cache_ttl_s, timer)
@@ -87,7 +92,7 @@ class Broker:
             tick_s=settings.presence_tick_s,
             bytes_max=settings.message_bytes_max,
             timer=timer,
-            secret=secrets.token_bytes(32),
+            secret=bytes.fromhex(tokens(32)),
         )
         self._producers: dict[str, Callable[[], None]] = {}
         self.draining = False

@@ -17,6 +17,7 @@ from trisync.errors import WireError
 from trisync.framing import JOIN, Framing
 from trisync.outbox import DirectStream, Outbox
 from trisync.settings import Settings
+from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Connection:
         "_nursery",
         "_settings",
         "_stream",
+        "_tokens",
         "_unanswered",
         "_was_refused",
         "ending",
@@ -48,7 +50,13 @@ class Connection:
         "render",
     )
 
-    def __init__(self, stream: trio.abc.HalfCloseableStream, settings: Settings, peer: str) -> None:
+    def __init__(
+        self,
+        stream: trio.abc.HalfCloseableStream,
+        settings: Settings,
+        peer: str,
+        tokens: Tokens = secrets.token_hex,
+    ) -> None:
         self.peer = peer
         """Where it came from and through which door, for the log."""
         self.framing: Framing | None = None
@@ -62,6 +70,7 @@ class Connection:
         self.outbox = Outbox(stream, settings.backlog_bytes_max, self)
         self._stream = stream
         self._settings = settings
+        self._tokens = tokens
         self._nursery: trio.Nursery | None = None
         self._conversation: trio.CancelScope | None = None
         self._deadline = math.inf
@@ -103,7 +112,7 @@ class Connection:
         except WireError as error:
             self.refuse(error)
         except Exception:
-            reference = secrets.token_hex(4)
+            reference = self._tokens(4)
             logger.exception("%s: a bug, reference %s", self.peer, reference)
             self.refuse(WireError("internal", f"an internal error, logged with the reference {reference}"))
 

@@ -21,6 +21,7 @@ from trisync.log import Refused
 from trisync.patterns import compile_pattern
 from trisync.protocol import GetPresence, GetState, History, Name, Publish, Subscribe, decode_request, shortened
 from trisync.settings import Settings
+from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -244,7 +245,7 @@ class Hooks:
     stopped. Cancellation from outside passes through.
     """
 
-    __slots__ = ("_connect", "_deadline_s", "_disconnect", "_message_bytes_max", "_publish", "_subscribe")
+    __slots__ = ("_connect", "_deadline_s", "_disconnect", "_message_bytes_max", "_publish", "_subscribe", "_tokens")
 
     def __init__(self) -> None:
         self._publish = _ByChannel()
@@ -253,10 +254,11 @@ class Hooks:
         self._disconnect: tuple[ClientHook, ...] = ()
         self.configure(DEADLINE_DEFAULT_S, Settings().message_bytes_max)
 
-    def configure(self, deadline_s: float, message_bytes_max: int) -> None:
+    def configure(self, deadline_s: float, message_bytes_max: int, tokens: Tokens = secrets.token_hex) -> None:
         """Set how many seconds each hook has, and how many bytes the data may have that a hook changed."""
         self._deadline_s = deadline_s
         self._message_bytes_max = message_bytes_max
+        self._tokens = tokens
 
     # Registering
 
@@ -390,24 +392,24 @@ class Hooks:
         except Exception as error:
             refuse = _refuse_in(error)
             if refuse is None:
-                return _bug(hook, client, error, closes)
+                return _bug(self._tokens(4), hook, client, error, closes)
             return WireError(refuse.code, refuse.message, closes=closes)
         except BaseExceptionGroup as group:
             # It failed while being cancelled from outside: those above wait for the cancellation, and only for that.
             bugs, others = group.split(Exception)
             if bugs is None or others is None:
                 raise
-            _bug(hook, client, bugs, closes)
+            _bug(self._tokens(4), hook, client, bugs, closes)
             raise others from None
         if scope.cancelled_caught:
-            return _bug(hook, client, f"took longer than {self._deadline_s:g} s", closes)
+            return _bug(self._tokens(4), hook, client, f"took longer than {self._deadline_s:g} s", closes)
         return None
 
     def _settle(self, hook: _Hook, asked: PublishRequest) -> WireError | None:
         try:
             return asked._settle(self._message_bytes_max)
         except Exception as error:
-            return _bug(hook, asked.client, error, closes=False)
+            return _bug(self._tokens(4), hook, asked.client, error, closes=False)
 
 
 def _refuse_in(error: BaseException) -> Refuse | None:
@@ -417,9 +419,8 @@ def _refuse_in(error: BaseException) -> Refuse | None:
     return error if isinstance(error, Refuse) else None
 
 
-def _bug(hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
+def _bug(reference: str, hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
     """Log a hook's failure, and give the error that tells the client where to find it in the log."""
-    reference = secrets.token_hex(4)
     name = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
     what = problem if isinstance(problem, str) else "raised"
     trace = problem if isinstance(problem, BaseException) else None

@@ -55,13 +55,14 @@ class HttpDoor:
         self.settings = settings
         self.websockets = WebSocketDoor(broker, registry, settings, hooks)
         self.files = files
+        self._tokens = broker.tokens
         self.draining = False
         """Set when the server stops: everything is answered with 503, which is what /health is asked for."""
         self._loopback = is_loopback(host)
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
         """Serve one client until it or the server ends it."""
-        connection = Connection(stream, self.settings, f"web {peer}")
+        connection = Connection(stream, self.settings, f"web {peer}", self._tokens)
         if not self.registry.admit(connection, None):
             await trio.aclose_forcefully(stream)
             return

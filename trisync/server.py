@@ -3,6 +3,7 @@
 import logging
 import random
 import resource
+import secrets
 from collections.abc import Awaitable, Callable
 from functools import partial
 from pathlib import Path
@@ -14,6 +15,8 @@ import trio
 from trisync.broker import Broker
 from trisync.embedding import Embedding
 from trisync.http import HttpDoor
+from trisync.log import Log
+from trisync.outbox import DirectStream
 from trisync.registry import Registry
 from trisync.retention import Retention
 from trisync.retention_rules import Rules
@@ -21,6 +24,7 @@ from trisync.settings import Settings
 from trisync.sockets import SocketStream
 from trisync.sqlite_log import SqliteLog
 from trisync.tcp import TcpDoor
+from trisync.tokens import seeded_tokens
 from trisync.web_files import load_web_files
 
 logger = logging.getLogger(__name__)
@@ -30,6 +34,7 @@ BACKLOG = 4096
 SPARE_DESCRIPTORS = 64
 """Open files beside the clients': the log and its readers, listeners, standard streams, imports."""
 
+Listeners = list[trio.abc.Listener[DirectStream]]
 Handler = Callable[[trio.abc.HalfCloseableStream, str], Awaitable[None]]
 
 
@@ -40,6 +45,14 @@ class Address(NamedTuple):
     tcp_port: int
     web_port: int
     data: str
+
+
+class Doors(NamedTuple):
+    """Where clients come in."""
+
+    tcp: Listeners
+    web: Listeners
+    address: Address
 
 
 class Server(Embedding):
@@ -54,6 +67,7 @@ class Server(Embedding):
         self.settings = Settings() if settings is None else settings
         """What serve() begins with; to be replaced before that at the latest."""
         self._random = random.Random(seed)
+        self._tokens = secrets.token_hex if seed is None else seeded_tokens(self._random)
         self._drain_asked = trio.Event()
         self.address: Address | None = None
         """None until both doors are open."""
@@ -76,29 +90,40 @@ class Server(Embedding):
         Raises LogRefused, and OSError where an address cannot be had. Anything that the log raises otherwise ends
         the server: an outcome that is not known must not be served.
         """
-        settings = fit_connections(self.settings)
-        self.hooks.configure(settings.hook_s, settings.message_bytes_max)
-        log = await SqliteLog.open(Path(settings.data), settings)
+        settings = self.settings = fit_connections(self.settings)
+        log = await SqliteLog.open(Path(settings.data), settings, tokens=self._tokens)
         try:
-            await self._serve_log(log, settings, task_status)
+            tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
+            try:
+                web_listeners = await open_listeners(settings.host, settings.web_port)
+            except OSError:
+                for listener in tcp_listeners:
+                    await listener.aclose()
+                raise
+            address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
+            tcp: Listeners = [PeerListener(listener, settings) for listener in tcp_listeners]
+            web: Listeners = [PeerListener(listener, settings) for listener in web_listeners]
+            await self.serve_on(log, Doors(tcp, web, address), task_status=task_status)
         finally:
-            self._broker = None
             await log.aclose()
 
-    async def _serve_log(self, log: SqliteLog, settings: Settings, task_status: trio.TaskStatus[Address]) -> None:
-        broker = Broker(log, settings, timer=trio.current_time)
+    async def serve_on(
+        self, log: Log, doors: Doors, *, task_status: trio.TaskStatus[Address] = trio.TASK_STATUS_IGNORED
+    ) -> None:
+        """serve(), on a log and doors of the caller's; closes the doors and leaves the log open."""
+        try:
+            await self._serve_log(log, doors, task_status)
+        finally:
+            self._broker = None
+
+    async def _serve_log(self, log: Log, doors: Doors, task_status: trio.TaskStatus[Address]) -> None:
+        settings = self.settings
+        self.hooks.configure(settings.hook_s, settings.message_bytes_max, self._tokens)
+        broker = Broker(log, settings, timer=trio.current_time, tokens=self._tokens)
         retention = Retention(log, broker, Rules(settings.retention), settings.retention_tick_s)
         registry = Registry(settings.connections_max)
-        tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
-        try:
-            web_listeners = await open_listeners(settings.host, settings.web_port)
-        except OSError:
-            for listener in tcp_listeners:
-                await listener.aclose()
-            raise
-        address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
         tcp = TcpDoor(broker, registry, settings, self.hooks)
-        files = load_web_files(address.tcp_port)
+        files = load_web_files(doors.address.tcp_port)
         web = HttpDoor(broker, registry, settings, self.hooks, settings.host, files)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(broker.run)
@@ -108,11 +133,11 @@ class Server(Embedding):
                 nursery.start_soon(retention.run)
             nursery.start_soon(web.websockets.keep_alive)
             nursery.start_soon(registry.watch_peers, settings.peer_timeout_s)
-            tcp_open = await nursery.start(partial(open_door, tcp_listeners, tcp.handle, nursery, settings))
-            await nursery.start(partial(open_door, web_listeners, web.handle, nursery, settings))
-            self.address = address
+            tcp_open = await nursery.start(partial(open_door, doors.tcp, tcp.handle, nursery))
+            await nursery.start(partial(open_door, doors.web, web.handle, nursery))
+            self.address = doors.address
             self._broker = broker
-            task_status.started(address)
+            task_status.started(doors.address)
             await self._drain_asked.wait()
             tcp_open.cancel()
             web.draining = True
@@ -159,19 +184,32 @@ def port_of(listeners: list[trio.SocketListener]) -> int:
     return int(listeners[0].socket.getsockname()[1])
 
 
+class PeerListener(trio.abc.Listener[DirectStream]):
+    """A listening socket whose clients' streams can send without waiting."""
+
+    def __init__(self, listener: trio.SocketListener, settings: Settings) -> None:
+        self._listener = listener
+        self._settings = settings
+
+    async def accept(self) -> DirectStream:
+        stream = SocketStream.take_over(await self._listener.accept())
+        stream.configure(self._settings)
+        return stream
+
+    async def aclose(self) -> None:
+        await self._listener.aclose()
+
+
 async def open_door(
-    listeners: list[trio.SocketListener],
+    listeners: Listeners,
     handler: Handler,
     nursery: trio.Nursery,
-    settings: Settings,
     *,
     task_status: trio.TaskStatus[trio.CancelScope],
 ) -> None:
     """Accept clients and handle each in `nursery`, until the scope given to `task_status` is cancelled."""
 
-    def handle(accepted: trio.SocketStream) -> Awaitable[None]:
-        stream = SocketStream.take_over(accepted)
-        stream.configure(settings)
+    def handle(stream: DirectStream) -> Awaitable[None]:
         return handler(stream, stream.peer)
 
     with trio.CancelScope() as scope:

@@ -4,7 +4,6 @@ Knows the broker and its own connection; bytes and framings are behind both. A r
 the broker together; everything else is answered in the order it came.
 """
 
-import secrets
 from collections.abc import Callable
 
 from msgspec import UNSET, UnsetType
@@ -303,7 +302,7 @@ class Session:
 
     def _session_id(self) -> str:
         if self._id is None:
-            self._id = secrets.token_hex(8)
+            self._id = self._broker.tokens(8)
         return self._id
 
     def _member(self) -> str:

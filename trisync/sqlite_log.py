@@ -6,6 +6,7 @@ executor. What a batch decides is in sqlite_writer.py, the file itself in sqlite
 
 import logging
 import os
+import secrets
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -21,6 +22,7 @@ from trisync.protocol import message_prefix
 from trisync.settings import Settings
 from trisync.sqlite_schema import (
     FILE_NAME,
+    Connect,
     close_writer,
     lock_folder,
     open_reader,
@@ -28,6 +30,7 @@ from trisync.sqlite_schema import (
     read_meta,
 )
 from trisync.sqlite_writer import Writer, unavailable
+from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
@@ -153,18 +156,26 @@ class SqliteLog(Log):
         *,
         executor: Executor = trio.to_thread.run_sync,
         timer: Callable[[], float] = trio.current_time,
+        writer_timer: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        tokens: Tokens = secrets.token_hex,
+        connect: Connect = sqlite3.connect,
     ) -> "SqliteLog":
-        """Open the log in a data folder, making both where there is none. Raises LogRefused."""
+        """Open the log in a data folder, making both where there is none. Raises LogRefused.
+
+        `writer_timer` is read in the writer's thread, where Trio's clock is not at hand.
+        """
 
         def open_all() -> tuple[int, sqlite3.Connection, list[sqlite3.Connection]]:
             path = folder / FILE_NAME
             with ExitStack() as undo:
                 lock = lock_folder(folder)
                 undo.callback(os.close, lock)
-                connection = open_writer(path, durability=settings.durability, busy_ms=settings.busy_ms)
+                connection = open_writer(
+                    path, durability=settings.durability, busy_ms=settings.busy_ms, tokens=tokens, connect=connect
+                )
                 undo.callback(connection.close)
-                readers = [open_reader(path, busy_ms=settings.busy_ms) for _ in range(READERS)]
+                readers = [open_reader(path, busy_ms=settings.busy_ms, connect=connect) for _ in range(READERS)]
                 undo.pop_all()
             return lock, connection, readers
 
@@ -172,7 +183,7 @@ class SqliteLog(Log):
         writer = Writer(
             connection,
             now_ms=now_ms,
-            timer=time.monotonic,  # read in the writer's thread, where Trio's clock is not at hand
+            timer=writer_timer,
             cached_max=settings.cached_heads_max,
             cache_ttl_s=settings.cache_ttl_s,
             message_bytes_max=settings.message_bytes_max,

@@ -6,10 +6,9 @@ that not a byte of it or beside it changes. The reading and writing of messages 
 
 import fcntl
 import os
-import secrets
 import sqlite3
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,10 @@ import sqlite_utils
 from sqlite_utils import Migrations
 
 from trisync.log import LogRefused
+from trisync.tokens import Tokens
+
+Connect = Callable[..., sqlite3.Connection]
+"""Opens the file: sqlite3.connect, or what stands in for it where the disk is to fail."""
 
 FILE_NAME = "trisync.db"
 LOCK_NAME = "trisync.lock"
@@ -155,7 +158,9 @@ def refuse_foreign_file(path: Path) -> None:
         )
 
 
-def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connection:
+def open_writer(
+    path: Path, *, durability: str, busy_ms: int, tokens: Tokens, connect: Connect = sqlite3.connect
+) -> sqlite3.Connection:
     """The one connection that writes, with the schema up to date. Raises LogRefused.
 
     It is also the only one that checkpoints. SQLite before 3.51.3 can corrupt a WAL database when two
@@ -164,7 +169,7 @@ def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connect
     opened by open_reader() with mode=ro, which cannot.
     """
     refuse_foreign_file(path)
-    connection = sqlite3.connect(path, isolation_level=None, check_same_thread=False)
+    connection = connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
         connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file is found before anything is written
@@ -175,7 +180,7 @@ def open_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connect
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the index pages that scattered appends touch
         migrations.apply(sqlite_utils.Database(connection))
         _set_header(connection, "user_version", SCHEMA_VERSION)
-        _begin_epoch(connection, durability)
+        _begin_epoch(connection, durability, tokens)
         # What was just written must reach the file's own header, which the next start judges by.
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute(f"PRAGMA synchronous = {durability.upper()}")
@@ -190,11 +195,9 @@ def _set_header(connection: sqlite3.Connection, field: str, value: int) -> None:
         connection.execute(f"PRAGMA {field} = {value}")
 
 
-def open_reader(path: Path, *, busy_ms: int) -> sqlite3.Connection:
+def open_reader(path: Path, *, busy_ms: int, connect: Connect = sqlite3.connect) -> sqlite3.Connection:
     """A connection that reads beside the writer and never writes, nor checkpoints."""
-    connection = sqlite3.connect(
-        f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False
-    )
+    connection = connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
     connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
     connection.execute("PRAGMA query_only = ON")
     return connection
@@ -224,7 +227,7 @@ def write_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
     connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
 
 
-def _begin_epoch(connection: sqlite3.Connection, durability: str) -> None:
+def _begin_epoch(connection: sqlite3.Connection, durability: str, tokens: Tokens) -> None:
     """Give the log its identity, a new one where offsets may have been lost.
 
     Under `normal` the newest commits of a machine that lost power are gone, and their offsets would be given
@@ -232,7 +235,7 @@ def _begin_epoch(connection: sqlite3.Connection, durability: str) -> None:
     """
     with transaction(connection):
         if read_meta(connection, "epoch") is None or read_meta(connection, _UNSAFE) == "1":
-            write_meta(connection, "epoch", secrets.token_hex(8))
+            write_meta(connection, "epoch", tokens(8))
         write_meta(connection, _UNSAFE, "1" if durability == "normal" else "0")
 
 

@@ -28,7 +28,7 @@ class TcpDoor:
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
         """Serve one client until it or the server ends it."""
-        connection = Connection(stream, self._settings, f"tcp {peer}")
+        connection = Connection(stream, self._settings, f"tcp {peer}", self._broker.tokens)
         session = Session(self._broker, connection, self._settings, self._hooks)
         if not self._registry.admit(connection, session):
             await trio.aclose_forcefully(stream)
