@@ -12,7 +12,7 @@ from trisync.channels import Outlet
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
 from trisync.log import ChannelInfo, Extent, Log, OldMessage, Page, Run, StatePage, Submission
-from trisync.protocol import Publish
+from trisync.protocol import Publish, encode_text
 
 
 class MemoryLog(Log):
@@ -119,7 +119,9 @@ class MemoryLog(Log):
         self.reads += 1
         await trio.lowlevel.checkpoint()
         words = sorted((key, word) for key, word in self.words.get(channel, {}).items() if key > after)
-        entries = [f'"{key}":{{"offset":{offset},"data":{data}}}' for key, (offset, data) in words[:count_max]]
+        entries = [
+            f'{encode_text(key)}:{{"offset":{offset},"data":{data}}}' for key, (offset, data) in words[:count_max]
+        ]
         last = words[: len(entries)][-1][0] if entries else ""
         return StatePage(",".join(entries).encode(), last, len(words) > count_max, self._extent(channel))
 
