@@ -231,11 +231,13 @@ class Batch:
         known = self.once.get(once.id) or self._lookup.remembered(once.id)
         if known is None:
             [item] = submission.items
+            if isinstance(item, Refused) and item.error.code not in _SETTLING:
+                return item.error
             verdict = self._store(item, submission.sender, message_suffix(self.time_ms, submission.sender))
             self.once[once.id] = Remembered(once.fingerprint, verdict)
             return self._spell_out(verdict)
         if known.fingerprint != once.fingerprint:
-            return WireError("bad_request", "this Idempotency-Key was used for another request")
+            return WireError("bad_request", "this Idempotency-Key was used for another request", reused=True)
         return self._repeat(known.verdict)
 
     def _repeat(self, answer: Kept | Duplicate) -> Verdict:
