@@ -15,7 +15,7 @@ from trisync.broker import Broker
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.hooks import Hooks
-from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, LogUnavailable, Once, Submission
+from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, LogUnavailable, Once, Submission, Verdict
 from trisync.protocol import Publish, Subscribe
 from trisync.registry import Registry
 from trisync.settings import Settings
@@ -190,14 +190,21 @@ async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> Non
 
 async def test_what_a_stopping_server_refuses_is_not_remembered_under_its_idempotency_key() -> None:
     async with a_world() as world:
-        once, item = Once(b"id", b"fingerprint"), Publish(channel="lobby", data=Raw(b"1"))
+
+        async def publish() -> Verdict:
+            submission = Submission(lambda submission: None, once=Once(b"id", b"fingerprint"))
+            submission.add(Publish(channel="lobby", data=Raw(b"1")), 1)
+            world.broker.submit(submission)
+            await world.broker.settled()
+            return submission.verdicts[0]
+
         world.broker.draining = True
-        refusal = await world.broker.publish(item, once=once)
+        refusal = await publish()
         assert isinstance(refusal, WireError)
         assert refusal.code == "draining"
         world.broker.draining = False
-        assert await world.broker.publish(item, once=once) == 1
-        assert await world.broker.publish(item, once=once) == Duplicate(1)
+        assert await publish() == 1
+        assert await publish() == Duplicate(1)
 
 
 async def test_while_draining_publishes_are_refused_and_earlier_ones_are_stored() -> None:

@@ -8,12 +8,13 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules", "merge_patch", "patterns", "retention_rules", "tokens", "version"),
+        *("settings", "http_rules", "http_answers", "http_routes", "event_stream", "merge_patch"),
+        *("patterns", "retention_rules", "version", "tokens"),
     },
     {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_log"},
     {"channels", "presence", "broker", "retention", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
-    {"sockets", "tcp", "web_files", "websocket", "http"},
+    {"sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},
     {"lines_client", "cli", "__main__", "loadtest"},
 ]

@@ -231,8 +231,8 @@ class Batch:
         known = self.once.get(once.id) or self._lookup.remembered(once.id)
         if known is None:
             [item] = submission.items
-            if isinstance(item, Refused) and item.error.code not in _SETTLING:
-                return item.error
+            if isinstance(item, Refused):
+                return item.error  # from before the log, as when the server stops: the request was not judged
             verdict = self._store(item, submission.sender, message_suffix(self.time_ms, submission.sender))
             self.once[once.id] = Remembered(once.fingerprint, verdict)
             return self._spell_out(verdict)

@@ -22,6 +22,7 @@ CODES = {
     "bad_json": Code(retry=False, closes=False),
     "bad_request": Code(retry=False, closes=False),
     "unknown_op": Code(retry=False, closes=False),
+    "not_found": Code(retry=False, closes=False),
     "too_large": Code(retry=False, closes=True),
     "forbidden": Code(retry=False, closes=False),
     "conflict": Code(retry=False, closes=False),

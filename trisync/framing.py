@@ -2,7 +2,7 @@
 
 Sans-IO: a splitter is fed what a read brought, however it was cut, and gives the whole payloads in it. What
 cannot be framed ends a splitter for good: `failed` then says why, and it gives nothing more. WebSocket's
-receiving side is in wsframes.py, people's text in console.py.
+receiving side is in wsframes.py, people's text in console.py, server-sent events in event_stream.py.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -11,6 +11,7 @@ from typing import Protocol
 
 from trisync.console import join_console
 from trisync.errors import WireError
+from trisync.event_stream import join_events
 from trisync.wsframes import text_header
 
 
@@ -21,6 +22,7 @@ class Framing(Enum):
     FRAMES = "frames"
     WEBSOCKET = "websocket"
     CONSOLE = "console"
+    EVENTS = "events"
 
 
 FRAME_LENGTH_BYTES = 4
@@ -48,6 +50,7 @@ JOIN: dict[Framing, Callable[[Sequence[bytes]], bytes]] = {
     Framing.FRAMES: join_frames,
     Framing.WEBSOCKET: join_websocket,
     Framing.CONSOLE: join_console,
+    Framing.EVENTS: join_events,
 }
 """Payloads to bytes, for each framing."""
 

@@ -1,7 +1,8 @@
-"""The web door: HTTP/1.1 on the port that browsers use, and the way from there to a WebSocket.
+"""The web door: HTTP/1.1 on the port that browsers use, and the way from there to a WebSocket or the HTTP interface.
 
 h11 reads every request head first, under a deadline, and it is judged here; only a real upgrade is handed to
-websocket.py. The page's files are in web_files.py, the rules for hosts and origins in http_rules.py.
+websocket.py, and what is for the interface to http_calls.py. The page's files are in web_files.py, the rules for hosts
+and origins in http_rules.py.
 """
 
 from collections.abc import Mapping
@@ -14,6 +15,9 @@ import trio
 from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.hooks import Hooks
+from trisync.http_api import HttpSession
+from trisync.http_calls import HttpCalls
+from trisync.http_routes import is_for_api
 from trisync.http_rules import (
     Headers,
     HttpRefusal,
@@ -53,6 +57,8 @@ class HttpDoor:
     ) -> None:
         self.registry = registry
         self.settings = settings
+        self._broker = broker
+        self._hooks = hooks
         self.websockets = WebSocketDoor(broker, registry, settings, hooks)
         self.files = files
         self._tokens = broker.tokens
@@ -75,6 +81,11 @@ class HttpDoor:
             finally:
                 self.registry.dismiss(connection)  # last: a server that drains waits for the hooks
 
+    def meet_caller(self, connection: Connection, http: h11.Connection) -> HttpCalls:
+        """A client that calls the HTTP interface; its session is to be closed at the end."""
+        session = HttpSession(self._broker, connection, self.settings, self._hooks)
+        return HttpCalls(http, connection, self.registry, session, self.settings)
+
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
         if self.draining:
@@ -91,7 +102,7 @@ class HttpDoor:
 class _Exchange:
     """One client's requests and answers, until it goes or becomes a WebSocket."""
 
-    __slots__ = ("_connection", "_door", "_head_only", "_http", "_websocket")
+    __slots__ = ("_connection", "_door", "_head_only", "_http", "_websocket", "calls")
 
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
@@ -99,6 +110,8 @@ class _Exchange:
         self._http: h11.Connection | None = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
         self._websocket: WebSocket | None = None
         self._head_only = False
+        self.calls: HttpCalls | None = None
+        """Of the HTTP interface, once there was one."""
 
     async def run(self) -> None:
         """Answer requests; on an upgrade, go on as a WebSocket."""
@@ -117,7 +130,10 @@ class _Exchange:
                 del request, headers
                 await self._door.websockets.converse(self._websocket)
                 return
-            if refusal is not None:
+            if is_for_api(request.target) and not wants_upgrade(headers):
+                if not await self._call(request, refusal):
+                    return
+            elif refusal is not None:
                 self._refuse(refusal)
             else:
                 self._answer(request)
@@ -125,13 +141,23 @@ class _Exchange:
                 return
             idle_s = self._door.settings.http_idle_s
 
+    async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:
+        """Hand a request to the HTTP interface; whether another one may follow."""
+        if self.calls is None:
+            assert self._http is not None
+            self.calls = self._door.meet_caller(self._connection, self._http)
+        return await self.calls.serve(request, refusal)
+
     def farewell(self) -> None:
         """The last bytes of what became a WebSocket."""
         if self._websocket is not None:
             self._websocket.farewell()
 
     async def leave(self) -> None:
-        """Tell a program's hooks that what became a WebSocket has ended."""
+        """Tell a program's hooks that what became a session has ended."""
+        if self.calls is not None:
+            self.calls.session.close()
+            await self.calls.session.leave()
         if self._websocket is not None:
             await self._websocket.session.leave()
 

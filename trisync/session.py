@@ -317,25 +317,35 @@ class Session:
         await self._subscriptions.subscribe(request)
 
     async def _history(self, request: History) -> None:
+        reply = await self._read_history(request)
+        if request.id is not UNSET:
+            self._connection.reply(reply)
+
+    async def _read_history(self, request: History) -> bytes:
+        """The `ok` with a page of a channel's messages. Raises LogUnavailable."""
         since = None if request.since is UNSET else request.since
         page = await self._broker.history(request.channel, since, request.limit)
         head, trimmed = page.extent
         messages = [] if page.run is None else page.run.payloads()
         more = page.run is not None and page.run.last < head
-        if request.id is not UNSET:
-            epoch = self._broker.epoch
-            envelope = encode_reply("ok", request.id, offset=head, trimmed=trimmed, epoch=epoch, more=more)
-            self._connection.reply(envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}")
+        epoch = self._broker.epoch
+        envelope = encode_reply("ok", request.id, offset=head, trimmed=trimmed, epoch=epoch, more=more)
+        return envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}"
 
     async def _state(self, request: GetState) -> None:
+        reply = await self._read_state(request)
+        if request.id is not UNSET:
+            self._connection.reply(reply)
+
+    async def _read_state(self, request: GetState) -> bytes:
+        """The `ok` with a page of a channel's state, or with one entry of it. Raises LogUnavailable."""
         if request.key is not UNSET:
             page = await self._broker.word(request.channel, request.key)
         else:
             page = await self._broker.state(request.channel, "" if request.after is UNSET else request.after)
-        if request.id is not UNSET:
-            head, epoch = page.extent.head, self._broker.epoch
-            envelope = encode_reply("ok", request.id, offset=head, epoch=epoch, more=page.more)
-            self._connection.reply(envelope[:-1] + b',"entries":{' + page.entries + b"}}")
+        head, epoch = page.extent.head, self._broker.epoch
+        envelope = encode_reply("ok", request.id, offset=head, epoch=epoch, more=page.more)
+        return envelope[:-1] + b',"entries":{' + page.entries + b"}}"
 
     def _presence(self, request: GetPresence) -> None:
         after = "" if request.after is UNSET else request.after

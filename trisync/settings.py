@@ -106,6 +106,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pong_s: Annotated[Seconds, Meta(description="A pinged WebSocket client that stays silent for so long is gone")] = (
         10.0
     )
+    heartbeat_s: Annotated[
+        Seconds,
+        Meta(description="How often clients of server-sent events are sent a comment, to show that they are alive"),
+    ] = 15.0
     tcp_keepalive_s: Annotated[Seconds, Meta(description="Idle time before TCP keep-alive probes begin")] = 60.0
     peer_timeout_s: Annotated[
         Seconds, Meta(description="A peer that acknowledges nothing for so long, though sent to, is gone")
