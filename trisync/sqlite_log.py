@@ -31,6 +31,7 @@ from trisync.sqlite_schema import (
 )
 from trisync.sqlite_writer import Writer, unavailable
 from trisync.tokens import Tokens
+from trisync.writer_thread import WriterThread
 
 logger = logging.getLogger(__name__)
 
@@ -127,7 +128,7 @@ class SqliteLog(Log):
         readers: list[sqlite3.Connection],
         writer: Writer,
         settings: Settings,
-        executor: Executor,
+        executor: Executor | None,
         timer: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
@@ -140,7 +141,9 @@ class SqliteLog(Log):
         self._idle_readers = readers
         self._reading = trio.CapacityLimiter(len(readers))
         self._settings = settings
-        self._executor = executor
+        self._thread = WriterThread() if executor is None else None
+        self._executor: Executor = executor or trio.to_thread.run_sync
+        self._write_executor: Executor = self._thread or self._executor
         self._timer = timer
         self._now_ms = now_ms
         self._broken = False
@@ -154,7 +157,7 @@ class SqliteLog(Log):
         folder: Path,
         settings: Settings,
         *,
-        executor: Executor = trio.to_thread.run_sync,
+        executor: Executor | None = None,
         timer: Callable[[], float] = trio.current_time,
         writer_timer: Callable[[], float] = time.monotonic,
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
@@ -163,7 +166,8 @@ class SqliteLog(Log):
     ) -> "SqliteLog":
         """Open the log in a data folder, making both where there is none. Raises LogRefused.
 
-        `writer_timer` is read in the writer's thread, where Trio's clock is not at hand.
+        Without an executor, what blocks runs in Trio\'s threads, and what writes in a thread of its own. `writer_timer`
+        is read in the writer\'s thread, where Trio\'s clock is not at hand.
         """
 
         def open_all() -> tuple[int, sqlite3.Connection, list[sqlite3.Connection]]:
@@ -179,7 +183,7 @@ class SqliteLog(Log):
                 undo.pop_all()
             return lock, connection, readers
 
-        lock, connection, readers = await executor(open_all)
+        lock, connection, readers = await (executor or trio.to_thread.run_sync)(open_all)
         writer = Writer(
             connection,
             now_ms=now_ms,
@@ -196,7 +200,7 @@ class SqliteLog(Log):
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
         try:
-            runs = await self._executor(lambda: self._writer.append(batch))
+            runs = await self._write_executor(lambda: self._writer.append(batch))
         except LogUnavailable:
             raise
         except BaseException:
@@ -298,6 +302,8 @@ class SqliteLog(Log):
 
         with trio.CancelScope(shield=True):
             await self._executor(close_all)
+        if self._thread is not None:
+            self._thread.close()
 
     def _leave(self) -> None:
         try:
@@ -312,7 +318,7 @@ class SqliteLog(Log):
             except sqlite3.Error as error:
                 raise unavailable(error) or error from error
 
-        return await self._executor(run)
+        return await self._write_executor(run)
 
     async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reading:
