@@ -11,7 +11,7 @@ FLOORS: list[set[str]] = [
         *("settings", "http_rules", "http_answers", "http_routes", "event_stream", "merge_patch"),
         *("patterns", "retention_rules", "version", "tokens"),
     },
-    {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "writer_thread", "sqlite_log"},
+    {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "writer_thread", "sqlite_log", "sqlite_backup"},
     {"channels", "presence", "broker", "retention", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},

@@ -230,7 +230,7 @@ def test_a_refusal_on_the_command_line_is_one_line_and_status_1(tmp_path: Path) 
         assert "Traceback" not in gone.stderr
 
 
-@pytest.mark.parametrize("command", ["", "serve", "publish", "subscribe", "history"])
+@pytest.mark.parametrize("command", ["", "serve", "publish", "subscribe", "history", "backup", "restore"])
 def test_every_command_explains_itself(command: str) -> None:
     shown = subprocess.run(
         [sys.executable, "-m", "trisync", *command.split(), "--help"], capture_output=True, text=True, check=True

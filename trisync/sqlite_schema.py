@@ -6,6 +6,7 @@ that not a byte of it or beside it changes. The reading and writing of messages 
 
 import fcntl
 import os
+import secrets
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator
@@ -235,8 +236,16 @@ def _begin_epoch(connection: sqlite3.Connection, durability: str, tokens: Tokens
     """
     with transaction(connection):
         if read_meta(connection, "epoch") is None or read_meta(connection, _UNSAFE) == "1":
-            write_meta(connection, "epoch", tokens(8))
+            renew_epoch(connection, tokens)
         write_meta(connection, _UNSAFE, "1" if durability == "normal" else "0")
+
+
+def renew_epoch(connection: sqlite3.Connection, tokens: Tokens = secrets.token_hex) -> str:
+    """Make this another log than the one that clients know; returns the new epoch. In a transaction of the caller."""
+    epoch = tokens(8)
+    write_meta(connection, "epoch", epoch)
+    write_meta(connection, _UNSAFE, "0")
+    return epoch
 
 
 def close_writer(connection: sqlite3.Connection) -> None:

@@ -1,0 +1,351 @@
+"""Backups: a copy of one moment of a log under load, and what clients see of a log that was restored."""
+
+import itertools
+import os
+import re
+import shlex
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trio
+
+from tests.harness import PATIENCE_S, LinesPeer, ServerProcess, server_process
+from tests.test_sqlite_log import contents, data_of, opened, publish, put
+from trisync import sqlite_backup
+from trisync.log import LogRefused
+from trisync.sqlite_backup import backup, restore
+from trisync.sqlite_schema import FILE_NAME
+
+README = (Path(__file__).parent.parent / "README.md").read_text()
+
+
+async def a_log(folder: Path, *data: Any) -> str:
+    """Make a log with these messages; returns its epoch."""
+    async with opened(folder) as log:
+        await put(log, *(publish(word) for word in data))
+        return log.epoch
+
+
+async def connect(server: ServerProcess) -> LinesPeer:
+    return LinesPeer(await trio.open_tcp_stream("127.0.0.1", server.tcp_port))
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+async def trisync(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[bytes]":
+    command = [sys.executable, "-m", "trisync", *arguments]
+    with trio.fail_after(PATIENCE_S):
+        return await trio.run_process(command, cwd=cwd, capture_stdout=True, capture_stderr=True, check=False)
+
+
+# Copying out
+
+
+async def test_a_backup_under_load_is_of_one_moment_and_holds_all_that_was_acknowledged_before(tmp_path: Path) -> None:
+    data, file = tmp_path / "data", tmp_path / "backup.db"
+    acknowledged = 0
+    one_more = trio.Event()
+    with server_process(data) as server:
+
+        async def publish_without_end() -> None:
+            nonlocal acknowledged, one_more
+            async with (await connect(server)).stream as stream:
+                peer = LinesPeer(stream)
+                for number in itertools.count(1):
+                    for channel in "ab":
+                        await peer.request("publish", channel=channel, data=[number, "x" * 1000])
+                    acknowledged = number
+                    one_more.set()
+                    one_more = trio.Event()
+
+        async def acknowledge(count: int) -> None:
+            while acknowledged < count:
+                await one_more.wait()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(publish_without_end)
+            await acknowledge(100)
+            before = acknowledged
+            done = await trisync("backup", str(file), "--data", str(data))
+            during = acknowledged
+            await acknowledge(during + 100)  # the server was not disturbed
+            nursery.cancel_scope.cancel()
+        assert (done.returncode, done.stderr) == (0, b"")
+        assert server.stop() == 0
+        assert "WARNING" not in server.said()
+    restore(file, tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        a, b = [[number for number, _ in await data_of(log, channel)] for channel in "ab"]
+    assert a == list(range(1, len(a) + 1))
+    assert b == list(range(1, len(b) + 1))
+    assert len(a) - len(b) in (0, 1)  # as they were at one moment
+    assert before <= len(b) <= during
+
+
+async def test_a_backup_is_one_plain_file_that_any_sqlite_reads(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data") as log:
+        await put(log, publish("one"), publish("two"))
+        backup(tmp_path / "data", tmp_path / "backup.db")
+        assert names(tmp_path) == ["backup.db", "data"]
+    (tmp_path / "backup.db").chmod(0o444)
+    database = sqlite3.connect(f"file:{tmp_path}/backup.db?mode=ro&immutable=1", uri=True)
+    assert database.execute("SELECT data FROM log").fetchall() == [('"one"',), ('"two"',)]
+    database.close()
+
+
+async def test_the_copy_goes_on_from_step_to_step_while_the_log_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_backup, "PAGES_PER_STEP", 1)
+    steps: list[int] = []
+    writes = 0
+    async with opened(tmp_path / "data") as log:
+        await put(log, *(publish("x" * 1000) for _ in range(100)))
+        db = log._connection
+
+        def write_and_checkpoint(done: int, total: int) -> None:
+            nonlocal writes
+            assert done == len(steps) + 1, "the copy began anew"
+            steps.append(done)
+            db.execute("UPDATE messages SET data = ?", (f'"{writes}"',))
+            db.execute("PRAGMA wal_checkpoint(PASSIVE)")
+            writes += 1
+
+        backup(tmp_path / "data", tmp_path / "backup.db", progress=write_and_checkpoint)
+    assert writes > 20
+    restore(tmp_path / "backup.db", tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        assert await data_of(log) == ["x" * 1000] * 100
+
+
+async def test_what_a_killed_server_left_in_its_wal_is_in_the_backup(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data") as server:
+        async with (await connect(server)).stream as stream:
+            await LinesPeer(stream).request("publish", channel="lobby", data="newest")
+        server.stop(signal.SIGKILL)
+    assert (tmp_path / "data" / f"{FILE_NAME}-wal").stat().st_size > 0
+    backup(tmp_path / "data", tmp_path / "backup.db")
+    restore(tmp_path / "backup.db", tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        assert await data_of(log) == ["newest"]
+
+
+async def test_a_backup_replaces_a_file_only_when_told(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "new")
+    file = tmp_path / "backup.db"
+    file.write_text("dear")
+    with pytest.raises(LogRefused, match="is there already; --force replaces it"):
+        backup(tmp_path / "data", file)
+    assert file.read_text() == "dear"
+    backup(tmp_path / "data", file, replace=True)
+    restore(file, tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        assert await data_of(log) == ["new"]
+
+
+async def test_there_is_no_backup_of_a_folder_without_a_log_and_none_is_made_there(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    for folder in (tmp_path / "data", tmp_path / "nowhere"):
+        with pytest.raises(LogRefused, match="there is no log"):
+            backup(folder, tmp_path / "backup.db")
+    assert names(tmp_path) == ["data"]
+    assert names(tmp_path / "data") == []
+
+
+def damage(file: Path) -> None:
+    """Overwrite the middle of a database, as a failing disk may; its header and schema stay."""
+    with file.open("r+b") as written:
+        written.seek(file.stat().st_size // 2 // 4096 * 4096)
+        written.write(b"\xff" * 4096)
+
+
+async def test_a_damaged_log_is_not_copied_over_a_good_backup(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", *("x" * 1000 for _ in range(100)))
+    backup(tmp_path / "data", tmp_path / "backup.db")
+    good = (tmp_path / "backup.db").read_bytes()
+    damage(tmp_path / "data" / FILE_NAME)
+    with pytest.raises(LogRefused, match="damaged"):
+        backup(tmp_path / "data", tmp_path / "backup.db", replace=True)
+    assert (tmp_path / "backup.db").read_bytes() == good
+    assert names(tmp_path) == ["backup.db", "data"]
+
+
+# Copying back
+
+
+async def test_clients_of_a_restored_log_are_told_that_it_is_another_one_and_start_over(tmp_path: Path) -> None:
+    data, file = tmp_path / "data", tmp_path / "backup.db"
+    with server_process(data) as server:
+        async with (await connect(server)).stream as stream:
+            peer = LinesPeer(stream)
+            await peer.request("publish", channel="lobby", data="kept")
+            assert (await trisync("backup", str(file), "--data", str(data))).returncode == 0
+            known = await peer.request("publish", channel="lobby", data="lost")
+            epoch = (await peer.request("hello"))["epoch"]
+        server.stop(signal.SIGKILL)
+    done = await trisync("restore", str(file), "--data", str(data), "--force")
+    assert (done.returncode, done.stderr) == (0, b"")
+    with server_process(data) as server:
+        async with (await connect(server)).stream as stream:
+            peer = LinesPeer(stream)
+            # Behind the head, or, worse, at another message of the same number: the epoch tells both.
+            for since in (known["offset"], 1):
+                subscribed = await peer.request("subscribe", channel="lobby", since=since, epoch=epoch)
+                assert subscribed["epoch"] != epoch
+                assert subscribed["epoch"] in done.stdout.decode()
+                gap = await peer.receive()
+                assert (gap["op"], gap["reason"]) == ("gap", "epoch")
+                (message,) = await peer.receive_messages(1)
+                assert (message["offset"], message["data"]) == (1, "kept")
+            published = await peer.request("publish", channel="lobby", data="other")
+            assert published["offset"] == known["offset"]
+
+
+async def test_a_producer_that_went_on_after_the_backup_is_told_where_the_restored_log_has_it(tmp_path: Path) -> None:
+    with server_process(tmp_path / "data") as server:
+        async with (await connect(server)).stream as stream:
+            peer = LinesPeer(stream)
+            await peer.request("hello", producer="p" * 16)
+            for seq in (1, 2):
+                await peer.request("publish", channel="lobby", data=seq, seq=seq)
+            backup(tmp_path / "data", tmp_path / "backup.db")
+            await peer.request("publish", channel="lobby", data=3, seq=3)
+    restore(tmp_path / "backup.db", tmp_path / "data", replace=True)
+    with server_process(tmp_path / "data") as server:
+        async with (await connect(server)).stream as stream:
+            peer = LinesPeer(stream)
+            assert (await peer.request("hello", producer="p" * 16))["seq"] == 2
+            assert (await peer.request("publish", channel="lobby", data=4, seq=4))["code"] == "out_of_sequence"
+            assert (await peer.request("publish", channel="lobby", data=3, seq=3))["offset"] == 3
+
+
+async def test_each_restore_is_another_log(tmp_path: Path) -> None:
+    epochs = {await a_log(tmp_path / "data", "x")}
+    backup(tmp_path / "data", tmp_path / "backup.db")
+    for folder in "abc":
+        epochs.add(restore(tmp_path / "backup.db", tmp_path / folder))
+    assert len(epochs) == 4
+
+
+async def test_the_restored_log_keeps_its_new_epoch_also_under_normal(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data", durability="normal"):
+        backup(tmp_path / "data", tmp_path / "backup.db")
+    epoch = restore(tmp_path / "backup.db", tmp_path / "restored")
+    async with opened(tmp_path / "restored", durability="normal") as log:
+        assert log.epoch == epoch
+
+
+async def test_a_folder_in_use_is_not_restored_into(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+    backup(tmp_path / "data", tmp_path / "backup.db")
+    async with opened(tmp_path / "data") as log:
+        with pytest.raises(LogRefused, match="in use by another trisync server"):
+            restore(tmp_path / "backup.db", tmp_path / "data", replace=True)
+        assert await put(log, publish("y")) == [2]
+
+
+async def test_a_log_is_replaced_only_when_told_and_then_wholly(tmp_path: Path) -> None:
+    await a_log(tmp_path / "old", "backup")
+    backup(tmp_path / "old", tmp_path / "backup.db")
+    with server_process(tmp_path / "data") as server:
+        async with (await connect(server)).stream as stream:
+            for word in range(10):
+                await LinesPeer(stream).request("publish", channel="lobby", data=word)
+        server.stop(signal.SIGKILL)  # there is a WAL now, which is of the log to be replaced
+    before = contents(tmp_path / "data")
+    with pytest.raises(LogRefused, match="is there already; --force replaces it"):
+        restore(tmp_path / "backup.db", tmp_path / "data")
+    assert {name: contents(tmp_path / "data")[name] for name in (FILE_NAME, f"{FILE_NAME}-wal")} == {
+        name: before[name] for name in (FILE_NAME, f"{FILE_NAME}-wal")
+    }
+    restore(tmp_path / "backup.db", tmp_path / "data", replace=True)
+    async with opened(tmp_path / "data") as log:
+        assert await data_of(log) == ["backup"]
+
+
+@pytest.mark.parametrize("step", range(8))
+async def test_a_restore_that_is_cut_short_leaves_the_old_log_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Each time it touches a name, it is stopped there; the folder is served as it then is."""
+    await a_log(tmp_path / "other", "backup")
+    backup(tmp_path / "other", tmp_path / "backup.db")
+    async with opened(tmp_path / "data") as log:
+        epoch = log.epoch
+        await put(log, publish("old"))
+        shutil.copytree(tmp_path / "data", tmp_path / "killed")
+    left = step
+
+    def cut_short(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return call
+
+    with monkeypatch.context() as patched:
+        patched.setattr(os, "replace", cut_short(os.replace))
+        patched.setattr(os, "fsync", cut_short(os.fsync))
+        patched.setattr(Path, "unlink", cut_short(Path.unlink))
+        try:
+            restore(tmp_path / "backup.db", tmp_path / "killed", replace=True)
+        except KeyboardInterrupt:
+            pass
+    async with opened(tmp_path / "killed") as log:
+        found = await data_of(log)
+        assert (log.epoch == epoch) == (found == ["old"])
+        assert found in (["old"], [], ["backup"])
+
+
+async def test_a_file_that_is_no_good_log_is_not_restored(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", *("x" * 1000 for _ in range(100)))
+    backup(tmp_path / "data", tmp_path / "damaged.db")
+    damage(tmp_path / "damaged.db")
+    (tmp_path / "text.db").write_text("x" * 200)
+    (tmp_path / "short.db").write_bytes((tmp_path / "data" / FILE_NAME).read_bytes()[:50_000])
+    (tmp_path / "empty.db").touch()
+    before = contents(tmp_path / "data")
+    for name, reason in (
+        ("damaged.db", "damaged"),
+        ("short.db", "damaged"),
+        ("text.db", "is not a SQLite database"),
+        ("empty.db", "there is no log"),
+        ("nowhere.db", "there is no log"),
+    ):
+        with pytest.raises(LogRefused, match=reason):
+            restore(tmp_path / name, tmp_path / "data", replace=True)
+    assert contents(tmp_path / "data").keys() == before.keys()
+    assert contents(tmp_path / "data")[FILE_NAME] == before[FILE_NAME]
+
+
+# From the shell
+
+
+async def test_the_readmes_commands_copy_the_data_and_have_it_back(tmp_path: Path) -> None:
+    commands = re.findall(r"^    \.venv/bin/trisync ((?:backup|restore) .*)$", README, re.MULTILINE)
+    assert [command.split()[0] for command in commands] == ["backup", "restore"]
+    await a_log(tmp_path / "data", "x")
+    for command in commands:
+        assert (await trisync(*shlex.split(command), cwd=tmp_path)).returncode == 0
+    async with opened(tmp_path / "data") as log:
+        assert await data_of(log) == ["x"]
+
+
+async def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:
+    for command in ("backup", "restore"):
+        refused = await trisync(command, str(tmp_path / "none.db"), "--data", str(tmp_path / "none"))
+        assert refused.returncode == 1
+        assert refused.stderr.decode().splitlines()[-1].startswith("Error: there is no log ")
+        assert b"Traceback" not in refused.stderr
+    assert names(tmp_path) == []
