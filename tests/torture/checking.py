@@ -16,7 +16,7 @@ _decode = msgspec.json.Decoder(Data).decode
 
 _MESSAGES = """
 SELECT channels.name, messages.offset, messages.key, messages.data
-FROM messages JOIN channels ON channels.id = messages.channel ORDER BY channels.name, messages.offset
+FROM messages JOIN channels ON channels.id = messages.channel ORDER BY messages.id
 """
 _STATE = "SELECT channels.name, key, offset FROM state JOIN channels ON channels.id = state.channel"
 
@@ -26,7 +26,7 @@ def problems_of(file: Path, producers: Sequence[Producer], subscribers: Sequence
     with closing(sqlite3.connect(file)) as database:
         if damage := damage_of(database):
             return [f"integrity_check: {damage}"]
-        log = _Log(database)
+        log = Contents(database)
     return [*log.problems, *_acknowledged(log, producers), *_seen(log, subscribers)]
 
 
@@ -39,12 +39,14 @@ def damage_of(database: sqlite3.Connection) -> str:
     return "" if verdict == "ok" else str(verdict)
 
 
-class _Log:
+class Contents:
     """The messages of a log, and what is wrong with them whoever published them."""
 
     def __init__(self, database: sqlite3.Connection) -> None:
         self.channels: dict[str, list[tuple[int, int]]] = {}
         """By channel: producer and seq of each message, from offset 1 on."""
+        self.order: list[tuple[int, int]] = []
+        """The same for all channels, as they were committed."""
         self.problems: list[str] = []
         if database.execute("SELECT 1 FROM sqlite_master WHERE name = 'state'").fetchone() is None:
             return  # killed before its tables were made
@@ -60,6 +62,7 @@ class _Log:
                 self.problems.append(f"{_named(name)} is stored twice: {stored[name]}, and {channel} {offset}")
             stored[name] = f"{channel} {offset}"
             messages.append(name)
+            self.order.append(name)
             if key is not None:
                 words[channel, key] = offset
         state = {(channel, key): offset for channel, key, offset in database.execute(_STATE)}
@@ -72,7 +75,7 @@ class _Log:
         return messages[offset - 1] if 0 < offset <= len(messages) else None
 
 
-def _acknowledged(log: _Log, producers: Sequence[Producer]) -> Iterator[str]:
+def _acknowledged(log: Contents, producers: Sequence[Producer]) -> Iterator[str]:
     for producer in producers:
         for seq, (channel, offset) in enumerate(producer.acknowledged[1:], 1):
             found = log.at(channel, offset)
@@ -84,7 +87,7 @@ def _acknowledged(log: _Log, producers: Sequence[Producer]) -> Iterator[str]:
                 )
 
 
-def _seen(log: _Log, subscribers: Sequence[Subscriber]) -> Iterator[str]:
+def _seen(log: Contents, subscribers: Sequence[Subscriber]) -> Iterator[str]:
     for subscriber in subscribers:
         for channel, seen in subscriber.seen.items():
             if log.channels.get(channel, [])[: len(seen)] != seen:
