@@ -58,6 +58,7 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "zipf": (_Positive(or_zero=True), "Exponent of the channels' popularity: 0 is even, 1 is life."),
     "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
     "rate": (_Positive(), "Publishes a second, by all publishers together."),
+    "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
     "missed": (_COUNT, "Messages that everybody misses."),
     "connections": (_COUNT, "Connections to open."),
     "concurrency": (_COUNT, "Handshakes under way at once."),

@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.links import Client, Link
-from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.trails import Cursor, Mark, Trail
 from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, Malformed, Piece
@@ -180,9 +180,10 @@ class Visitor(Speaker):
 class Subscriber(Speaker):
     """Follows channels, and checks what it gets: whole channels' bytes against their trails where it can."""
 
-    def __init__(self, name: str, around: Surroundings, trails: list[Trail]) -> None:
+    def __init__(self, name: str, around: Surroundings, trails: list[Trail], *, aside: bool = False) -> None:
         super().__init__(name, around)
-        self.cursors = {trail.channel: Cursor(name, trail, around.gauge) for trail in trails}
+        gauge = Aside(around.gauge) if aside else around.gauge
+        self.cursors = {trail.channel: Cursor(name, trail, gauge) for trail in trails}
         self._only = next(iter(self.cursors.values())) if len(trails) == 1 else None
         self._unsubscribed = 0
         self._returned_us = 0

@@ -4,10 +4,12 @@ No Trio in here: the generator must outrun the server on the core that the serve
 is a few microseconds. What is sent and received is the business of clients.py.
 """
 
+import ctypes
 import errno
 import os
 import select
 import socket
+import struct
 from typing import Protocol
 
 from trisync.loadtest.plan import Transport, clock_us
@@ -28,6 +30,9 @@ RECEIVE_BYTES = 1024 * 1024
 
 ANSWER_BYTES_MAX = 16 * 1024
 """Of the server's answer to a WebSocket handshake."""
+
+_SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python's socket module has no name for it
+_RESET = struct.pack("ii", 1, 0)  # struct linger: on, and no time
 
 
 class Ready(Protocol):
@@ -108,6 +113,7 @@ class Link:
         self._handshake: Handshake | None = None
         self._answer = b""
         self._open = False
+        self._reading = select.EPOLLIN
         self._unsent = bytearray()
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)
@@ -118,6 +124,11 @@ class Link:
         code = self._socket.connect_ex(self._target)
         if code not in (0, errno.EINPROGRESS):
             self._end(os.strerror(code))
+
+    @property
+    def usable(self) -> bool:
+        """Whether it is open: neither on its way there nor gone."""
+        return self._open and self._fd >= 0
 
     @property
     def unsent(self) -> int:
@@ -140,7 +151,20 @@ class Link:
             return
         if sent < len(data):
             self._unsent += data[sent:]
-            self._loop.change(self._fd, select.EPOLLIN | select.EPOLLOUT)
+            self._loop.change(self._fd, self._reading | select.EPOLLOUT)
+
+    def pause(self) -> None:
+        """Read nothing until resume(): what comes piles up in the kernel, and then at the server."""
+        self._read_on(0)
+
+    def resume(self) -> None:
+        """Read again."""
+        self._read_on(select.EPOLLIN)
+
+    def _read_on(self, reading: int) -> None:
+        self._reading = reading
+        if self.usable:
+            self._loop.change(self._fd, reading | (select.EPOLLOUT if self._unsent else 0))
 
     def close(self) -> None:
         """Hang up; the client is told nothing more."""
@@ -148,6 +172,25 @@ class Link:
             self._loop.forget(self._fd)
             self._socket.close()
             self._fd = -1
+
+    def reset(self) -> None:
+        """Hang up as a crash does: with a reset in place of an end."""
+        if self._fd >= 0:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
+            self.close()
+
+    def vanish(self) -> socket.socket:
+        """Be gone as when a cable is pulled: from now on nothing is heard, and nothing acknowledged.
+
+        Returns the socket, to be closed by the caller at last. The client is told nothing more.
+        """
+        # A filter that takes no packet (struct sock_fprog of linux/filter.h; one instruction, BPF_RET with 0).
+        take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+        filter = struct.pack("HP", 1, ctypes.addressof(take_nothing))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter)
+        self._loop.forget(self._fd)
+        self._fd = -1
+        return self._socket
 
     def ready(self, events: int) -> None:
         """Handle epoll's events."""
@@ -170,7 +213,7 @@ class Link:
             return
         unsent = self._unsent
         self._unsent = bytearray()
-        self._loop.change(self._fd, select.EPOLLIN)
+        self._loop.change(self._fd, self._reading)
         self.send(bytes(unsent))
 
     def _connected(self) -> None:
@@ -178,7 +221,7 @@ class Link:
         if code:
             self._end(os.strerror(code))
             return
-        self._loop.change(self._fd, select.EPOLLIN)
+        self._loop.change(self._fd, self._reading)
         if self._transport == "ws":
             self._handshake = Handshake(*self._target)
             self.send(self._handshake.request)

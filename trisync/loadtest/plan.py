@@ -48,6 +48,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Publishes a second by all publishers together, in an open loop; 0 is as fast as the window allows."""
     message_bytes: int = 60
     """Size of a message's `data`."""
+    faults: float = 0.0
+    """Times a second that trouble is made during the load, by all workers together (see mischief.py)."""
     missed: int = 0
     """Messages of each channel that subscribers of `resume` miss."""
     connections: int = 0

@@ -10,7 +10,7 @@ from bisect import bisect_right
 
 from msgspec import Struct
 
-from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import Tally
 
 MISSING_MAX = 10_000
@@ -160,7 +160,7 @@ class Cursor:
 
     __slots__ = ("_gauge", "_sequence", "_who", "expected", "goal", "partial", "position", "trail")
 
-    def __init__(self, who: str, trail: Trail, gauge: Gauge) -> None:
+    def __init__(self, who: str, trail: Trail, gauge: Gauge | Aside) -> None:
         self.trail = trail
         self.expected = 1
         """The offset of the message that comes next, or of which some bytes have come."""

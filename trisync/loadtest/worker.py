@@ -5,6 +5,7 @@ At the end of its input it ends at once, so no load outlives the command that st
 """
 
 import os
+import random
 import resource
 import select
 import sys
@@ -17,6 +18,7 @@ import msgspec
 from trisync.loadtest.clients import Speaker, Subscriber, Surroundings, Visitor
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
 from trisync.loadtest.plan import (
     AnyOrder,
     Done,
@@ -96,7 +98,12 @@ class Worker:
         self._around = Surroundings(self._gauge, self._connect)
         self._trails: dict[int, Trail] = {}
         self._subscribers = [
-            Subscriber(f"subscriber {share.worker}.{number}", self._around, [self._trail(index) for index in channels])
+            Subscriber(
+                f"subscriber {share.worker}.{number}",
+                self._around,
+                [self._trail(index) for index in channels],
+                aside=self._is_victim(number),
+            )
             for number, channels in enumerate(share.subscribers)
         ]
         popularity = cumulated_popularity(len(share.channels), self._plan.zipf)
@@ -119,11 +126,15 @@ class Worker:
         self._began_us = 0
         self._load_until_us = 0
         self._pacer: Pacer | None = None
+        self._mischief: Mischief | None = None
         self._flushed = False
         self._ended_us = 0
         self._finished = False
         self._next_tick_us = clock_us()
         self._input = orders
+
+    def _is_victim(self, number: int) -> bool:
+        return self._plan.faults > 0 and number % VICTIM_EVERY == 0
 
     def _trail(self, index: int) -> Trail:
         if index not in self._trails:
@@ -142,9 +153,13 @@ class Worker:
             wait_s = (self._next_tick_us - clock_us()) / 1e6
             if self._pacer is not None:
                 wait_s = min(wait_s, self._pacer.wait_s())
+            if self._mischief is not None:
+                wait_s = min(wait_s, self._mischief.wait_s())
             self._loop.turn(wait_s)
             if self._pacer is not None:
                 self._pacer.send_due()
+            if self._mischief is not None:
+                self._mischief.act()
             if self._to_open:
                 self._open_some()
             if self._order is not None and (not self._around.pending or clock_us() >= self._next_tick_us):
@@ -226,6 +241,11 @@ class Worker:
             publisher.start(count, 0 if paced else self._plan.window)
         if paced:
             self._pacer = Pacer(self._publishers, self._plan.publishers, self._plan.rate, self._gauge)
+        if self._plan.faults:
+            victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
+            rate = self._plan.faults / self._plan.workers
+            chance = random.Random(self._plan.seed * 1_000_003 + self._share.worker)
+            self._mischief = Mischief(victims, self._share.channels, self._connect, rate, chance)
 
     def _expect(self, heads: list[int], returned_us: int = 0) -> None:
         by_name = dict(zip(self._share.channels, heads, strict=True))
@@ -244,6 +264,9 @@ class Worker:
         if self._load_until_us and now_us >= self._load_until_us:
             self._load_until_us = 0
             self._pacer = None
+            if self._mischief is not None:
+                self._mischief.stop()
+                self._mischief = None
             for publisher in self._publishers:
                 publisher.stop()
         if self._around.pending or self._to_open:

@@ -1,0 +1,151 @@
+"""Trouble for the server while it is under load: subscribers that are cut off, stall or vanish, and rude strangers.
+
+The subscribers that it happens to come back each time from where they were, and must end up with everything, as all
+others. Publishers are left alone: whoever checks the acknowledgements must have got them.
+"""
+
+import random
+import socket
+from collections.abc import Callable
+from typing import NamedTuple
+
+from trisync.loadtest.clients import Subscriber
+from trisync.loadtest.links import Client, Link
+from trisync.loadtest.plan import clock_us
+
+VICTIM_EVERY = 5
+"""One subscriber in so many is a victim. Their latency is not measured: it would be that of the trouble."""
+
+STALL_MAX_S = 8.0
+"""Shorter than the 10 s that a WebSocket client has for its pong: who only stalls must not be dropped."""
+
+VANISHED_S = 45.0
+"""How long the socket of a vanished client is kept: longer than the 30 s after which the server gives such up."""
+
+TOO_LARGE_BYTES = 1_200_000
+"""More than the megabyte that a server takes by default."""
+
+STRANGER_S = 5.0
+"""How long a stranger stays if the server does not hang up first."""
+
+
+class Stranger(Client):
+    """A connection that says something rude and does not listen to the answers."""
+
+    def __init__(self, connect: Callable[[Client], Link], chance: random.Random, channel: str) -> None:
+        self._chance = chance
+        self._channel = channel.encode()
+        self.link = connect(self)
+
+    def opened(self) -> None:
+        link, chance = self.link, self._chance
+        match chance.randrange(5):
+            case 0:
+                link.send(chance.randbytes(chance.randrange(1, 4096)))
+            case 1:
+                link.send(link.join([b'{"op":"ping","id":1}'])[: chance.randrange(1, 20)])  # and never the rest
+            case 2:
+                link.send(link.join([b'{"op":', b"[1]", b'{"op":"nope"}', b'{"op":"publish","channel":"\xff"}'] * 50))
+            case 3:
+                link.send(link.join([b"x" * TOO_LARGE_BYTES]))
+            case _:  # asks for a lot, and reads none of it
+                link.pause()
+                subscribe = b'{"op":"subscribe","id":1,"channel":"%b","since":0,"presence":true}' % self._channel
+                history = b'{"op":"history","id":1,"channel":"%b","limit":1000}' % self._channel
+                link.send(link.join([subscribe, *[history] * 100]))
+
+    def receive(self, chunk: memoryview) -> None:
+        pass
+
+    def ended(self, reason: str) -> None:
+        pass  # as it should
+
+
+class _Later(NamedTuple):
+    """Something to be done at a time, or at the end if that is earlier."""
+
+    at_us: int
+    do: Callable[[], None]
+
+
+class Mischief:
+    """Makes trouble at random moments, so many times a second on average, until stop() is called."""
+
+    def __init__(
+        self,
+        victims: list[Subscriber],
+        channels: list[str],
+        connect: Callable[[Client], Link],
+        rate: float,
+        chance: random.Random,
+    ) -> None:
+        self._victims = victims
+        self._channels = channels
+        self._connect = connect
+        self._rate = rate
+        self._chance = chance
+        self._later: list[_Later] = []
+        self._next_us = clock_us()
+        self._plan_next()
+
+    def _plan_next(self) -> None:
+        self._next_us += int(self._chance.expovariate(self._rate) * 1e6)
+
+    def wait_s(self) -> float:
+        """How long until something is due."""
+        due_us = min([self._next_us, *[later.at_us for later in self._later]])
+        return max(0.0, (due_us - clock_us()) / 1e6)
+
+    def act(self) -> None:
+        """Do what is due."""
+        now_us = clock_us()
+        for later in [later for later in self._later if later.at_us <= now_us]:
+            self._later.remove(later)
+            later.do()
+        while self._next_us <= now_us:
+            self._plan_next()
+            self._chance.choice([self._cut_off, self._stall, self._vanish, self._intrude])()
+
+    def stop(self) -> None:
+        """End all trouble: who stalls reads again, and who vanished is gone."""
+        for later in self._later:
+            later.do()
+        self._later.clear()
+
+    def _after_s(self, seconds: float, do: Callable[[], None]) -> None:
+        self._later.append(_Later(clock_us() + int(seconds * 1e6), do))
+
+    def _choose(self) -> tuple[Subscriber, Link] | None:
+        """A victim that is not in trouble already, if the one that was chosen is not."""
+        if not self._victims:
+            return None
+        victim = self._chance.choice(self._victims)
+        return None if victim.link is None or not victim.link.usable else (victim, victim.link)
+
+    def _cut_off(self) -> None:
+        if (chosen := self._choose()) is not None:
+            victim, link = chosen
+            link.reset()
+            self._return(victim)
+
+    def _stall(self) -> None:
+        if (chosen := self._choose()) is not None:
+            _, link = chosen
+            link.pause()
+            self._after_s(self._chance.uniform(0.1, STALL_MAX_S), link.resume)
+
+    def _vanish(self) -> None:
+        if (chosen := self._choose()) is not None:
+            victim, link = chosen
+            deaf: socket.socket = link.vanish()
+            self._after_s(VANISHED_S, deaf.close)
+            self._return(victim)
+
+    def _return(self, victim: Subscriber) -> None:
+        victim.close()
+        victim.open()
+
+    def _intrude(self) -> None:
+        stranger = Stranger(self._connect, self._chance, self._chance.choice(self._channels))
+        leave = self._chance.choice([stranger.link.close, stranger.link.reset])
+        self._after_s(self._chance.uniform(0.0, STRANGER_S), leave)
