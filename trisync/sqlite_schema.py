@@ -160,7 +160,7 @@ def refuse_foreign_file(path: Path) -> None:
 
 
 def open_writer(
-    path: Path, *, durability: str, busy_ms: int, tokens: Tokens, connect: Connect = sqlite3.connect
+    path: Path, *, durability: str, busy_ms: int, tokens: Tokens = secrets.token_hex, connect: Connect = sqlite3.connect
 ) -> sqlite3.Connection:
     """The one connection that writes, with the schema up to date. Raises LogRefused.
 
