@@ -12,12 +12,23 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import msgspec
 import trio
 
-from trisync.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Page, Run, StatePage, Submission
+from trisync.log import (
+    ChannelInfo,
+    Extent,
+    Log,
+    LogRefused,
+    LogUnavailable,
+    OldMessage,
+    Page,
+    Run,
+    StatePage,
+    Submission,
+)
 from trisync.protocol import message_prefix
 from trisync.settings import Settings
 from trisync.sqlite_schema import (
@@ -118,28 +129,29 @@ SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
 """
 
 
+class _Opened(NamedTuple):
+    """What a log holds open."""
+
+    lock: int
+    connection: sqlite3.Connection
+    readers: list[sqlite3.Connection]
+    writer: Writer
+    epoch: str
+
+
 class SqliteLog(Log):
     """A log in one SQLite file. Made by open()."""
 
     def __init__(
         self,
-        lock: int,
-        connection: sqlite3.Connection,
-        readers: list[sqlite3.Connection],
-        writer: Writer,
+        opened: _Opened,
         settings: Settings,
         executor: Executor | None,
         timer: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
-        epoch = read_meta(connection, "epoch")
-        assert epoch is not None
-        self.epoch = epoch
-        self._lock = lock
-        self._connection = connection
-        self._writer = writer
-        self._idle_readers = readers
-        self._reading = trio.CapacityLimiter(len(readers))
+        self._lock, self._connection, self._idle_readers, self._writer, self.epoch = opened
+        self._reading = trio.CapacityLimiter(len(self._idle_readers))
         self._settings = settings
         self._thread = WriterThread() if executor is None else None
         self._executor: Executor = executor or trio.to_thread.run_sync
@@ -166,11 +178,11 @@ class SqliteLog(Log):
     ) -> "SqliteLog":
         """Open the log in a data folder, making both where there is none. Raises LogRefused.
 
-        Without an executor, what blocks runs in Trio\'s threads, and what writes in a thread of its own. `writer_timer`
-        is read in the writer\'s thread, where Trio\'s clock is not at hand.
+        Without an executor, what blocks runs in Trio's threads, and what writes in a thread of its own. `writer_timer`
+        is read in the writer's thread, where Trio's clock is not at hand.
         """
 
-        def open_all() -> tuple[int, sqlite3.Connection, list[sqlite3.Connection]]:
+        def open_all() -> _Opened:
             path = folder / FILE_NAME
             with ExitStack() as undo:
                 lock = lock_folder(folder)
@@ -179,21 +191,29 @@ class SqliteLog(Log):
                     path, durability=settings.durability, busy_ms=settings.busy_ms, tokens=tokens, connect=connect
                 )
                 undo.callback(connection.close)
-                readers = [open_reader(path, busy_ms=settings.busy_ms, connect=connect) for _ in range(READERS)]
+                try:
+                    readers = []
+                    for _ in range(READERS):
+                        readers.append(open_reader(path, busy_ms=settings.busy_ms, connect=connect))
+                        undo.callback(readers[-1].close)
+                    writer = Writer(
+                        connection,
+                        now_ms=now_ms,
+                        timer=writer_timer,
+                        cached_max=settings.cached_heads_max,
+                        cache_ttl_s=settings.cache_ttl_s,
+                        message_bytes_max=settings.message_bytes_max,
+                        keys_max=settings.keys_max,
+                    )
+                    epoch = read_meta(connection, "epoch")
+                except sqlite3.Error as error:
+                    raise LogRefused(f"{path} cannot be read: {error}") from error
                 undo.pop_all()
-            return lock, connection, readers
+            assert epoch is not None
+            return _Opened(lock, connection, readers, writer, epoch)
 
-        lock, connection, readers = await (executor or trio.to_thread.run_sync)(open_all)
-        writer = Writer(
-            connection,
-            now_ms=now_ms,
-            timer=writer_timer,
-            cached_max=settings.cached_heads_max,
-            cache_ttl_s=settings.cache_ttl_s,
-            message_bytes_max=settings.message_bytes_max,
-            keys_max=settings.keys_max,
-        )
-        return SqliteLog(lock, connection, readers, writer, settings, executor, timer, now_ms)
+        opened = await (executor or trio.to_thread.run_sync)(open_all)
+        return SqliteLog(opened, settings, executor, timer, now_ms)
 
     def now_ms(self) -> int:
         return max(self._writer.time_ms, self._now_ms())
@@ -326,6 +346,8 @@ class SqliteLog(Log):
 
             def run() -> T:
                 try:
+                    if reader.in_transaction:  # whose end failed
+                        reader.execute("ROLLBACK")
                     reader.execute("BEGIN")  # one snapshot for all of a read's statements
                     try:
                         return call(reader)
