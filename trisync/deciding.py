@@ -15,7 +15,7 @@ from trisync.errors import WireError
 from trisync.framing import too_large
 from trisync.log import Duplicate, Once, Refused, Run, Submission, Verdict
 from trisync.merge_patch import merge_patch
-from trisync.protocol import UNANSWERED_MAX, Publish, data_text, message_prefix, message_suffix
+from trisync.protocol import UNANSWERED_MAX, Publish, data_text, keyed_suffix, message_prefix, message_suffix
 
 _SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
 """Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say
@@ -31,6 +31,8 @@ class Word(NamedTuple):
     offset: int
     data: str | None
     """None where it was not looked up."""
+    size: int = 0
+    """Of the message, in bytes, and so more than of the entry in a page of the state; 0 where it was not looked up."""
 
 
 _NOTHING = Word(0, NO_DATA)
@@ -272,9 +274,9 @@ class Batch:
         head = self._touch_head(item.channel)
         if item.key is UNSET:
             return self._add(head, sender, suffix, None, data_text(item.data))
-        return self._store_word(head, item, item.key, sender)
+        return self._store_word(head, item, item.key, sender, suffix)
 
-    def _store_word(self, head: Head, item: Publish, key: str, sender: str | None) -> Kept:
+    def _store_word(self, head: Head, item: Publish, key: str, sender: str | None, suffix: str) -> Kept:
         assert head.words is not None
         word = head.words.get(key, _NOTHING)
         if item.expect is not UNSET and item.expect != word.offset:
@@ -292,8 +294,9 @@ class Batch:
             problem = f"a channel has at most {self._keys_max} keys"
             return WireError("limit", problem, limit="keys_max", value=self._keys_max)
         head.keys += stays - is_there
-        offset = self._add(head, sender, message_suffix(self.time_ms, sender, key), key, data)
-        head.words[key] = Word(offset, data) if stays else _NOTHING
+        before = head.total
+        offset = self._add(head, sender, keyed_suffix(suffix, key), key, data)
+        head.words[key] = Word(offset, data, head.total - before) if stays else _NOTHING
         if head.changed is None:
             head.changed = {}
         head.changed[key] = None

@@ -41,7 +41,8 @@ Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_lengt
 Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
 Seq = Annotated[int, Meta(ge=1, le=OFFSET_MAX)]
 Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
-Key = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX, pattern=r"^[^\x00-\x1f\x7f-\x9f]+\Z")]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
+"""What else makes a key is for _check_key(): a pattern here would cost each publish as much as all of its fields."""
 Producer = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
 
 
@@ -296,8 +297,13 @@ def _check_publish(request: Publish) -> None:
         raise _refuse(request, "publish", "an ephemeral message has no seq and no key: it is not stored")
 
 
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
 def _check_key(request: Request, op: str, key: str | UnsetType) -> None:
-    if key is not UNSET and not key.isascii() and len(key.encode()) > KEY_BYTES_MAX:
+    if key is UNSET or (key.isascii() and key.isprintable()):
+        return
+    if len(key.encode()) > KEY_BYTES_MAX or _CONTROL.search(key):
         raise _refuse(request, op, _RULES["key"])
 
 
@@ -321,11 +327,18 @@ def message_prefix(channel: str) -> str:
     return f'{{"op":"message","channel":"{channel}","offset":'
 
 
-def message_suffix(time_ms: int, sender: str | None, key: str | UnsetType = UNSET) -> str:
+_DATA = ',"data":'
+
+
+def message_suffix(time_ms: int, sender: str | None) -> str:
     """What stands between a message's offset and its data: the same for all of one sender's in a batch."""
     who = "" if sender is None else f',"from":{encode_text(sender)}'
-    what = "" if key is UNSET else f',"key":{encode_text(key)}'
-    return f',"time":{time_ms}{who}{what},"data":'
+    return f',"time":{time_ms}{who}{_DATA}'
+
+
+def keyed_suffix(suffix: str, key: str) -> str:
+    """A suffix for a message with a key."""
+    return f'{suffix[: -len(_DATA)]},"key":{encode_text(key)}{_DATA}'
 
 
 def ephemeral_message(channel: str, time_ms: int, sender: str | None, data: str) -> bytes:

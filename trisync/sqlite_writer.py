@@ -13,7 +13,6 @@ from cachetools import TTLCache
 
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
 from trisync.log import Extent, LogUnavailable, Run, Submission
-from trisync.protocol import encode_text
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (128, 64, 32, 16, 8, 4, 2, 1)
@@ -56,8 +55,6 @@ _INSERT_WORDS = _statements(
     _WORD_ROW,
     " ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data",
 )
-_ENTRY_OVERHEAD_BYTES = 50
-"""An entry's punctuation and offset, in a page of the state."""
 KEPT_REQUESTS_S = 86400.0
 """How long an Idempotency-Key is remembered."""
 
@@ -198,10 +195,8 @@ class Writer:
         values: list[Any] = []
         deleted: list[str] = []
         for key in head.changed:
-            offset, data = head.words[key]
+            offset, data, size = head.words[key]
             if offset:
-                assert data is not None
-                size = len(encode_text(key).encode()) + len(data.encode()) + _ENTRY_OVERHEAD_BYTES
                 values += (key, offset, size, data)
             else:
                 deleted.append(key)
