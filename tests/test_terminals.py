@@ -126,6 +126,24 @@ def test_channels_history_and_json_from_netcat(server: ServerProcess, terminals:
 
 
 @needs_nc
+def test_a_state_is_set_and_read_and_people_are_seen_from_netcat(
+    server: ServerProcess, terminals: list[Terminal]
+) -> None:
+    alice, bob = netcat(server, terminals), netcat(server, terminals)
+    alice.type('/name alice\n/set title The "Report"\n/set size {"pages": 3, "by": "\\u001b[31m"}\n')
+    alice.await_sight(r'^\* you are alice\n#lobby 1 alice: title = The "Report"\n')
+    alice.await_sight(r'^#lobby 2 alice: size = {"pages":3,"by":"\\u001b\[31m"}\n')
+    bob.type("/get\n/get title\n/get nothing\n/who\n")
+    bob.await_sight(r'size = {"pages":3,"by":"\\u001b\[31m"}\ntitle = The "Report"\n')
+    bob.await_sight(r'^title = The "Report"\n\* nothing there\n\* here: alice, anonymous\n')
+    bob.type("/set title null\n/get title\n/set\n/set key\n/get two keys\n")
+    bob.await_sight(r"^#lobby 3 anonymous: title = null\n\* nothing there\n(! /set KEY VALUE, /get \[KEY\]: .*\n){3}")
+    alice.await_sight("#lobby 3 anonymous: title = null\n")
+    bob.type("/leave\n/set a b\n/who\n")
+    bob.await_sight(r"^\* you are in no channel\n(! you are in no channel: /join one\n){2}")
+
+
+@needs_nc
 def test_quit_ends_the_connection(server: ServerProcess, terminals: list[Terminal]) -> None:
     terminal = netcat(server, terminals)
     terminal.type("/quit\n")
