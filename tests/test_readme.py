@@ -1,5 +1,6 @@
 """README.md: its commands, its transcript and its program do what it says."""
 
+import json
 import re
 import shlex
 import shutil
@@ -24,6 +25,13 @@ def transcript(beginning: str) -> list[str]:
             break
         block.append(line[4:])
     return block
+
+
+def programs(title: str) -> list[str]:
+    """The Python programs of a section."""
+    section = README.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    found: list[str] = re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+    return found
 
 
 def matches(pattern: str, text: str) -> bool:
@@ -69,7 +77,7 @@ def test_the_five_minutes_go_as_they_are_told(tmp_path: Path) -> None:
 
 
 def test_the_python_program_runs(tmp_path: Path) -> None:
-    (program,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    program = programs("Five minutes")[0]
     with server_process(tmp_path) as server:
         said = subprocess.run(
             [sys.executable, "-c", program.replace("2345", str(server.tcp_port))],
@@ -79,6 +87,47 @@ def test_the_python_program_runs(tmp_path: Path) -> None:
             timeout=PATIENCE_S,
         ).stdout
     assert said == "stored at offset 1\n1 {'temperature': 21.5}\n"
+
+
+def test_a_program_s_hooks_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "chat.py").write_text(programs("Inside your own program")[0])
+    monkeypatch.chdir(tmp_path)
+    (command,) = re.findall(r"^    .venv/bin/trisync serve (--app .*)$", README, re.MULTILINE)
+    with server_process(tmp_path / "data", *shlex.split(command)) as server:
+        with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as connection:
+            lines = connection.makefile("rw")
+            answers = []
+            for request in (
+                {"op": "publish", "channel": "chat.lobby", "data": 5},
+                {"op": "publish", "channel": "chat.lobby", "data": "  hello  "},
+                {"op": "history", "channel": "chat.lobby"},
+                {"op": "subscribe", "channel": "staff.room"},
+                {"op": "subscribe", "channel": "visits"},
+            ):
+                print(json.dumps(request | {"id": 1}), file=lines, flush=True)
+                answers.append(json.loads(lines.readline()))
+            with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as guest:
+                guest.sendall(b'{"op":"ping"}\n')
+            visit = json.loads(lines.readline())
+        assert [answer.get("code", "ok") for answer in answers] == ["bad_request", "ok", "ok", "forbidden", "ok"]
+        assert [answer.get("message") for answer in answers if "code" in answer] == ["only text here", "for the staff"]
+        (message,) = answers[2]["messages"]
+        assert (message["data"], re.fullmatch(r"guest \w{4}", message["from"]) is not None) == ("hello", True)
+        assert (visit["from"] != message["from"], visit["data"]) == (True, "the client hung up")
+        assert server.stop() == 0
+
+
+def test_a_program_runs_the_server_itself(tmp_path: Path) -> None:
+    program = programs("Inside your own program")[1]
+    said = subprocess.run(
+        [sys.executable, "-c", program.replace("2345", "0").replace("8000", "0")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=True,
+        timeout=PATIENCE_S,
+    ).stdout
+    assert said == "Entry(offset=3, data=21.5)\n[21, 21.5]\nconflict 3\n"
 
 
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is missing: apt-get install sqlite3")
