@@ -444,7 +444,7 @@ async def test_a_program_is_held_to_the_rules_for_clients(
         assert await server.history("lobby") == []
 
 
-async def test_what_is_no_channels_name_is_a_value_error(tmp_path: Path) -> None:
+async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: Path) -> None:
     server = a_server(tmp_path)
     name = "not a name"
     async with serving(server):
@@ -459,6 +459,9 @@ async def test_what_is_no_channels_name_is_a_value_error(tmp_path: Path) -> None
                 await call()
         with pytest.raises(ValueError, match="no channel's name"):
             server.members(name)
+        for limit in (0, -1, 1001):
+            with pytest.raises(ValueError, match="limit is 1-1000"):
+                await server.history("lobby", limit=limit)
 
 
 async def test_before_and_after_it_serves_a_server_cannot_be_asked(tmp_path: Path) -> None:

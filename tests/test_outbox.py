@@ -244,6 +244,15 @@ async def test_closed_it_takes_nothing_more_and_sends_what_it_took() -> None:
         assert bytes(stream.taken) == b"taken"
 
 
+async def test_closed_it_lets_nobody_wait_for_room_that_will_not_come() -> None:
+    async with outbox_over(FakeStream()) as world:
+        world.outbox.write(b"x" * (MARK + 1))
+        assert not world.outbox.offer(b"too much")
+        world.outbox.close()
+        assert world.outbox.offer(b"dropped")
+        assert world.outbox.backlog == MARK + 1
+
+
 async def test_nothing_to_send_is_nothing() -> None:
     stream = FakeStream()
     async with outbox_over(stream) as world:

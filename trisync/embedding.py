@@ -11,7 +11,14 @@ from trisync.broker import Broker
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import Duplicate, LogUnavailable, StatePage
-from trisync.protocol import HISTORY_LIMIT_DEFAULT, BadRequest, channel_is_valid, compose_publish, decode_request
+from trisync.protocol import (
+    HISTORY_LIMIT_DEFAULT,
+    HISTORY_LIMIT_MAX,
+    BadRequest,
+    channel_is_valid,
+    compose_publish,
+    decode_request,
+)
 
 
 class Entry(NamedTuple):
@@ -72,7 +79,12 @@ class Embedding:
     async def history(
         self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT
     ) -> list[dict[str, Any]]:
-        """The newest messages, or those behind offset `since`, ascending; fewer than `limit` when they are large."""
+        """The newest messages, or those behind offset `since`, ascending; fewer than `limit` when they are large.
+
+        Raises ValueError for a `limit` that is not 1-1000.
+        """
+        if not 1 <= limit <= HISTORY_LIMIT_MAX:
+            raise ValueError(f"limit is 1-{HISTORY_LIMIT_MAX}, not {limit}")
         try:
             page = await self._serving(channel).history(channel, since, limit)
         except LogUnavailable as problem:

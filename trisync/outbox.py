@@ -84,9 +84,12 @@ class Outbox:
         return self.backlog > self._backlog_max
 
     def offer(self, data: bytes) -> bool:
-        """Take data to send unless the backlog is past its mark; whether it was taken."""
+        """Take data to send unless the backlog is past its mark; whether it was taken. Closed, it drops all of it:
+
+        nobody is to wait for room that will not come.
+        """
         if self.backlog > self._backlog_max:
-            return False
+            return self._closed
         self.write(data)
         return True
 
