@@ -6,6 +6,7 @@ Every fenced block is a conversation with a fresh server, in the notation that t
 import json
 import re
 from contextlib import AsyncExitStack
+from http import HTTPStatus
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,12 +22,11 @@ from tests.harness import (
     LinesPeer,
     Running,
     WebSocketPeer,
-    read_to_end,
-    read_until,
     running_server,
     settings_for,
 )
-from trisync import config, console, dialects, protocol, websocket, wsframes
+from tests.http_examples import run_http_example
+from trisync import config, console, dialects, http_answers, http_routes, protocol, websocket, wsframes
 from trisync.errors import CODES
 from trisync.sqlite_log import SqliteLog
 
@@ -61,7 +61,16 @@ class Placeholder(NamedTuple):
 
 
 ANY_TEXT = "…"
-KINDS = {"time": int, "reconnect_ms": int, "limits": dict, "epoch": str, "server": str, "session": str, "member": str}
+KINDS = {
+    "time": int,
+    "reconnect_ms": int,
+    "limits": dict,
+    "epoch": str,
+    "server": str,
+    "session": str,
+    "member": str,
+    "bytes": int,
+}
 """What stands behind a placeholder, by its name without a number at the end."""
 
 _PLACEHOLDER = re.compile(r"(?<=[:,\[])<([a-z_]+\d*)>")
@@ -373,41 +382,11 @@ class Example:
                     await client.expect_nothing_more()
 
 
-async def run_http(folder: Path, steps: list[str]) -> None:
-    """One raw request and its answer."""
-    assert all(re.match(r"[<>](?: |$)", step) for step in steps)
-    request = [step[2:] for step in steps if step[0] == ">"]
-    shown = [step[2:] for step in steps if step[0] == "<"]
-    body_at = shown.index("")
-    async with running_server(folder) as running, await running.web() as stream:
-        await stream.send_all("\r\n".join([*request, ""]).encode())
-        answer = await read_until(stream, b"\r\n\r\n")
-        head, _, body = answer.partition(b"\r\n\r\n")
-        status, *headers = head.decode().split("\r\n")
-        assert status == shown[0]
-        named = set(shown[1:body_at])
-        assert named - {ANY_TEXT} <= set(headers)
-        if ANY_TEXT not in named:
-            assert named == set(headers)
-        closes = "Connection: close" in headers
-        length = next((int(line.split(": ")[1]) for line in headers if line.startswith("Content-Length")), 0)
-        with trio.fail_after(PATIENCE_S):
-            while len(body) < length:
-                body += await stream.receive_some()
-        if closes:
-            assert await read_to_end(stream) == b""
-        text = "\n".join(shown[body_at + 1 :])
-        if text.startswith("{"):
-            check(text, body, {})
-        elif text != ANY_TEXT:
-            assert body.decode() == text
-
-
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: f"{block.label}-at-line-{block.line}")
 async def test_an_example_is_what_happens(tmp_path: Path, block: Block) -> None:
     assert block.label in LABELS
     if block.label == "http":
-        await run_http(tmp_path, block.steps)
+        await run_http_example(tmp_path, block.steps, check)
     else:
         await Example(tmp_path, block.label).run(block.steps)
 
@@ -566,6 +545,28 @@ def test_every_http_status_is_documented() -> None:
     used |= {431, 501}  # h11's own words
     cells = [row[0] for row in rows(section("Which requests are taken"))]
     assert {int(status) for cell in cells for status in cell.split(", ")} == used
+
+
+def test_every_call_over_http_is_documented_with_its_parameters() -> None:
+    documented = {
+        tuple(cells[0].strip("`").split(" ")): tuple(re.findall(r"`(\w+)`", cells[1]))
+        for cells in rows(section("Calls"))
+    }
+    assert documented == {
+        (method, resource.value): parameters
+        for resource, methods in http_routes.METHODS.items()
+        for method, parameters in methods.items()
+    }
+
+
+def test_every_status_of_a_call_is_documented() -> None:
+    names = ("http_routes.py", "http_answers.py", "http_api.py", "http_calls.py")
+    numbers = {int(number) for name in names for number in re.findall(r"\b[2-5]\d\d\b", SOURCES[name])}
+    used = numbers & set(HTTPStatus)
+    documented = table(section("Statuses"))
+    assert {int(status) for status in documented} == used
+    for code, status in http_answers.STATUSES.items():
+        assert f"`{code}`" in documented[str(status)][0], code
 
 
 def test_the_http_methods_that_the_tcp_door_closes_on_are_documented() -> None:

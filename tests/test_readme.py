@@ -130,6 +130,27 @@ def test_a_program_runs_the_server_itself(tmp_path: Path) -> None:
     assert said == "Entry(offset=3, data=21.5)\n[21, 21.5]\nconflict 3\n"
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is missing: apt-get install curl")
+def test_what_curl_is_shown_to_do_happens(tmp_path: Path) -> None:
+    begin = README.index("**From anything that speaks HTTP.**")
+    transcript = README[begin : README.index("The last one goes on")]
+    commands = re.findall(r"^    \$ (curl .*)\n((?:(?:    [^$].*)?\n)*)", transcript, re.MULTILINE)
+    assert len(commands) == 6
+    with server_process(tmp_path) as server:
+        for command, shown in commands:
+            arguments = shlex.split(command.replace("localhost:8000", f"127.0.0.1:{server.web_port}"))
+            arguments += ["--max-time", str(PATIENCE_S)]
+            with subprocess.Popen(arguments, stdout=subprocess.PIPE, text=True) as curl:
+                assert curl.stdout is not None
+                try:
+                    for line in shown.strip("\n").split("\n"):
+                        assert matches(line.removeprefix("    "), curl.stdout.readline().rstrip("\n")), line
+                    if "/events" not in command:
+                        assert (curl.stdout.read(), curl.wait(PATIENCE_S)) == ("", 0)
+                finally:
+                    curl.kill()
+
+
 @pytest.mark.skipif(shutil.which("sqlite3") is None, reason="sqlite3 is missing: apt-get install sqlite3")
 def test_the_data_reads_well_while_the_server_runs(tmp_path: Path) -> None:
     (command,) = re.findall(r"^    (sqlite3 .*)$", README, re.MULTILINE)
