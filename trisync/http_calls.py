@@ -10,14 +10,14 @@ import trio
 
 from trisync.connection import Connection
 from trisync.errors import WireError
-from trisync.event_stream import COMMENT
+from trisync.event_stream import COMMENT, join_events
 from trisync.framing import too_large
-from trisync.http_answers import EVENT_STREAM, Answer, HttpError, common_headers, preflight, refused
+from trisync.http_answers import EVENT_STREAM, RETRY_AFTER_S, Answer, HttpError, common_headers, preflight, refused
 from trisync.http_api import HttpSession
-from trisync.http_routes import Call, Resource, allowed_methods, find_resource, read_call
+from trisync.http_routes import Call, Resource, allowed_methods, find_resource, is_for_events, read_call
 from trisync.http_rules import Headers, HttpRefusal, header
 from trisync.log import LogUnavailable
-from trisync.protocol import shortened
+from trisync.protocol import encode_goodbye, shortened
 from trisync.registry import Registry
 from trisync.settings import Settings
 
@@ -73,8 +73,7 @@ class HttpCalls:
     async def _answer(self, request: h11.Request, headers: Headers, refusal: HttpRefusal | None) -> Answer | None:
         """The answer to a request; None where that was a stream, which has ended."""
         if refusal is not None:
-            error = WireError(_REFUSED_CODES.get(refusal.status, "bad_request"), refusal.reason, closes=True)
-            return refused(error, refusal.status, refusal.headers)
+            return self._refuse(request, refusal)
         if request.method == b"OPTIONS":
             resource, _, _ = find_resource(request.target)
             return preflight(allowed_methods(resource))
@@ -88,6 +87,14 @@ class HttpCalls:
             await self._stream(call, headers)
             return None
         return await self.session.answer(call, headers, body)
+
+    def _refuse(self, request: h11.Request, refusal: HttpRefusal) -> Answer:
+        error = WireError(_REFUSED_CODES.get(refusal.status, "bad_request"), refusal.reason, closes=True)
+        if error.code == "draining" and request.method == b"GET" and is_for_events(request.target):
+            # An EventSource gives up for good at any other status: so it hears when to come back.
+            goodbye = join_events([encode_goodbye(1000 * RETRY_AFTER_S)])
+            return Answer(200, goodbye, content_type=EVENT_STREAM, error=error)
+        return refused(error, refusal.status, refusal.headers)
 
     async def _stream(self, call: Call, headers: Headers) -> None:
         """Send events, until the client hangs up; what it sends meanwhile is not looked at."""

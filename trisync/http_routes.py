@@ -89,6 +89,11 @@ def is_for_api(target: bytes) -> bool:
     return path == ROOT or path.startswith(ROOT + b"/")
 
 
+def is_for_events(target: bytes) -> bool:
+    """Whether a target in this interface looks like that of an EventSource."""
+    return target.partition(b"?")[0].split(b"/")[3:] == [b"events"]
+
+
 def find_resource(target: bytes) -> tuple[Resource, str, str | None]:
     """The resource that a target names, with the channel and the key. Raises HttpError."""
     path = target.partition(b"?")[0]
