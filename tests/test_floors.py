@@ -8,8 +8,8 @@ import trisync
 FLOORS: list[set[str]] = [
     {
         *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
-        *("settings", "http_rules", "http_answers", "http_routes", "event_stream", "merge_patch"),
-        *("patterns", "retention_rules", "version", "tokens"),
+        *("settings", "http_rules", "plain_upgrade", "merge_patch", "patterns", "retention_rules"),
+        *("version", "http_answers", "http_routes", "event_stream", "tokens"),
     },
     {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "writer_thread", "sqlite_log", "sqlite_backup"},
     {"channels", "presence", "broker", "retention", "cursors"},

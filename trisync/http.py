@@ -1,8 +1,8 @@
 """The web door: HTTP/1.1 on the port that browsers use, and the way from there to a WebSocket or the HTTP interface.
 
-h11 reads every request head first, under a deadline, and it is judged here; only a real upgrade is handed to
-websocket.py, and what is for the interface to http_calls.py. The page's files are in web_files.py, the rules for hosts
-and origins in http_rules.py.
+Every request head is read first, under a deadline, and judged here. The upgrade that nearly all clients send is read by
+plain_upgrade.py, all else by h11; only a real upgrade is handed to websocket.py, and what is for the interface to
+http_calls.py. The page's files are in web_files.py, the rules for hosts and origins in http_rules.py.
 """
 
 from collections.abc import Mapping
@@ -28,6 +28,7 @@ from trisync.http_rules import (
     refuse_upgrade,
     wants_upgrade,
 )
+from trisync.plain_upgrade import read_plain_upgrade
 from trisync.protocol import shortened
 from trisync.registry import Registry
 from trisync.settings import Settings
@@ -107,7 +108,7 @@ class _Exchange:
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
         self._connection = connection
-        self._http: h11.Connection | None = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+        self._http: h11.Connection | None = None  # a few kilobytes that an open WebSocket does not need
         self._websocket: WebSocket | None = None
         self._head_only = False
         self.calls: HttpCalls | None = None
@@ -115,6 +116,24 @@ class _Exchange:
 
     async def run(self) -> None:
         """Answer requests; on an upgrade, go on as a WebSocket."""
+        first = await self._first_bytes()
+        upgrade = read_plain_upgrade(first)
+        if upgrade is not None and self._door.judge(b"GET", b"1.1", upgrade.headers) is None:
+            self._websocket = self._door.websockets.meet(self._connection, upgrade.key, upgrade.rest, upgrade.answer)
+            del first, upgrade
+            await self._door.websockets.converse(self._websocket)
+        elif first:
+            self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+            self._http.receive_data(first)
+            await self._answer_requests()
+
+    async def _first_bytes(self) -> bytes:
+        """What the client says first; nothing where it hangs up or stays silent."""
+        with trio.move_on_after(self._door.settings.handshake_s):
+            return bytes(await self._connection.receive())
+        return b""
+
+    async def _answer_requests(self) -> None:
         idle_s = self._door.settings.handshake_s
         while (request := await self._next_request(idle_s)) is not None:
             await self._connection.room()
@@ -125,7 +144,7 @@ class _Exchange:
                 assert self._http is not None
                 rest, _ = self._http.trailing_data
                 key = header(headers, b"sec-websocket-key") or b""
-                self._http = None  # a few kilobytes that an open WebSocket does not need
+                self._http = None
                 self._websocket = self._door.websockets.meet(self._connection, key, rest)
                 del request, headers
                 await self._door.websockets.converse(self._websocket)

@@ -1,7 +1,8 @@
-"""The WebSocket door: trio-websocket's opening handshake, then our own frames.
+"""The WebSocket door: the end of the opening handshake, then our own frames.
 
-trio-websocket costs ~60 µs a message and ~10 KB a connection, so it is let go once the handshake is done; frames are
-read by wsframes.py, and what the server sends is whole frames straight to the outbox.
+A plain handshake comes with its answer (plain_upgrade.py), and trio-websocket answers the others. It costs ~60 µs a
+message and ~10 KB a connection, so it is let go once the handshake is done; frames are read by wsframes.py, and what
+the server sends is whole frames straight to the outbox.
 """
 
 import trio
@@ -35,10 +36,13 @@ class WebSocketDoor:
         self._hooks = hooks
         self._clients: dict[WebSocket, None] = {}
 
-    def meet(self, connection: Connection, key: bytes, rest: bytes) -> "WebSocket":
-        """A client that sent this Sec-WebSocket-Key, and `rest` behind its request. converse() must follow."""
+    def meet(self, connection: Connection, key: bytes, rest: bytes, answer: bytes | None = None) -> "WebSocket":
+        """A client that sent this Sec-WebSocket-Key, and `rest` behind its request. converse() must follow.
+
+        `answer` completes the handshake; where it is not known, trio-websocket finds it.
+        """
         session = Session(self._broker, connection, self._settings, self._hooks, "websocket")
-        return WebSocket(connection, session, key, rest, self._settings.message_bytes_max)
+        return WebSocket(connection, session, key, rest, answer, self._settings.message_bytes_max)
 
     async def converse(self, client: "WebSocket") -> None:
         """Serve a client until it closes, fails or vanishes. Its session's leave() must follow, behind the farewell."""
@@ -65,13 +69,16 @@ class WebSocketDoor:
 class WebSocket:
     """One WebSocket client."""
 
-    __slots__ = ("_heard_at", "_key", "_open", "_pinged", "_reader", "_rest", "connection", "session")
+    __slots__ = ("_answer", "_heard_at", "_key", "_open", "_pinged", "_reader", "_rest", "connection", "session")
 
-    def __init__(self, connection: Connection, session: Session, key: bytes, rest: bytes, bytes_max: int) -> None:
+    def __init__(
+        self, connection: Connection, session: Session, key: bytes, rest: bytes, answer: bytes | None, bytes_max: int
+    ) -> None:
         self.connection = connection
         self.session = session
         self._key = key
         self._rest = rest
+        self._answer = answer
         self._reader = FrameReader(bytes_max)
         self._open = False
         self._heard_at = trio.current_time()
@@ -80,7 +87,11 @@ class WebSocket:
     async def converse(self) -> None:
         """Shake hands, then handle messages until the client closes, hangs up or breaks the rules."""
         connection, reader = self.connection, self._reader
-        await shake_hands(self._key, connection)
+        if self._answer is None:
+            await shake_hands(self._key, connection)
+        else:
+            connection.outbox.write(self._answer)
+            self._answer = None
         self._open = True
         self.session.speak(Framing.WEBSOCKET)
         await self.session.begin()
