@@ -11,7 +11,9 @@ from msgspec import Raw
 from trisync.channels import Outlet
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
+from trisync.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
 from trisync.log import ChannelInfo, Extent, Log, OldMessage, Page, Run, StatePage, Submission
+from trisync.protocol import Publish
 from trisync.protocol import Publish, encode_text
 
 
@@ -225,9 +227,14 @@ class CollectingOutlet(Outlet):
 _ids = itertools.count(1)
 
 
-def publishes(count: int, channel: str = "lobby", settle: Callable[[Submission], None] | None = None) -> Submission:
+def publishes(
+    count: int,
+    channel: str = "lobby",
+    settle: Callable[[Submission], None] | None = None,
+    flow: Flow | None = None,
+) -> Submission:
     """A submission of so many publishes, with numbers as data."""
-    submission = Submission(settle or (lambda submission: None))
+    submission = Submission(settle or (lambda submission: None), flow=flow)
     for _ in range(count):
         submission.add(Publish(channel=channel, data=Raw(str(next(_ids)).encode())), 20)
     return submission

@@ -16,6 +16,7 @@ from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, LogUnavailable, Once, Submission, Verdict
+from trisync.log import ITEM_OVERHEAD_BYTES, Flow, LogUnavailable, Submission
 from trisync.protocol import Publish, Subscribe
 from trisync.registry import Registry
 from trisync.settings import Settings
@@ -129,22 +130,64 @@ async def test_an_unknown_outcome_stops_the_broker_and_no_verdict_is_sent() -> N
     assert settled == []
 
 
-async def test_publishers_wait_while_the_queue_is_full() -> None:
+async def test_publishers_wait_while_the_queue_is_full_unless_nothing_in_it_is_theirs() -> None:
     async with a_world(queue_bytes_max=1000) as world:
         world.log.gate = trio.Event()
-        world.broker.submit(publishes(100))
-        went_on = trio.Event()
+        flood = publishes(100)
+        world.broker.submit(flood)
+        went_on: list[str] = []
 
-        async def publisher() -> None:
-            await world.broker.room()
-            went_on.set()
+        async def publisher(name: str, flow: Flow) -> None:
+            await world.broker.room(flow)
+            went_on.append(name)
 
-        world.nursery.start_soon(publisher)
+        world.nursery.start_soon(publisher, "who floods", flood.flow)
+        world.nursery.start_soon(publisher, "somebody else", Flow())
         await wait_all_tasks_blocked()
-        assert not went_on.is_set()
+        assert went_on == ["somebody else"]
         world.log.gate.set()
         await wait_all_tasks_blocked()
-        assert went_on.is_set()
+        assert went_on == ["somebody else", "who floods"]
+
+
+async def test_who_publishes_once_in_a_while_is_in_the_next_batch_however_many_flood() -> None:
+    async with a_world(batch_messages_max=100) as world:
+        settled: list[Submission] = []
+        for _ in range(20):
+            flow = Flow()
+            for _ in range(20):
+                world.broker.submit(publishes(100, settle=settled.append, flow=flow))
+        world.log.gate = trio.Event()
+        await wait_all_tasks_blocked()  # the first batch is on its way to the disk
+        polite = publishes(1, settle=settled.append)
+        world.broker.submit(polite)
+        world.log.gate.set()
+        await world.broker.settled()
+        assert len(settled) == 401
+        assert settled.index(polite) <= 2
+
+
+async def test_everything_submitted_before_is_settled_though_later_ones_overtook_it() -> None:
+    async with a_world(batch_messages_max=1) as world:
+        world.log.gate = trio.Event()
+        flow = Flow()
+        early = [publishes(1, flow=flow) for _ in range(3)]
+        for submission in early:
+            world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        told: list[str] = []
+
+        async def wait() -> None:
+            await world.broker.settled()
+            told.extend("settled" for submission in early if submission.verdicts)
+
+        world.nursery.start_soon(wait)
+        await wait_all_tasks_blocked()
+        for _ in range(3):  # each of another flow: they go first
+            world.broker.submit(publishes(1))
+        world.log.gate.set()
+        await wait_all_tasks_blocked()
+        assert told == ["settled"] * 3
 
 
 async def test_a_publisher_is_not_read_from_while_the_queue_is_full() -> None:

@@ -11,7 +11,7 @@ FLOORS: list[set[str]] = [
         *("settings", "http_rules", "plain_upgrade", "merge_patch", "patterns", "retention_rules"),
         *("version", "http_answers", "http_routes", "event_stream", "tokens"),
     },
-    {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "writer_thread", "sqlite_log", "sqlite_backup"},
+    {"log", "deciding", "cache", "sqlite_schema", "sqlite_writer", "writer_thread", "sqlite_log", "sqlite_backup", "fair_queue"},
     {"channels", "presence", "broker", "retention", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},

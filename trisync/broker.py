@@ -15,10 +15,12 @@ from cachetools import TTLCache
 from trisync.cache import RunCache
 from trisync.channels import Channel
 from trisync.errors import WireError
+from trisync.fair_queue import FairQueue
 from trisync.framing import too_large
 from trisync.log import (
     ChannelInfo,
     Extent,
+    Flow,
     Log,
     LogUnavailable,
     Once,
@@ -72,10 +74,8 @@ class Broker:
         self._settings = settings
         self._cache = RunCache(settings.cache_bytes_max, settings.cache_ttl_s, timer)
         self._channels: dict[str, Channel] = {}
-        self._queue: deque[Submission] = deque()
-        self._queued_bytes = 0
+        self._queue = FairQueue()
         self._arrived = trio.Event()
-        self._submitted = self._settled = 0  # submissions, ever
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._reading: dict[tuple[str, int], trio.Event] = {}
@@ -117,9 +117,7 @@ class Broker:
         self._queue_up(submission)
 
     def _queue_up(self, submission: Submission) -> None:
-        self._submitted += 1
-        self._queue.append(submission)
-        self._queued_bytes += submission.size
+        self._queue.push(submission)
         self._arrived.set()
 
     async def publish(self, item: Publish, sender: str | None = None, once: Once | None = None) -> Verdict:
@@ -144,15 +142,15 @@ class Broker:
             return WireError("internal", "the server stopped meanwhile: whether it was stored is not known")
         return submission.verdicts[0]
 
-    async def room(self) -> None:
-        """Wait until the queue is below its bound: publishers are not read from until then."""
-        while self._queued_bytes > self._settings.queue_bytes_max:
+    async def room(self, flow: Flow) -> None:
+        """Wait until the queue is below its bound or has nothing of this flow: until then its publisher is not read."""
+        while self._queue.size > self._settings.queue_bytes_max and flow.unsettled:
             await self._batch_settled.wait()
 
     async def settled(self) -> None:
         """Wait until everything that was submitted before this call has its verdict."""
-        until = self._submitted
-        while self._settled < until:
+        arrived = self._queue.arrived
+        while not self._queue.has_settled(arrived):
             await self._batch_settled.wait()
 
     async def run(self) -> None:
@@ -208,14 +206,7 @@ class Broker:
         errand.done.set()
 
     def _take_batch(self) -> list[Submission]:
-        batch: list[Submission] = []
-        count = size = 0
-        while self._queue and count < self._settings.batch_messages_max and size < self._settings.batch_bytes_max:
-            submission = self._queue.popleft()
-            batch.append(submission)
-            count += len(submission.items)
-            size += submission.size
-        return batch
+        return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
     async def _commit(self, batch: list[Submission]) -> None:
         runs: list[Run] = []
@@ -231,7 +222,6 @@ class Broker:
             for submission in batch:
                 submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
         for submission in batch:
-            self._queued_bytes -= submission.size
             submission.settle(submission)
         for run in runs:
             self._cache.add(run)
@@ -242,7 +232,7 @@ class Broker:
             if submission.ephemeral:
                 self._flash(submission)
         self.stored(runs)
-        self._settled += len(batch)
+        self._queue.settle(batch)
 
     def _flash(self, submission: Submission) -> None:
         """Deliver what is not stored, behind what was stored with it."""

@@ -62,10 +62,27 @@ CONDITIONAL_BYTES = 64 * 1024
 message, of message_bytes_max. It bounds how many of them one batch decides, and one connection has under way."""
 
 
+class Flow:
+    """All that one connection publishes, one after the other; whoever queues it keeps its accounts here."""
+
+    __slots__ = ("place", "unsettled", "waiting")
+
+    def __init__(self) -> None:
+        self.place = 0
+        """That of the last of it in the queue."""
+        self.waiting = 0
+        """Submissions of it in the queue."""
+        self.unsettled = 0
+        """Bytes of it that have no verdicts yet."""
+
+
 class Submission:
     """Publishes that one connection sent together, in order; the log answers each in `verdicts`."""
 
-    __slots__ = ("durable", "ephemeral", "items", "keyed", "once", "producer", "sender", "settle", "size", "verdicts")
+    __slots__ = (
+        *("arrival", "durable", "ephemeral", "flow", "items", "keyed", "once"),
+        *("producer", "sender", "settle", "size", "verdicts"),
+    )
 
     def __init__(
         self,
@@ -73,7 +90,11 @@ class Submission:
         sender: str | None = None,
         producer: str | None = None,
         once: Once | None = None,
+        flow: Flow | None = None,
     ) -> None:
+        self.flow = Flow() if flow is None else flow
+        self.arrival = 0
+        """How many came before it, over all flows."""
         self.settle = settle
         """Called once, in the event loop, when the verdicts are there; must not block or raise."""
         self.sender = sender

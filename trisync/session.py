@@ -15,7 +15,7 @@ from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
 from trisync.hooks import Client, Door, Hooks
-from trisync.log import Duplicate, LogUnavailable, Refused, Submission
+from trisync.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,
@@ -52,6 +52,7 @@ class Session:
         "_connection",
         "_door",
         "_fenced",
+        "_flow",
         "_hooks",
         "_id",
         "_name",
@@ -76,6 +77,7 @@ class Session:
         self._name: str | None = None
         self._producer: str | None = None
         self._fenced = False
+        self._flow: Flow | None = None  # as the next: most connections have never any
         self._subscriptions: Subscriptions | None = None  # most connections that only publish never have any
         self._submission: Submission | None = None
 
@@ -100,7 +102,11 @@ class Session:
             else:
                 await self._answer(request)
         self._submit()
-        await self._broker.room()
+        await self._room()
+
+    async def _room(self) -> None:
+        if self._flow is not None:
+            await self._broker.room(self._flow)
 
     async def _settle_up(self) -> None:
         """Wait until what was collected is answered, and the answers were taken: they may be large."""
@@ -118,7 +124,7 @@ class Session:
             else:
                 self._collect(request, len(request.data))
             self._submit()
-            await self._broker.room()
+            await self._room()
         else:
             await self._answer(request)
 
@@ -176,7 +182,10 @@ class Session:
             item = self._judge_seq(item)
         submission = self._submission
         if submission is None:
-            submission = self._submission = Submission(self._settle, self._name, self._producer)
+            if self._flow is None:
+                self._flow = Flow()
+            submission = Submission(self._settle, self._name, self._producer, flow=self._flow)
+            self._submission = submission
         submission.add(item, payload_bytes)
 
     async def _collect_judged(self, request: Publish) -> None:

@@ -83,7 +83,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch_messages_max: Annotated[
         Count,
         Meta(description="Publishes committed in one transaction: bounds how long one holds the others up"),
-    ] = 4096
+    ] = 1024
     cache_bytes_max: Annotated[Count, Meta(description="Recent messages kept encoded in memory")] = 64 * MIB
     cache_ttl_s: Annotated[
         Seconds, Meta(description="How long an unused channel's tail, head or producer is cached")

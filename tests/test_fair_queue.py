@@ -1,0 +1,109 @@
+"""The queue of publishes: each flow in its own order, and nobody behind the whole of somebody else's flood."""
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.fakes import publishes
+from trisync.fair_queue import FairQueue
+from trisync.log import Flow, Submission
+
+UNBOUNDED = 10**9
+
+
+def queued(queue: FairQueue, flow: Flow, sizes: list[int]) -> list[Submission]:
+    submissions = [publishes(size, flow=flow) for size in sizes]
+    for submission in submissions:
+        queue.push(submission)
+    return submissions
+
+
+def taken_one_by_one(queue: FairQueue, count: int = UNBOUNDED) -> list[Submission]:
+    taken: list[Submission] = []
+    while queue and len(taken) < count:
+        batch = queue.take(1, UNBOUNDED)
+        queue.settle(batch)
+        taken += batch
+    return taken
+
+
+def test_flows_that_are_alike_take_turns() -> None:
+    queue = FairQueue()
+    a, b = queued(queue, Flow(), [5] * 3), queued(queue, Flow(), [5] * 3)
+    assert taken_one_by_one(queue) == [a[0], b[0], a[1], b[1], a[2], b[2]]
+
+
+def test_who_sends_little_at_a_time_gets_as_many_bytes_as_who_sends_much() -> None:
+    queue = FairQueue()
+    queued(queue, Flow(), [100] * 50)
+    small = queued(queue, Flow(), [1] * 5000)
+    taken = taken_one_by_one(queue, 1000)
+    of_small = sum(submission.size for submission in taken if submission.flow is small[0].flow)
+    of_large = sum(submission.size for submission in taken) - of_small
+    assert abs(of_small - of_large) <= publishes(100).size
+
+
+def test_who_comes_to_a_flood_is_next() -> None:
+    queue = FairQueue()
+    for _ in range(10):
+        queued(queue, Flow(), [100] * 100)
+    taken_one_by_one(queue, 500)
+    newcomer = publishes(1)
+    queue.push(newcomer)
+    assert taken_one_by_one(queue, 1) == [newcomer]
+
+
+def test_a_stream_of_newcomers_starves_nobody() -> None:
+    queue = FairQueue()
+    queued(queue, Flow(), [1] * 20)
+    left = 20
+    for _ in range(30):  # one comes whenever two are served
+        queue.push(publishes(1))
+        left -= sum(submission.arrival < 20 for submission in taken_one_by_one(queue, 2))
+    assert left == 0
+
+
+def test_a_flow_owes_nothing_for_what_it_sent_while_it_was_alone() -> None:
+    queue = FairQueue()
+    busy = Flow()
+    queued(queue, busy, [1] * 1000)
+    taken_one_by_one(queue)
+    a, b = queued(queue, busy, [1] * 3), queued(queue, Flow(), [1] * 3)
+    assert set(taken_one_by_one(queue, 4)) >= {a[0], b[0]}
+
+
+def test_a_batch_is_bounded_in_messages_and_bytes() -> None:
+    queue = FairQueue()
+    size = publishes(10).size
+    queued(queue, Flow(), [10] * 10)
+    assert len(queue.take(30, UNBOUNDED)) == 3
+    assert len(queue.take(UNBOUNDED, 2 * size)) == 2
+    assert len(queue.take(1, 1)) == 1  # never none
+    assert len(queue.take(UNBOUNDED, UNBOUNDED)) == 4
+    assert not queue
+
+
+@settings(max_examples=100, deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 4), st.integers(1, 30)), max_size=60), st.integers(1, 40), st.integers(0, 60))
+def test_every_flow_keeps_its_order_and_the_accounts_are_right(
+    pushes: list[tuple[int, int]], count_max: int, first: int
+) -> None:
+    queue, flows = FairQueue(), [Flow() for _ in range(5)]
+    taken: list[Submission] = []
+    for number, (whose, size) in enumerate(pushes):
+        queued(queue, flows[whose], [size])
+        if number == first:
+            taken += queue.take(count_max, UNBOUNDED)
+            queue.settle(taken)
+    while batch := queue.take(count_max, UNBOUNDED):
+        assert queue.size >= sum(submission.size for submission in batch)
+        queue.settle(batch)
+        taken += batch
+        settled = {submission.arrival for submission in taken}
+        for arrived in range(len(pushes) + 1):
+            assert queue.has_settled(arrived) == settled.issuperset(range(arrived))
+    assert sorted(submission.arrival for submission in taken) == list(range(len(pushes)))
+    for flow in flows:
+        arrivals = [submission.arrival for submission in taken if submission.flow is flow]
+        assert arrivals == sorted(arrivals)
+        assert flow.unsettled == 0
+    assert queue.size == 0
