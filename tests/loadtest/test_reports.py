@@ -68,6 +68,7 @@ def result(recorder: Recorder, **changes: object) -> Result:
         "lateness": None,
         "connecting": None,
         "returning": None,
+        "fairness": None,
         "effort": recorder.effort(paced=False, with_growth=False),
         "series": recorder.series,
     }

@@ -28,7 +28,12 @@ BRIEF = {
     "connect": ("--connections", "20"),
     "resume": ("--subscribers", "10", "--missed", "30"),
     "mixed": ("--channels", "8", "--subscribers", "6", "--follow", "3", "--publishers", "3", "--rate", "200", *TIMED),
-    "soak": ("--channels", "8", "--subscribers", "6", "--publishers", "3", "--rate", "200", *TIMED),
+    "slow": ("--subscribers", "5", "--rate", "300", "--slowest", "2", *TIMED),
+    "fairness": ("--publishers", "4", "--channels", "2", "--window", "16", "--rate", "100", *TIMED),
+    "soak": (
+        *("--channels", "8", "--subscribers", "6", "--publishers", "3", "--rate", "200", "--faults", "60"),
+        *("--duration", "0.8", "--warmup", "0.1"),
+    ),
 }
 
 
@@ -64,6 +69,14 @@ def test_a_scenario_passes_and_says_what_it_found(
             assert found["returning"]["caught_up_s"] > 0
             assert found["latency"]["count"] == 10
             assert throughput["delivered"] == 10 * throughput["acked"]
+        case "fairness":
+            alone, flooded = found["fairness"]["alone"], found["fairness"]["flooded"]
+            assert found["fairness"]["p99_times"] == round(flooded["p99_us"] / alone["p99_us"], 2)
+            assert 0 < alone["count"] <= flooded["count"] + 20 < throughput["acked"]
+            assert "times as long" in result.output
+        case "soak":
+            assert found["effort"]["server_growth_bytes_per_h"] is not None
+            assert sum(sample["opened_per_s"] for sample in found["series"]) > 0  # those who were cut off came back
         case "ingest":
             assert throughput["delivered"] == throughput["acked"] == throughput["sent"] > 0
             assert found["ack_latency"]["count"] > 0

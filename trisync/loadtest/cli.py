@@ -58,6 +58,7 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "zipf": (_Positive(or_zero=True), "Exponent of the channels' popularity: 0 is even, 1 is life."),
     "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
     "rate": (_Positive(), "Publishes a second, by all publishers together."),
+    "slowest": (click.FloatRange(min=1), "Times that the slowest subscriber is slower than the load."),
     "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
     "missed": (_COUNT, "Messages that everybody misses."),
     "connections": (_COUNT, "Connections to open."),
@@ -203,7 +204,8 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
     if name == "resume":
         fields["publishers"] = 1
     clients = max(fields.get("publishers", 0), fields.get("subscribers", 0), fields.get("connections", 0))
-    return Plan(scenario=name, **fields | {"workers": min(fields["workers"], clients)})
+    workers = max(fields["workers"], 2) if name == "fairness" else fields["workers"]
+    return Plan(scenario=name, **fields | {"workers": min(workers, clients)})
 
 
 def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:

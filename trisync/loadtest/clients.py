@@ -10,7 +10,7 @@ from typing import Protocol
 import msgspec
 from msgspec import Struct
 
-from trisync.loadtest.links import Client, Link
+from trisync.loadtest.links import Link
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.trails import Cursor, Mark, Trail
@@ -46,9 +46,17 @@ class Awaited(Protocol):
 class Surroundings:
     """What all clients of a worker share."""
 
-    def __init__(self, gauge: Gauge, connect: Callable[[Client], Link]) -> None:
+    def __init__(
+        self,
+        gauge: Gauge,
+        connect: Callable[..., Link],
+        after: Callable[[float, Callable[[], None]], None] = lambda seconds, do: None,
+    ) -> None:
         self.gauge = gauge
         self.connect = connect
+        """Makes a Link for a Client; `buffer_bytes` may be given."""
+        self.after = after
+        """Calls a function so many seconds later."""
         self.pending: set[Awaited] = set()
 
     def done(self, who: Awaited) -> None:
@@ -71,7 +79,10 @@ class Speaker:
         """Connect; the worker waits for this client until it has."""
         self._tail = b""
         self.around.pending.add(self)
-        self.link = self.around.connect(self)
+        self.link = self._connect()
+
+    def _connect(self) -> Link:
+        return self.around.connect(self)
 
     def close(self) -> None:
         """Hang up."""
@@ -262,3 +273,24 @@ class Subscriber(Speaker):
         """Report what never came."""
         for cursor in self.cursors.values():
             cursor.finish()
+
+
+SLOW_BUFFER_BYTES = 16 * 1024
+"""Of the kernel, for a slow subscriber: else what it does not read would lie there, and the server never notice."""
+
+
+class SlowSubscriber(Subscriber):
+    """A subscriber that reads so many bytes a second and no more. Its latency is not measured."""
+
+    def __init__(self, name: str, around: Surroundings, trails: list[Trail], bytes_per_s: float) -> None:
+        super().__init__(name, around, trails, aside=True)
+        self._bytes_per_s = bytes_per_s
+
+    def _connect(self) -> Link:
+        return self.around.connect(self, buffer_bytes=SLOW_BUFFER_BYTES)
+
+    def receive(self, chunk: memoryview) -> None:
+        super().receive(chunk)
+        if self.link is not None:
+            self.link.pause()
+            self.around.after(len(chunk) / self._bytes_per_s, self.link.resume)

@@ -10,6 +10,8 @@ import os
 import select
 import socket
 import struct
+from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import Protocol
 
 from trisync.loadtest.plan import Transport, clock_us
@@ -43,11 +45,13 @@ class Ready(Protocol):
 
 
 class Loop:
-    """An epoll loop and the buffer that its connections read into."""
+    """An epoll loop, its timers, and the buffer that its connections read into."""
 
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._waiting: dict[int, Ready] = {}
+        self._timers: list[tuple[int, int, Callable[[], None]]] = []
+        self._timers_made = 0
         self.buffer = memoryview(bytearray(RECEIVE_BYTES))
 
     def watch(self, fd: int, who: Ready, events: int) -> None:
@@ -64,18 +68,28 @@ class Loop:
         del self._waiting[fd]
         self._epoll.unregister(fd)
 
+    def after(self, seconds: float, do: Callable[[], None]) -> None:
+        """Call a function once, so much later."""
+        self._timers_made += 1
+        heappush(self._timers, (clock_us() + int(seconds * 1e6), self._timers_made, do))
+
     def turn(self, timeout_s: float) -> None:
-        """Wait for events, not longer than so, and have them handled.
+        """Wait for events, not longer than so, and have them and the timers that are due handled.
 
         epoll's own timeout counts in whole milliseconds, which is the size of what is measured here; select's
         does not, and an epoll descriptor can be selected on.
         """
+        if self._timers:
+            timeout_s = min(timeout_s, (self._timers[0][0] - clock_us()) / 1e6)
         if timeout_s > 0:
             select.select([self._epoll.fileno()], [], [], timeout_s)
         for fd, events in self._epoll.poll(0):
             who = self._waiting.get(fd)
             if who is not None:  # else it was forgotten in this very turn
                 who.ready(events)
+        now_us = clock_us()
+        while self._timers and self._timers[0][0] <= now_us:
+            heappop(self._timers)[2]()
 
     def close(self) -> None:
         """Let go of the descriptor."""
@@ -98,7 +112,9 @@ class Client(Protocol):
 class Link:
     """One connection to the server, from its first packet on."""
 
-    def __init__(self, loop: Loop, client: Client, transport: Transport, host: str, port: int) -> None:
+    def __init__(
+        self, loop: Loop, client: Client, transport: Transport, host: str, port: int, buffer_bytes: int = 0
+    ) -> None:
         self.split = SPLIT[transport]
         self.as_lines = AS_LINES[transport]
         self.began_us = clock_us()
@@ -118,6 +134,8 @@ class Link:
         self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if buffer_bytes:  # how much the kernel takes for a client that does not read
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
         self._fd = self._socket.fileno()
         self._target = (host, port)
         self._loop.watch(self._fd, self, select.EPOLLOUT)

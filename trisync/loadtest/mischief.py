@@ -5,13 +5,10 @@ others. Publishers are left alone: whoever checks the acknowledgements must have
 """
 
 import random
-import socket
 from collections.abc import Callable
-from typing import NamedTuple
 
 from trisync.loadtest.clients import Subscriber
 from trisync.loadtest.links import Client, Link
-from trisync.loadtest.plan import clock_us
 
 VICTIM_EVERY = 5
 """One subscriber in so many is a victim. Their latency is not measured: it would be that of the trouble."""
@@ -61,13 +58,6 @@ class Stranger(Client):
         pass  # as it should
 
 
-class _Later(NamedTuple):
-    """Something to be done at a time, or at the end if that is earlier."""
-
-    at_us: int
-    do: Callable[[], None]
-
-
 class Mischief:
     """Makes trouble at random moments, so many times a second on average, until stop() is called."""
 
@@ -76,47 +66,49 @@ class Mischief:
         victims: list[Subscriber],
         channels: list[str],
         connect: Callable[[Client], Link],
+        after: Callable[[float, Callable[[], None]], None],
         rate: float,
         chance: random.Random,
     ) -> None:
         self._victims = victims
         self._channels = channels
         self._connect = connect
+        self._after = after
         self._rate = rate
         self._chance = chance
-        self._later: list[_Later] = []
-        self._next_us = clock_us()
+        self._ends: dict[int, Callable[[], None]] = {}
+        self._begun = 0
+        self._stopped = False
         self._plan_next()
 
     def _plan_next(self) -> None:
-        self._next_us += int(self._chance.expovariate(self._rate) * 1e6)
+        self._after(self._chance.expovariate(self._rate), self._act)
 
-    def wait_s(self) -> float:
-        """How long until something is due."""
-        due_us = min([self._next_us, *[later.at_us for later in self._later]])
-        return max(0.0, (due_us - clock_us()) / 1e6)
-
-    def act(self) -> None:
-        """Do what is due."""
-        now_us = clock_us()
-        for later in [later for later in self._later if later.at_us <= now_us]:
-            self._later.remove(later)
-            later.do()
-        while self._next_us <= now_us:
+    def _act(self) -> None:
+        if not self._stopped:
             self._plan_next()
             self._chance.choice([self._cut_off, self._stall, self._vanish, self._intrude])()
 
     def stop(self) -> None:
         """End all trouble: who stalls reads again, and who vanished is gone."""
-        for later in self._later:
-            later.do()
-        self._later.clear()
+        self._stopped = True
+        for number in list(self._ends):
+            self._end(number)
 
-    def _after_s(self, seconds: float, do: Callable[[], None]) -> None:
-        self._later.append(_Later(clock_us() + int(seconds * 1e6), do))
+    def _lasts(self, seconds: float, end: Callable[[], None]) -> None:
+        """Have some trouble ended after a while, or by stop()."""
+        self._begun += 1
+        number = self._begun
+        self._ends[number] = end
+        self._after(seconds, lambda: self._end(number))
+
+    def _end(self, number: int) -> None:
+        end = self._ends.pop(number, None)
+        if end is not None:
+            end()
 
     def _choose(self) -> tuple[Subscriber, Link] | None:
-        """A victim that is not in trouble already, if the one that was chosen is not."""
+        """A victim and its link, unless the one that was chosen is not even back from its last trouble."""
         if not self._victims:
             return None
         victim = self._chance.choice(self._victims)
@@ -132,13 +124,12 @@ class Mischief:
         if (chosen := self._choose()) is not None:
             _, link = chosen
             link.pause()
-            self._after_s(self._chance.uniform(0.1, STALL_MAX_S), link.resume)
+            self._lasts(self._chance.uniform(0.1, STALL_MAX_S), link.resume)
 
     def _vanish(self) -> None:
         if (chosen := self._choose()) is not None:
             victim, link = chosen
-            deaf: socket.socket = link.vanish()
-            self._after_s(VANISHED_S, deaf.close)
+            self._lasts(VANISHED_S, link.vanish().close)
             self._return(victim)
 
     def _return(self, victim: Subscriber) -> None:
@@ -148,4 +139,4 @@ class Mischief:
     def _intrude(self) -> None:
         stranger = Stranger(self._connect, self._chance, self._chance.choice(self._channels))
         leave = self._chance.choice([stranger.link.close, stranger.link.reset])
-        self._after_s(self._chance.uniform(0.0, STRANGER_S), leave)
+        self._lasts(self._chance.uniform(0.0, STRANGER_S), leave)

@@ -48,6 +48,8 @@ class Plan(Struct, frozen=True, kw_only=True):
     """Publishes a second by all publishers together, in an open loop; 0 is as fast as the window allows."""
     message_bytes: int = 60
     """Size of a message's `data`."""
+    slowest: float = 1.0
+    """All subscribers but the first read slower than it is published, evenly up to so many times slower."""
     faults: float = 0.0
     """Times a second that trouble is made during the load, by all workers together (see mischief.py)."""
     missed: int = 0
@@ -79,6 +81,10 @@ class Share(Struct, frozen=True, kw_only=True):
     """The channels of each of this worker's subscribers, by index."""
     visitors: int = 0
     """Connections that only come, are pinged, and go."""
+    rate: float = 0.0
+    """Publishes a second by this worker's publishers; 0 is as fast as the window allows."""
+    measured: bool = True
+    """Whether the latencies of this worker's clients count."""
 
 
 # Orders to a worker. It obeys one after the other, and answers each with a Done.
@@ -100,6 +106,8 @@ class Load(Order, tag="load", kw_only=True):
     measure_from_us: int = 0
     measure_until_us: int = 0
     """Latencies count of messages that were due between the two."""
+    flood: bool = True
+    """Whether workers whose latencies do not count publish too."""
 
 
 class Settle(Order, tag="settle"):

@@ -195,6 +195,11 @@ def figures(result: Result) -> list[tuple[str, str]]:
     elif result.returning is not None:
         rows.append(("all caught up", f"{result.returning.caught_up_s:.2f} s after the first reconnect"))
         rows.append(("each caught up", _spread(result.latency)))
+    elif result.fairness is not None:
+        rows.append(("polite, alone", _spread(result.fairness.alone)))
+        rows.append(("polite, flooded", _spread(result.fairness.flooded)))
+        rows.append(("p99, flooded", f"{result.fairness.p99_times or 0:.1f} times as long"))
+        rows.append(("acknowledged", f"{throughput.acked_per_s:,.0f} /s, all together"))
     else:
         if plan.subscribers:
             received = f"{size_text(throughput.delivered_bytes_per_s)}/s"

@@ -113,6 +113,14 @@ class Returning(Struct, frozen=True, kw_only=True):
     caught_up_s: Annotated[float, Meta(description="From the first reconnect until the last had everything, in s")]
 
 
+class Fairness(Struct, frozen=True, kw_only=True):
+    """What a flood does to a client that publishes once in a while."""
+
+    alone: Annotated[Distribution | None, Meta(description="From its publishes to their acknowledgements, alone")]
+    flooded: Annotated[Distribution | None, Meta(description="The same while others flood")]
+    p99_times: Annotated[float | None, Meta(description="How many times longer the 99th percentile is then")]
+
+
 class Effort(Struct, frozen=True, kw_only=True):
     """Who worked how hard in the measured part."""
 
@@ -149,6 +157,7 @@ class Result(Struct, frozen=True, kw_only=True):
     lateness: Annotated[Distribution | None, Meta(description="How late the generator itself sent, in open loops")]
     connecting: Annotated[Connecting | None, Meta(description="In connect only")]
     returning: Annotated[Returning | None, Meta(description="In resume only")]
+    fairness: Annotated[Fairness | None, Meta(description="In fairness only")]
     effort: Annotated[Effort, Meta(description="Processor and memory")]
     series: Annotated[list[Sample], Meta(description="The run over time")]
 

@@ -31,7 +31,7 @@ from trisync.loadtest.plan import (
     clock_us,
 )
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
-from trisync.loadtest.results import Connecting, Returning
+from trisync.loadtest.results import Connecting, Fairness, Returning, distribution, new_histogram
 from trisync.loadtest.target import Target, usage
 from trisync.loadtest.trails import FINGERPRINT_MODULUS
 from trisync.loadtest.worker import cumulated_popularity
@@ -65,6 +65,8 @@ def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
         for channel in channels:
             audience[channel] += 1
     host, port = target.door(plan.transport)
+    publishers, measured = _deal_publishers(plan)
+    paced = sum(len(dealt) for dealt, counts in zip(publishers, measured, strict=True) if counts)
     return [
         Share(
             worker=number,
@@ -74,12 +76,26 @@ def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
             tick_s=tick_s(plan),
             channels=[f"{CHANNEL_PREFIX}{run}/{channel}" for channel in range(plan.channels)],
             audience=audience,
-            publishers=list(range(number, plan.publishers, plan.workers)),
+            publishers=publishers[number],
             subscribers=followed[number :: plan.workers],
             visitors=len(range(number, plan.connections, plan.workers)),
+            rate=plan.rate * len(publishers[number]) / max(1, paced) if measured[number] else 0.0,
+            measured=measured[number],
         )
         for number in range(plan.workers)
     ]
+
+
+def _deal_publishers(plan: Plan) -> tuple[list[list[int]], list[bool]]:
+    """The numbers of each worker's publishers, and whether it is measured.
+
+    In `fairness` the first worker has the polite publisher and nothing else to do, and the others have the flood.
+    """
+    everybody, workers = list(range(plan.publishers)), plan.workers
+    if plan.scenario == "fairness":
+        flood = [everybody[number :: workers - 1] for number in range(1, workers)]
+        return [everybody[:1], *flood], [True] + [False] * (workers - 1)
+    return [everybody[number::workers] for number in range(workers)], [True] * workers
 
 
 def _choose_channels(plan: Plan) -> list[list[int]]:
@@ -107,6 +123,7 @@ class Stage:
         self.recorder = recorder
         self.connecting: Connecting | None = None
         self.returning: Returning | None = None
+        self.fairness: Fairness | None = None
         self._crew = crew
         self._audience = audience
         self._acked: dict[int, Tally] = {}
@@ -125,14 +142,15 @@ class Stage:
                 text = f"channel {tally.channel}: {tally.count:,} acknowledged, with offsets up to {tally.head:,}"
                 self.recorder.problems.add("unkept", text)
 
-    async def measured_load(self) -> None:
+    async def measured_load(self, *, flood: bool = True) -> None:
         """Publish for the time of the plan, and measure behind its warm-up."""
         plan = self.plan
         from_us = clock_us() + int(plan.warmup_s * 1e6)
         until_us = from_us + int(plan.duration_s * 1e6)
         self.recorder.measure(from_us, until_us)
         seconds = plan.warmup_s + plan.duration_s
-        await self.load(Load(seconds=seconds, measure_from_us=from_us, measure_until_us=until_us), "loading")
+        load = Load(seconds=seconds, measure_from_us=from_us, measure_until_us=until_us, flood=flood)
+        await self.load(load, "loading" if flood else "loading lightly")
 
     def heads(self) -> list[int]:
         """Each channel's head, by what was acknowledged."""
@@ -217,6 +235,19 @@ async def _resume(stage: Stage) -> None:
     stage.returning = Returning(subscribers=plan.subscribers, missed=plan.missed, caught_up_s=round(took_s, 3))
 
 
+async def _fairness(stage: Stage) -> None:
+    recorder = stage.recorder
+    await stage.obey(Open(), "connecting")
+    await stage.measured_load(flood=False)
+    alone = distribution(recorder.ack_latencies)
+    recorder.ack_latencies = new_histogram()
+    await stage.measured_load()
+    flooded = distribution(recorder.ack_latencies)
+    times = round(flooded.p99_us / alone.p99_us, 2) if alone is not None and flooded is not None else None
+    stage.fairness = Fairness(alone=alone, flooded=flooded, p99_times=times)
+    await stage.settle()
+
+
 class Scenario(Struct, frozen=True):
     """One of the tool's loads."""
 
@@ -275,6 +306,22 @@ SCENARIOS = {
         "loop like `latency`. Channels that nobody follows are read back at the end.",
         _timed(10.0, publishers=20, subscribers=200, channels=200, follow=5, zipf=1.0, rate=2000.0),
         _steady,
+    ),
+    "slow": Scenario(
+        "One fast subscriber and many slow ones, each at its own pace.",
+        "All but the first read slower than it is published, the last of them --slowest times slower. The server must "
+        "serve the fast one as if the others were not there (the latency is the fast one's), keep its memory bounded "
+        "by its setting backlog_bytes_max for each of them, and let every one of them have everything in the end.",
+        _timed(20.0, publishers=1, subscribers=501, channels=1, slowest=4.0, rate=500.0) | {"message_bytes": 1000},
+        _steady,
+    ),
+    "fairness": Scenario(
+        "A polite publisher, alone and then among others that flood.",
+        "The first publisher publishes at a fixed rate; the others keep a window of unanswered publishes each. The "
+        "figure is how many times longer the polite one's acknowledgements take, at the 99th percentile, while the "
+        "others flood. It has a worker of its own, so the generator needs two.",
+        _timed(publishers=21, channels=20, window=4000, rate=50.0),
+        _fairness,
     ),
     "soak": Scenario(
         "The mixed load for long, with faults: memory and latency over time.",

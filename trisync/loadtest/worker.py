@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trisync.loadtest.clients import Speaker, Subscriber, Surroundings, Visitor
+from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surroundings, Visitor
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
@@ -61,12 +61,12 @@ def cumulated_popularity(channels: int, exponent: float) -> list[float]:
 class Pacer:
     """An open loop: messages are due at fixed times, and however late they are sent, these times count."""
 
-    def __init__(self, publishers: list[Publisher], plan_publishers: int, rate: float, gauge: Gauge) -> None:
+    def __init__(self, publishers: list[Publisher], rate: float, phase: float, gauge: Gauge) -> None:
         self._publishers = publishers
-        self._interval_us = plan_publishers * 1e6 / rate / len(publishers)
+        self._interval_us = 1e6 / rate
         self._gauge = gauge
         # Workers begin at different places within an interval, so that they do not publish in step.
-        self._began_us = clock_us() + self._interval_us * publishers[0].number / plan_publishers
+        self._began_us = clock_us() + self._interval_us * phase
         self._count = 0
 
     def wait_s(self) -> float:
@@ -95,17 +95,9 @@ class Worker:
         self._loop = Loop()
         self._problems = Problems()
         self._gauge = Gauge(share.worker, self._problems)
-        self._around = Surroundings(self._gauge, self._connect)
+        self._around = Surroundings(self._gauge, self._connect, self._loop.after)
         self._trails: dict[int, Trail] = {}
-        self._subscribers = [
-            Subscriber(
-                f"subscriber {share.worker}.{number}",
-                self._around,
-                [self._trail(index) for index in channels],
-                aside=self._is_victim(number),
-            )
-            for number, channels in enumerate(share.subscribers)
-        ]
+        self._subscribers = [self._subscriber(number, channels) for number, channels in enumerate(share.subscribers)]
         popularity = cumulated_popularity(len(share.channels), self._plan.zipf)
         self._publishers = [
             Publisher(
@@ -133,6 +125,15 @@ class Worker:
         self._next_tick_us = clock_us()
         self._input = orders
 
+    def _subscriber(self, number: int, channels: list[int]) -> Subscriber:
+        plan, trails = self._plan, [self._trail(index) for index in channels]
+        name = f"subscriber {self._share.worker}.{number}"
+        place = number * plan.workers + self._share.worker
+        if plan.slowest > 1 and place:
+            slower = 1 + (plan.slowest - 1) * place / plan.subscribers
+            return SlowSubscriber(name, self._around, trails, plan.rate * plan.message_bytes / slower)
+        return Subscriber(name, self._around, trails, aside=self._is_victim(number))
+
     def _is_victim(self, number: int) -> bool:
         return self._plan.faults > 0 and number % VICTIM_EVERY == 0
 
@@ -142,8 +143,8 @@ class Worker:
             self._trails[index] = Trail(index, self._share.channels[index], self._gauge, bytes_max)
         return self._trails[index]
 
-    def _connect(self, client: Any) -> Link:
-        return Link(self._loop, client, self._plan.transport, self._share.host, self._share.port)
+    def _connect(self, client: Any, buffer_bytes: int = 0) -> Link:
+        return Link(self._loop, client, self._plan.transport, self._share.host, self._share.port, buffer_bytes)
 
     def run(self) -> None:
         """Obey until the last order."""
@@ -153,13 +154,9 @@ class Worker:
             wait_s = (self._next_tick_us - clock_us()) / 1e6
             if self._pacer is not None:
                 wait_s = min(wait_s, self._pacer.wait_s())
-            if self._mischief is not None:
-                wait_s = min(wait_s, self._mischief.wait_s())
             self._loop.turn(wait_s)
             if self._pacer is not None:
                 self._pacer.send_due()
-            if self._mischief is not None:
-                self._mischief.act()
             if self._to_open:
                 self._open_some()
             if self._order is not None and (not self._around.pending or clock_us() >= self._next_tick_us):
@@ -231,21 +228,24 @@ class Worker:
             speaker.open()
 
     def _load(self, order: Load) -> None:
-        self._gauge.measure_from_us, self._gauge.measure_until_us = order.measure_from_us, order.measure_until_us
-        if not self._publishers:
+        if self._share.measured:
+            self._gauge.measure_from_us, self._gauge.measure_until_us = order.measure_from_us, order.measure_until_us
+        if not self._publishers or not (self._share.measured or order.flood):
             return
         self._load_until_us = self._began_us + int(order.seconds * 1e6)
         count = order.messages or sys.maxsize
-        paced = self._plan.rate > 0 and not order.messages
+        paced = self._share.rate > 0 and not order.messages
         for publisher in self._publishers:
             publisher.start(count, 0 if paced else self._plan.window)
         if paced:
-            self._pacer = Pacer(self._publishers, self._plan.publishers, self._plan.rate, self._gauge)
+            phase = self._share.worker / self._plan.workers
+            self._pacer = Pacer(self._publishers, self._share.rate, phase, self._gauge)
         if self._plan.faults:
             victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
             rate = self._plan.faults / self._plan.workers
             chance = random.Random(self._plan.seed * 1_000_003 + self._share.worker)
-            self._mischief = Mischief(victims, self._share.channels, self._connect, rate, chance)
+            after = self._loop.after
+            self._mischief = Mischief(victims, self._share.channels, self._connect, after, rate, chance)
 
     def _expect(self, heads: list[int], returned_us: int = 0) -> None:
         by_name = dict(zip(self._share.channels, heads, strict=True))
