@@ -115,6 +115,19 @@ async def test_a_batch_that_could_not_be_stored_is_refused_and_the_next_one_is_s
         assert offsets(outlet) == [1, 2]
 
 
+async def test_a_log_that_refuses_is_said_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    async with a_world() as world:
+        for problem in ("disk full", "disk full", "locked", None, None):
+            world.log.failure = None if problem is None else LogUnavailable(problem)
+            world.broker.submit(publishes(1))
+            await wait_all_tasks_blocked()
+    assert [record.getMessage() for record in caplog.records] == [
+        "publishes are refused: disk full",
+        "publishes are refused: locked",
+        "publishes are refused no longer",
+    ]
+
+
 async def test_an_unknown_outcome_stops_the_broker_and_no_verdict_is_sent() -> None:
     settled: list[Submission] = []
 

@@ -78,6 +78,7 @@ class Broker:
         self._arrived = trio.Event()
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
+        self._troubles: dict[str, str] = {}
         self._reading: dict[tuple[str, int], trio.Event] = {}
         self._state_pages: TTLCache[tuple[str, str], StatePage] = TTLCache(
             settings.cache_bytes_max // STATE_CACHE_SHARE,
@@ -180,8 +181,10 @@ class Broker:
                 try:
                     chores = await self._log.maintain()
                 except LogUnavailable as problem:
-                    logger.warning("the log could not be maintained: %s", problem)
+                    self._note("maintenance fails", problem)
                     chores = False
+                else:
+                    self._note("maintenance fails", None)
             self._arrived = trio.Event()
 
     async def between_batches(self, work: Callable[[], Awaitable[None]]) -> None:
@@ -205,6 +208,16 @@ class Broker:
             errand.problem = problem
         errand.done.set()
 
+    def _note(self, trouble: str, problem: LogUnavailable | None) -> None:
+        """Say a trouble when it begins, changes or is over: not with every batch, while a disk is full."""
+        said = self._troubles.pop(trouble, "")
+        if problem is not None:
+            self._troubles[trouble] = str(problem)
+            if said != str(problem):
+                logger.warning("%s: %s", trouble, problem)
+        elif said:
+            logger.warning("%s no longer", trouble)
+
     def _take_batch(self) -> list[Submission]:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
@@ -214,10 +227,12 @@ class Broker:
             try:
                 runs = await self._log.append(batch)
             except LogUnavailable as problem:
-                logger.warning("a batch of %d submissions was not stored: %s", len(batch), problem)
+                self._note("publishes are refused", problem)
                 error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
                 for submission in batch:
                     submission.refuse(error)
+            else:
+                self._note("publishes are refused", None)
         else:
             for submission in batch:
                 submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
