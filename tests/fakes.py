@@ -12,8 +12,6 @@ from trisync.channels import Outlet
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
 from trisync.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
-from trisync.log import ChannelInfo, Extent, Log, OldMessage, Page, Run, StatePage, Submission
-from trisync.protocol import Publish
 from trisync.protocol import Publish, encode_text
 
 

@@ -15,8 +15,7 @@ from trisync.broker import Broker
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.hooks import Hooks
-from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, LogUnavailable, Once, Submission, Verdict
-from trisync.log import ITEM_OVERHEAD_BYTES, Flow, LogUnavailable, Submission
+from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Submission, Verdict
 from trisync.protocol import Publish, Subscribe
 from trisync.registry import Registry
 from trisync.settings import Settings

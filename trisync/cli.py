@@ -29,8 +29,8 @@ STOPPED_AT_ONCE = 1
 """Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""
 
 GARBAGE_THRESHOLD = 20_000
-"""New objects between two looks for unreachable cycles, of which the server makes few. Python's own 700 (2,000 from 3.13)
-had every hundred connections look through what all others hold."""
+"""New objects between two looks for unreachable cycles, of which the server makes few. Python's own 700 (2,000 from
+3.13) had every hundred connections look through what all others hold."""
 
 
 class _Commands(click.Group):

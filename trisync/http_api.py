@@ -210,9 +210,9 @@ class HttpSession(Session):
 
     async def _store(self, request: Publish, once: Once | None) -> int | Duplicate:
         request = await self._judge_publish(request)
-        await self._broker.room()
+        await self._room()
         settled = trio.Event()
-        submission = Submission(lambda submission: settled.set(), self._name, once=once)
+        submission = Submission(lambda submission: settled.set(), self._name, once=once, flow=self._own_flow())
         submission.add(request, len(request.data))
         self._broker.submit(submission)
         await settled.wait()

@@ -104,6 +104,11 @@ class Session:
         self._submit()
         await self._room()
 
+    def _own_flow(self) -> Flow:
+        if self._flow is None:
+            self._flow = Flow()
+        return self._flow
+
     async def _room(self) -> None:
         if self._flow is not None:
             await self._broker.room(self._flow)
@@ -182,9 +187,7 @@ class Session:
             item = self._judge_seq(item)
         submission = self._submission
         if submission is None:
-            if self._flow is None:
-                self._flow = Flow()
-            submission = Submission(self._settle, self._name, self._producer, flow=self._flow)
+            submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
             self._submission = submission
         submission.add(item, payload_bytes)
 
