@@ -1,10 +1,10 @@
 """A few of the power cuts that tools/torture.py makes hundreds of, and what must be found in worse logs than ours."""
 
-import secrets
 import sqlite3
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,8 +46,8 @@ async def test_a_disk_that_lies_is_found_out(tmp_path: Path) -> None:
 async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really = sqlite_schema.open_writer
 
-    def open_careless_writer(path: Path, *, durability: str, busy_ms: int) -> sqlite3.Connection:
-        connection = really(path, durability=durability, busy_ms=busy_ms)
+    def open_careless_writer(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection = really(*args, **options)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
@@ -56,7 +56,8 @@ async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypa
 
 
 async def test_a_loss_that_no_epoch_tells_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(secrets, "token_hex", lambda size=None: "5ame")
+    really = sqlite_schema.renew_epoch
+    monkeypatch.setattr(sqlite_schema, "renew_epoch", lambda connection, _: really(connection, lambda _: "5ame"))
     assert "the epoch is still 5ame" in await found(tmp_path, "normal")
 
 
