@@ -56,7 +56,7 @@ class MemoryLog(Log):
             words = self.words.setdefault(head.name, {})
             for key in head.changed or {}:
                 assert head.words is not None
-                offset, data, _ = head.words[key]
+                offset, data = head.words[key]
                 words.pop(key, None)
                 if offset:
                     assert data is not None

@@ -31,8 +31,6 @@ class Word(NamedTuple):
     offset: int
     data: str | None
     """None where it was not looked up."""
-    size: int = 0
-    """Of the message, in bytes, and so more than of the entry in a page of the state; 0 where it was not looked up."""
 
 
 _NOTHING = Word(0, NO_DATA)
@@ -294,9 +292,8 @@ class Batch:
             problem = f"a channel has at most {self._keys_max} keys"
             return WireError("limit", problem, limit="keys_max", value=self._keys_max)
         head.keys += stays - is_there
-        before = head.total
         offset = self._add(head, sender, keyed_suffix(suffix, key), key, data)
-        head.words[key] = Word(offset, data, head.total - before) if stays else _NOTHING
+        head.words[key] = Word(offset, data) if stays else _NOTHING
         if head.changed is None:
             head.changed = {}
         head.changed[key] = None

@@ -35,26 +35,29 @@ def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
 
 
-def _statements(table: str, shared: str, columns: Sequence[str], ending: str = "") -> list[tuple[int, str]]:
+def _statements(table: str, shared: str, columns: Sequence[str]) -> list[tuple[int, str]]:
     """An INSERT for each number of rows at once. ?1 is a column that all rows share; then each row's own."""
     width = len(columns)
 
     def statement(rows: int) -> str:
         values = (", ".join(f"?{2 + row * width + column}" for column in range(width)) for row in range(rows))
         listed = ", ".join(f"(?1, {row})" for row in values)
-        return f"INSERT INTO {table} ({shared}, {', '.join(columns)}) VALUES {listed}{ending}"
+        return f"INSERT INTO {table} ({shared}, {', '.join(columns)}) VALUES {listed}"
 
     return [(rows, statement(rows)) for rows in _ROWS_PER_INSERT]
 
 
 _INSERT_MESSAGES = _statements("messages", "time", ROW)
-_WORD_ROW = ("key", "offset", "size", "data")
-_INSERT_WORDS = _statements(
-    "state",
-    "channel",
-    _WORD_ROW,
-    " ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data",
+_STORE_WORDS = (
+    "INSERT INTO state (channel, key, offset, size, data) "
+    "SELECT channel, key, offset, size, data FROM messages "
+    "WHERE channel = ?1 AND offset > ?2 AND key IS NOT NULL AND data <> 'null' ORDER BY offset "
+    "ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data"
 )
+"""From the batch's messages, which are stored already: one statement, and nothing is bound twice.
+
+A word's size is that of its message, which is more than the entry takes in a page of the state.
+"""
 KEPT_REQUESTS_S = 86400.0
 """How long an Idempotency-Key is remembered."""
 
@@ -192,21 +195,14 @@ class Writer:
     def _store_words(self, head: Head) -> None:
         assert head.words is not None
         assert head.changed is not None
-        values: list[Any] = []
-        deleted: list[str] = []
-        for key in head.changed:
-            offset, data, size = head.words[key]
-            if offset:
-                values += (key, offset, size, data)
-            else:
-                deleted.append(key)
-        self._insert(_INSERT_WORDS, len(_WORD_ROW), head.id, values)
+        self._db.execute(_STORE_WORDS, (head.id, head.after))
+        deleted = [key for key in head.changed if not head.words[key].offset]
         if deleted:
             self._db.execute(
                 "DELETE FROM state WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
                 (head.id, msgspec.json.encode(deleted).decode()),
             )
-        self._db.execute("UPDATE channels SET keys = ? WHERE id = ?", (head.keys, head.id))
+        self._db.execute("UPDATE channels SET keys = ?2 WHERE id = ?1 AND keys <> ?2", (head.id, head.keys))
 
     def _insert(self, statements: list[tuple[int, str]], width: int, shared: int, values: list[Any]) -> None:
         start, left = 0, len(values) // width
