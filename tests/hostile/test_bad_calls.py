@@ -277,3 +277,5 @@ async def test_who_is_gone_is_not_subscribed_any_more(undisturbed: Undisturbed) 
             assert len(arena.running.server.members("lobby")) == 1
         await arena.only_remain(2)
         assert arena.running.server.members("lobby") == []
+        assert arena.running.server._broker is not None
+        assert list(arena.running.server._broker._channels) == ["bystanders"]
