@@ -62,6 +62,11 @@ async def test_a_body_is_json_if_it_says_so_or_says_nothing(tmp_path: Path) -> N
             assert error_in(response)["code"] == "bad_request"
     async with calling(tmp_path) as (_, caller):
         await caller.denied(415, "POST", LOBBY, 1, content_encoding="gzip")
+        response = await caller.call("PATCH", TITLE, 1, content_type="text/plain")
+        assert (response.status, response.headers["accept-patch"].split(",")[0]) == (
+            415,
+            "application/merge-patch+json",
+        )
 
 
 async def test_history_is_that_of_the_wire(tmp_path: Path) -> None:
@@ -260,6 +265,16 @@ async def test_writers_who_only_ask_that_there_is_a_key_all_win_and_none_brings_
         assert len(json.loads((await caller.call("GET", TITLE)).body)) == 10
         await caller.ok("DELETE", TITLE)
         await caller.denied(412, "PATCH", TITLE, {"a": 1}, if_match="*")
+
+
+async def test_a_writer_who_loses_to_others_all_the_time_is_told_to_try_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with calling(tmp_path) as (_, caller):
+        await caller.ok("PUT", TITLE, 0)
+        monkeypatch.setattr("trisync.http_api.SWAPS_MAX", 0)
+        error = await caller.denied(503, "PUT", TITLE, 1, if_match="*")
+        assert (error["code"], error["retry"]) == ("unavailable", True)
 
 
 async def test_the_state_comes_in_pages_and_is_empty_where_there_is_none(tmp_path: Path) -> None:
