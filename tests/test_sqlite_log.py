@@ -615,6 +615,34 @@ async def test_an_error_whose_outcome_is_unknown_is_raised_as_it_is(tmp_path: Pa
         assert await put_seqs(log, 2) == [2]
 
 
+@pytest.mark.parametrize("what", ["append", "clear"])
+async def test_after_an_unknown_outcome_nothing_is_folded_into_the_file(tmp_path: Path, what: str) -> None:
+    async with opened(tmp_path) as log:
+        await put_seqs(log, 1)
+        before = (tmp_path / FILE_NAME).read_bytes()
+        with failing(log, "COMMIT", sqlite3.SQLITE_IOERR_FSYNC), pytest.raises(sqlite3.OperationalError):
+            await (put_seqs(log, 2) if what == "append" else log.clear("lobby"))
+    # Nobody has read in this log: its readers must count as such nevertheless.
+    assert (tmp_path / FILE_NAME).read_bytes() == before
+    assert (tmp_path / f"{FILE_NAME}-wal").stat().st_size > 0
+    async with opened(tmp_path) as log:
+        assert await data_of(log) == [1]
+
+
+async def test_a_checkpoint_that_failed_is_tried_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        for _ in range(CHECKPOINT_COMMITS):
+            await put(log, publish())
+        connection: Any = log._connection
+        log._connection = FailingConnection(connection, "PRAGMA wal_checkpoint", sqlite3.SQLITE_FULL)  # type: ignore[assignment]
+        before = (tmp_path / FILE_NAME).read_bytes()
+        with pytest.raises(LogUnavailable):
+            await log.maintain()
+        log._connection = connection
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() != before
+
+
 async def test_what_is_no_error_of_sqlite_is_raised_as_it_is_too(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         broken = Publish(channel="lobby", data=Raw(b"\xff"))  # a bug: the door lets no such thing in
@@ -718,6 +746,15 @@ async def test_the_folder_is_free_again_even_if_it_could_not_be_left_cleanly(tmp
     other.close()
     async with opened(tmp_path) as log:
         assert await data_of(log) == ["x"]
+
+
+async def test_a_folder_that_is_made_is_made_durably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    async with opened(tmp_path / "a" / "b"):
+        assert synced == [str(tmp_path / "a"), str(tmp_path)]
+    async with opened(tmp_path / "a" / "b"):
+        assert len(synced) == 2
 
 
 async def test_a_folder_is_made_where_there_is_none(tmp_path: Path) -> None:

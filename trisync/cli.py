@@ -20,7 +20,7 @@ from rich.panel import Panel
 from trisync import config
 from trisync.http_rules import is_loopback
 from trisync.lines_client import DEFAULT_URL, LinesClient, ServerError
-from trisync.log import LogRefused
+from trisync.log import LogGone, LogRefused
 from trisync.server import Address, Server
 from trisync.sqlite_backup import Progress, backup, restore
 from trisync.version import __version__
@@ -129,6 +129,13 @@ def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
         sys.exit(trio.run(_serve, server))
     except* (LogRefused, OSError) as group:
         raise click.ClickException(str(_first_of(group))) from None
+    except* (LogGone, sqlite3.Error) as group:
+        failure = _first_of(group)
+        name = f" ({failure.sqlite_errorname})" if isinstance(failure, sqlite3.Error) else ""
+        raise click.ClickException(
+            f"stopped at once, because the log failed: {failure}{name}. "
+            "What was not acknowledged may be stored or not; the next start finds out."
+        ) from None
 
 
 def _first_of(error: BaseException) -> BaseException:

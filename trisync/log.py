@@ -23,6 +23,10 @@ class LogRefused(Exception):
     """The store must not be opened: not a database, of a newer version, in use by another server."""
 
 
+class LogGone(Exception):
+    """The store is no longer where it was opened: what is written to it now would be lost."""
+
+
 class Refused(Struct, gc=False):
     """A publish that was refused before it reached the log: it keeps its place among the others.
 

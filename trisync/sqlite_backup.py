@@ -17,6 +17,7 @@ from trisync.sqlite_schema import (
     open_reader,
     refuse_foreign_file,
     renew_epoch,
+    sync_folder,
     transaction,
 )
 
@@ -43,7 +44,7 @@ def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progres
     with _copied(source, file, progress) as copy:
         pass
     os.replace(copy, file)
-    _sync_folder(file.parent)
+    sync_folder(file.parent)
 
 
 def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progress = lambda done, total: None) -> str:
@@ -66,9 +67,9 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
         # the file goes first, and SQLite takes no notice of a WAL that has none.
         for old in (target, Path(f"{target}-wal"), Path(f"{target}-shm")):
             old.unlink(missing_ok=True)
-            _sync_folder(folder)
+            sync_folder(folder)
         os.replace(copy, target)
-        _sync_folder(folder)
+        sync_folder(folder)
         return epoch
     finally:
         os.close(lock)
@@ -91,9 +92,7 @@ def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
     copy = Path(f"{target}.partial")
     copy.unlink(missing_ok=True)
     try:
-        # mode=ro: a second connection that checkpoints could damage the file, see open_writer().
-        with closing(open_reader(source, busy_ms=BUSY_MS)) as reader:
-            _copy(reader, copy, progress)
+        _copy(source, copy, progress)
         yield copy
     except BaseException:
         for left in (copy, Path(f"{copy}-journal")):
@@ -101,30 +100,25 @@ def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
         raise
 
 
-def _copy(reader: sqlite3.Connection, copy: Path, progress: Progress) -> None:
-    with closing(sqlite3.connect(copy, isolation_level=None)) as written:
-        try:
-            # In one snapshot, the copy does not begin anew whenever the server commits, which under load is always.
-            reader.execute("BEGIN")
-            reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
-            reader.backup(
-                written, pages=PAGES_PER_STEP, progress=lambda status, left, total: progress(total - left, total)
-            )
-            reader.execute("COMMIT")
+def _copy(source: Path, copy: Path, progress: Progress) -> None:
+    try:
+        with closing(sqlite3.connect(copy, isolation_level=None)) as written:
+            # mode=ro: a second connection that checkpoints could damage the file, see open_writer().
+            with closing(open_reader(source, busy_ms=BUSY_MS)) as reader:
+                _copy_pages(reader, written, progress)
             written.execute("PRAGMA journal_mode = DELETE")  # one file, that reads well wherever it is kept
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
-        except sqlite3.DatabaseError as error:
-            if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-                raise
-            found = str(error)
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+        found = str(error)
     if found != "ok":
-        raise LogRefused(f"the log is damaged, and was not copied: {found}")
+        raise LogRefused(f"{source} is damaged, and was not copied: {found}")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Make names in a folder durable: those that were given, and those that were taken away."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+def _copy_pages(reader: sqlite3.Connection, written: sqlite3.Connection, progress: Progress) -> None:
+    # In one snapshot, the copy does not begin anew whenever the server commits, which under load is always.
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    reader.backup(written, pages=PAGES_PER_STEP, progress=lambda status, left, total: progress(total - left, total))
+    reader.execute("COMMIT")

@@ -21,6 +21,7 @@ from trisync.log import (
     ChannelInfo,
     Extent,
     Log,
+    LogGone,
     LogRefused,
     LogUnavailable,
     OldMessage,
@@ -35,6 +36,7 @@ from trisync.sqlite_schema import (
     FILE_NAME,
     Connect,
     close_writer,
+    file_ids,
     lock_folder,
     open_reader,
     open_writer,
@@ -144,12 +146,15 @@ class SqliteLog(Log):
 
     def __init__(
         self,
+        path: Path,
         opened: _Opened,
         settings: Settings,
         executor: Executor | None,
         timer: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
+        self._path = path
+        self._file_ids = file_ids(path)
         self._lock, self._connection, self._idle_readers, self._writer, self.epoch = opened
         self._reading = trio.CapacityLimiter(len(self._idle_readers))
         self._settings = settings
@@ -159,6 +164,7 @@ class SqliteLog(Log):
         self._timer = timer
         self._now_ms = now_ms
         self._broken = False
+        self._said: set[str] = set()
         self._uncheckpointed_bytes = 0
         self._uncheckpointed_commits = 0
         self._forget_at = timer() + FORGET_EVERY_S
@@ -182,8 +188,9 @@ class SqliteLog(Log):
         is read in the writer's thread, where Trio's clock is not at hand.
         """
 
+        path = folder / FILE_NAME
+
         def open_all() -> _Opened:
-            path = folder / FILE_NAME
             with ExitStack() as undo:
                 lock = lock_folder(folder)
                 undo.callback(os.close, lock)
@@ -213,28 +220,22 @@ class SqliteLog(Log):
             return _Opened(lock, connection, readers, writer, epoch)
 
         opened = await (executor or trio.to_thread.run_sync)(open_all)
-        return SqliteLog(opened, settings, executor, timer, now_ms)
+        return SqliteLog(path, opened, settings, executor, timer, now_ms)
 
     def now_ms(self) -> int:
         return max(self._writer.time_ms, self._now_ms())
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
-        try:
-            runs = await self._write_executor(lambda: self._writer.append(batch))
-        except LogUnavailable:
-            raise
-        except BaseException:
-            self._broken = True
-            raise
+        runs = await self._write(lambda: self._writer.append(batch))
         self._uncheckpointed_commits += 1
         self._uncheckpointed_bytes += sum(submission.size for submission in batch)
         return runs
 
     async def maintain(self) -> bool:
         if self._uncheckpointed_bytes >= CHECKPOINT_BYTES or self._uncheckpointed_commits >= CHECKPOINT_COMMITS:
-            self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
             # PASSIVE: as far as the readers let it, without waiting for any.
             await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+            self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
         elif self._timer() >= self._forget_at:
             if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
@@ -313,7 +314,7 @@ class SqliteLog(Log):
                 steps.callback(os.close, self._lock)
                 if self._broken:
                     # What is in the WAL must not be folded into the file by a process that does not know what the
-                    # disk has. While a reader is open, closing the writer does not; the next start finds out.
+                    # disk has. While a reader has it open, closing the writer does not; the next start finds out.
                     self._connection.close()
                 else:
                     steps.callback(self._leave)
@@ -327,18 +328,39 @@ class SqliteLog(Log):
 
     def _leave(self) -> None:
         try:
+            self._require_place()
             close_writer(self._connection)
-        except sqlite3.Error as error:
+        except (LogGone, sqlite3.Error) as error:
             logger.warning("the log was not left cleanly: %s; the next start sees to it", error)
+            self._connection.close()
+
+    def _require_place(self) -> None:
+        if file_ids(self._path) != self._file_ids:
+            raise LogGone(f"{self._path} was replaced while it was in use")
 
     async def _write(self, call: Callable[[], T]) -> T:
         def run() -> T:
+            self._require_place()
             try:
                 return call()
             except sqlite3.Error as error:
-                raise unavailable(error) or error from error
+                if reason := unavailable(error):
+                    raise reason from error
+                raise
 
-        return await self._write_executor(run)
+        try:
+            return await self._write_executor(run)
+        except LogUnavailable:
+            raise
+        except Exception:  # not a cancellation, which comes before the call or not at all
+            self._broken = True
+            raise
+
+    def _say_unless_passing(self, error: sqlite3.Error) -> None:
+        """Say, once, what will not be better the next time: whoever wants those messages goes on waiting for them."""
+        if unavailable(error) is None and error.sqlite_errorname not in self._said:
+            self._said.add(error.sqlite_errorname)
+            logger.error("the log cannot be read where it may be damaged: %s (%s)", error, error.sqlite_errorname)
 
     async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reading:
@@ -354,6 +376,7 @@ class SqliteLog(Log):
                     finally:
                         reader.execute("COMMIT")
                 except sqlite3.Error as error:
+                    self._say_unless_passing(error)
                     raise LogUnavailable(str(error)) from error
 
             try:

@@ -17,7 +17,7 @@ from typing import Any
 import sqlite_utils
 from sqlite_utils import Migrations
 
-from trisync.log import LogRefused
+from trisync.log import LogGone, LogRefused
 from trisync.tokens import Tokens
 
 Connect = Callable[..., sqlite3.Connection]
@@ -124,7 +124,7 @@ def lock_folder(folder: Path) -> int:
 
     Raises LogRefused where another server holds it; the kernel lets go of a lock whose process died.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    _make_folder(folder)
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -135,6 +135,40 @@ def lock_folder(folder: Path) -> int:
     os.ftruncate(descriptor, 0)
     os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
     return descriptor
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, durably: SQLite sees to the names in it, but a power cut must not take its own."""
+    missing = [name for name in (folder, *folder.parents) if not name.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        sync_folder(name.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: those that were given, and those that were taken away."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+FileIds = tuple[tuple[int, int], ...]
+"""Device and inode of the files that a log is in."""
+
+
+def file_ids(path: Path) -> FileIds:
+    """Which files the log is in now, by their names. Raises LogGone where one is not there.
+
+    A file that was removed or moved while it is open is written to as if nothing had happened, and nobody will find
+    what is in it.
+    """
+    try:
+        found = [os.stat(name) for name in (path, f"{path}-wal")]
+    except FileNotFoundError as error:
+        raise LogGone(f"{error.filename} was removed, or moved, while it was in use") from None
+    return tuple((status.st_dev, status.st_ino) for status in found)
 
 
 def refuse_foreign_file(path: Path) -> None:
@@ -197,10 +231,20 @@ def _set_header(connection: sqlite3.Connection, field: str, value: int) -> None:
 
 
 def open_reader(path: Path, *, busy_ms: int, connect: Connect = sqlite3.connect) -> sqlite3.Connection:
-    """A connection that reads beside the writer and never writes, nor checkpoints."""
+    """A connection that reads beside the writer and never writes, nor checkpoints.
+
+    It has read once when this returns. From then on, it keeps the file locked against a checkpoint by whoever closes
+    it, which in SQLite the last connection does; one that has only been made does not count as one. Raises
+    sqlite3.Error.
+    """
     connection = connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
-    connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-    connection.execute("PRAGMA query_only = ON")
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
     return connection
 
 

@@ -3,6 +3,7 @@
 The server itself knows nothing of this. strace runs beside it (-D), so that the process is still our child.
 """
 
+import functools
 import shutil
 import subprocess
 from pathlib import Path
@@ -22,18 +23,19 @@ class Point(NamedTuple):
     """What N is chosen up to, so that it is mostly reached in a round; small ones are reached at the start."""
 
 
-_WAL = f"{FILE_NAME}-wal"
-_SYNC = "fdatasync,fsync"
+WAL = f"{FILE_NAME}-wal"
+SYNC = "fdatasync,fsync"
 
 POINTS = (
-    Point("while a transaction is written", "pwrite64", _WAL, 2000),
-    Point("written, not on the disk yet", _SYNC, _WAL, 200),
+    Point("while a transaction is written", "pwrite64", WAL, 2000),
+    Point("written, not on the disk yet", SYNC, WAL, 200),
     Point("on the disk, not acknowledged yet", "sendto", None, 1000),
     Point("while a checkpoint is written", "pwrite64", FILE_NAME, 400),
-    Point("checkpointed, not on the disk yet", _SYNC, FILE_NAME, 6),
+    Point("checkpointed, not on the disk yet", SYNC, FILE_NAME, 6),
 )
 
 
+@functools.cache
 def strace_works() -> str:
     """Why points cannot be used here; "" where they can."""
     if shutil.which("strace") is None:

@@ -81,6 +81,10 @@ class Server:
         """Ask it to stop in good order; wait for `status`."""
         self._process.send_signal(signal.SIGTERM)
 
+    def wait(self) -> int:
+        """Its exit status, once it has ended by itself. Raises subprocess.TimeoutExpired where it does not."""
+        return self._process.wait(STOP_S)
+
     def said(self) -> str:
         """What it wrote to standard error so far."""
         self._said.seek(0)

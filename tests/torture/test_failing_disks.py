@@ -1,0 +1,256 @@
+"""Disks that fail beneath a server: what it says, what it goes on doing, and that it never pretends."""
+
+import itertools
+import os
+import shutil
+import signal
+import sqlite3
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.torture.places import mounting_works, on_small_disk, read_only, seen_by
+from tests.torture.points import SYNC, WAL, strace_works, traced
+from tests.torture.server import Server
+from tests.torture.talking import HungUp, Talk, talking
+from trisync.sqlite_schema import FILE_NAME
+
+needs_strace = pytest.mark.skipif(bool(strace_works()), reason=strace_works())
+needs_mounts = pytest.mark.skipif(bool(mounting_works()), reason=mounting_works())
+
+
+def make_log(folder: Path, *data: Any) -> None:
+    """A log that a server has left in good order."""
+    with closing(Server(folder)) as server:
+        with talking(server.doors()) as talk:
+            for word in data:
+                assert publish(talk, word)["op"] == "ok"
+        server.drain()
+        assert server.wait() == 0
+
+
+def publish(talk: Talk, data: Any, channel: str = "lobby", **fields: Any) -> dict[str, Any]:
+    return talk.request("publish", channel=channel, data=data, **fields)
+
+
+def publish_until_it_ends(talk: Talk, data: Any, count_max: int) -> int:
+    """Publish until the server hangs up; returns how many it acknowledged."""
+    for count in range(count_max):
+        try:
+            assert publish(talk, data)["op"] == "ok"
+        except HungUp:
+            return count
+    raise AssertionError(f"{count_max} publishes, and nothing happened")
+
+
+def messages_until_it_ends(talk: Talk) -> int:
+    """How many messages are shown until the server hangs up."""
+    for count in itertools.count():
+        try:
+            assert talk.receive()["op"] == "message"
+        except HungUp:
+            return count
+    raise AssertionError
+
+
+def stored(folder: Path) -> list[Any]:
+    """The data of the lobby, by a server that is started to ask."""
+    found: list[Any] = []
+    with closing(Server(folder)) as server, talking(server.doors()) as talk:
+        more = True
+        while more:
+            history = talk.request("history", channel="lobby", since=len(found), limit=1000)
+            found += [message["data"] for message in history["messages"]]
+            more = history["more"]
+    return found
+
+
+def assert_it_stopped(server: Server, *said: str) -> None:
+    """It ended by itself, with a line that says why, and not with pages that do not."""
+    assert server.wait() == 1
+    last = server.said().splitlines()[-1]
+    assert last.startswith("Error: stopped at once, because the log failed: ")
+    for words in said:
+        assert words in last
+    assert "Traceback" not in server.said()
+
+
+# Errors whose outcome is not known
+
+
+@needs_strace
+@pytest.mark.parametrize(("calls", "name"), [(SYNC, "SQLITE_IOERR_FSYNC"), ("pwrite64", "SQLITE_IOERR_WRITE")])
+def test_a_disk_that_fails_at_a_commit_stops_the_server_which_acknowledges_nothing_more(
+    tmp_path: Path, calls: str, name: str
+) -> None:
+    make_log(tmp_path, "first")
+    with closing(Server(tmp_path, under=traced(calls, tmp_path / WAL, "error=EIO:when=60+"))) as server:
+        doors = server.doors()
+        with talking(doors) as talk, talking(doors) as subscriber:
+            assert subscriber.request("subscribe", channel="lobby", since=0)["op"] == "ok"
+            assert subscriber.receive()["data"] == "first"
+            acknowledged = publish_until_it_ends(talk, "x", 100)
+            shown = messages_until_it_ends(subscriber)
+        assert acknowledged > 0
+        assert shown <= acknowledged
+        assert_it_stopped(server, name)
+    # The last one had no answer: it may be there, and nothing else.
+    assert stored(tmp_path) in (["first", *["x"] * acknowledged], ["first", *["x"] * (acknowledged + 1)])
+
+
+@needs_strace
+def test_a_disk_that_fails_at_a_checkpoint_stops_the_server_which_leaves_the_wal_for_the_next_start(
+    tmp_path: Path,
+) -> None:
+    """The kernel may forget after one error what it could not write: a second try would succeed, and prove nothing."""
+    make_log(tmp_path, "first")
+    with closing(Server(tmp_path, under=traced(SYNC, tmp_path / FILE_NAME, "error=EIO:when=2"))) as server:
+        with talking(server.doors()) as talk:
+            acknowledged = publish_until_it_ends(talk, "x" * 500_000, 30)
+        assert_it_stopped(server, "SQLITE_IOERR_FSYNC")
+    assert (tmp_path / WAL).stat().st_size > acknowledged * 500_000
+    assert stored(tmp_path)[: acknowledged + 1] == ["first", *["x" * 500_000] * acknowledged]
+
+
+# A disk that is full
+
+
+@needs_mounts
+def test_a_full_disk_refuses_publishes_and_nothing_else_and_they_return_by_themselves(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    with closing(Server(folder, under=on_small_disk(folder, 4_000_000))) as server:
+        doors = server.doors()
+        filler = seen_by(server.pid, folder) / "filler"
+        with talking(doors) as talk, talking(doors) as live:
+            assert publish(talk, 1)["offset"] == 1
+            assert live.request("subscribe", channel="lobby")["op"] == "ok"
+            fill(filler)
+            refused = publish(talk, 2)
+            assert (refused["code"], refused["retry"]) == ("unavailable", True)
+            assert "disk is full" in refused["message"]
+            assert publish(talk, 3)["code"] == "unavailable"
+            # Reads, live clients and new ones are served.
+            assert [message["data"] for message in talk.request("history", channel="lobby")["messages"]] == [1]
+            assert publish(talk, "passing", ephemeral=True)["op"] == "ok"
+            assert live.receive()["data"] == "passing"
+            with talking(doors) as late:
+                assert late.request("subscribe", channel="lobby", since=0)["op"] == "ok"
+                assert late.receive()["data"] == 1
+            filler.unlink()
+            assert publish(talk, 4)["offset"] == 2
+            assert live.receive()["data"] == 4
+        os.kill(server.pid, signal.SIGSTOP)  # the disk ends with the server
+        for name in (FILE_NAME, WAL):
+            shutil.copy(seen_by(server.pid, folder) / name, tmp_path)
+        assert server.said().splitlines()[-1].endswith("WARNING publishes are refused no longer")
+        assert len(server.said().splitlines()) == 2  # said when it began, and when it was over
+    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
+        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        assert database.execute("SELECT offset, data FROM log").fetchall() == [(1, "1"), (2, "4")]
+
+
+def fill(file: Path) -> None:
+    """Leave no byte free on a file's disk."""
+    with file.open("wb", buffering=0) as filler:
+        free = os.statvfs(file.parent).f_bavail * os.statvfs(file.parent).f_frsize
+        filler.write(bytes(free))
+        with pytest.raises(OSError, match="No space left"):
+            filler.write(b"x")
+
+
+@needs_mounts
+def test_a_disk_without_any_room_is_one_clear_line(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    with closing(Server(tmp_path / "data", under=on_small_disk(tmp_path / "data", 65536))) as server:
+        assert server.wait() == 1
+        assert server.said().endswith("cannot be opened: database or disk is full")
+        assert len(server.said().splitlines()) == 1
+
+
+# A folder that is not what it was
+
+
+@needs_mounts
+def test_a_read_only_folder_is_one_clear_line(tmp_path: Path) -> None:
+    make_log(tmp_path, "x")
+    with closing(Server(tmp_path, under=read_only(tmp_path))) as server:
+        assert server.wait() == 1
+        assert "Read-only file system" in server.said()
+        assert len(server.said().splitlines()) == 1
+
+
+@pytest.mark.parametrize("gone", ["the folder", "the file", "the WAL"])
+def test_a_log_that_was_removed_is_not_written_to_as_if_it_were_there(tmp_path: Path, gone: str) -> None:
+    folder = tmp_path / "data"
+    with closing(Server(folder)) as server, talking(server.doors()) as talk:
+        assert publish(talk, 1)["op"] == "ok"
+        if gone == "the folder":
+            shutil.rmtree(folder)
+        else:
+            (folder / (FILE_NAME if gone == "the file" else WAL)).unlink()
+        with pytest.raises(HungUp):
+            publish(talk, 2)
+        assert_it_stopped(server, "was removed, or moved, while it was in use")
+
+
+def test_a_log_that_was_moved_is_whole_where_it_is_now(tmp_path: Path) -> None:
+    with closing(Server(tmp_path / "data")) as server, talking(server.doors()) as talk:
+        assert publish(talk, 1)["op"] == "ok"
+        (tmp_path / "data").rename(tmp_path / "moved")
+        with pytest.raises(HungUp):
+            publish(talk, 2)
+        assert_it_stopped(server, "was removed, or moved, while it was in use")
+    assert stored(tmp_path / "moved") == [1]
+
+
+def test_a_log_that_was_replaced_is_not_mixed_with_the_new_one(tmp_path: Path) -> None:
+    make_log(tmp_path / "new", "new")
+    with closing(Server(tmp_path / "data")) as server, talking(server.doors()) as talk:
+        assert publish(talk, 1)["op"] == "ok"
+        (tmp_path / "new" / FILE_NAME).rename(tmp_path / "data" / FILE_NAME)
+        with pytest.raises(HungUp):
+            publish(talk, 2)
+        assert_it_stopped(server, "was replaced while it was in use")
+
+
+# A file that is damaged, or locked
+
+
+def test_a_damaged_page_is_said_and_takes_only_those_messages_with_it(tmp_path: Path) -> None:
+    make_log(tmp_path, *("x" * 3000 for _ in range(100)))
+    file = tmp_path / FILE_NAME
+    with file.open("r+b") as database:
+        database.seek(file.stat().st_size // 2 // 4096 * 4096)
+        database.write(b"\xff" * 4096)
+    with closing(Server(tmp_path)) as server, talking(server.doors()) as talk:
+        for _ in range(2):
+            refused = talk.request("history", channel="lobby", since=0, limit=1000)
+            assert (refused["code"], refused["retry"]) == ("unavailable", True)
+        assert len(talk.request("history", channel="lobby", limit=5)["messages"]) == 5
+        assert publish(talk, 1, "other")["offset"] == 1
+        said = server.said().splitlines()
+        assert len(said) == 1
+        assert "ERROR   the log cannot be read where it may be damaged: " in said[0]
+
+
+def test_a_log_that_another_program_has_locked_is_refused_at_the_start(tmp_path: Path) -> None:
+    make_log(tmp_path, "x")
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+        other.execute("BEGIN IMMEDIATE")
+        with closing(Server(tmp_path, "--busy-ms", "1")) as server:
+            assert server.wait() == 1
+            assert server.said().endswith("cannot be opened: database is locked")
+    assert stored(tmp_path) == ["x"]
+
+
+def test_a_folder_by_another_name_is_the_same_folder(tmp_path: Path) -> None:
+    (tmp_path / "data").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "data")
+    with closing(Server(tmp_path / "data")) as first:
+        first.doors()
+        with closing(Server(tmp_path / "link")) as second:
+            assert second.wait() == 1
+            assert f"in use by another trisync server (process {first.pid})" in second.said()
