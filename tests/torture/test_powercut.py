@@ -12,6 +12,7 @@ from tests.torture.disk import Create, Event, Sync, Write
 from tests.torture.powercut import Durability, cut_power
 from tests.torture.powercut_vfs import recording
 from trisync import sqlite_schema
+from trisync.sqlite_schema import write_meta
 
 
 def quietly(done: int, problems: Sequence[str]) -> None:
@@ -46,8 +47,8 @@ async def test_a_disk_that_lies_is_found_out(tmp_path: Path) -> None:
 async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     really = sqlite_schema.open_writer
 
-    def open_careless_writer(*args: Any, **options: Any) -> sqlite3.Connection:
-        connection = really(*args, **options)
+    def open_careless_writer(*arguments: Any, **options: Any) -> sqlite3.Connection:
+        connection = really(*arguments, **options)
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
@@ -56,9 +57,11 @@ async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypa
 
 
 async def test_a_loss_that_no_epoch_tells_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really = sqlite_schema.renew_epoch
-    monkeypatch.setattr(sqlite_schema, "renew_epoch", lambda connection, _: really(connection, lambda _: "5ame"))
-    assert "the epoch is still 5ame" in await found(tmp_path, "normal")
+    def renew_nothing(connection: sqlite3.Connection, tokens: Any) -> None:
+        write_meta(connection, "epoch", "always the same")
+
+    monkeypatch.setattr(sqlite_schema, "renew_epoch", renew_nothing)
+    assert "the epoch is still always the same" in await found(tmp_path, "normal")
 
 
 def test_what_pythons_sqlite_does_is_recorded_and_afterwards_no_more(tmp_path: Path) -> None:
