@@ -30,6 +30,8 @@ class World:
         self.log = MemoryLog()
         self.broker = Broker(self.log, settings, timer=trio.current_time)
         self.settings = settings
+        self.flow = Flow()
+        """Of one publisher, where it matters that submissions keep their order."""
 
     async def subscriber(self, channel: str = "lobby", **fields: Any) -> tuple[CollectingOutlet, Subscriptions]:
         outlet = CollectingOutlet(self.nursery)

@@ -21,7 +21,7 @@ from tests.replicas import Document, Replica
 from tests.test_broker import World, a_world
 from tests.test_merge_patch import DOCUMENT, EXAMPLES, PATCH, RESULT
 from trisync import broker as broker_module
-from trisync.log import StatePage, Submission
+from trisync.log import Flow, StatePage, Submission
 from trisync.protocol import Subscribe, compose_publish
 
 PRODUCER = "b6ff1a90c2d84e17"
@@ -75,8 +75,8 @@ actions_in_memory = st.lists(
 )
 
 
-def submission_of(fields: Json, settle: Any) -> Submission:
-    submission = Submission(settle)
+def submission_of(fields: Json, settle: Any, flow: Flow | None = None) -> Submission:
+    submission = Submission(settle, flow=flow)
     data = json.dumps(fields.pop("data")).encode()
     submission.add(compose_publish(data, channel="doc", **fields), len(data))
     return submission
@@ -129,7 +129,9 @@ async def act(
         case "write":
             fields = understood(document, what)
             predicted.append(expected(document, fields))
-            world.broker.submit(submission_of(fields, lambda submission: verdicts.extend(submission.verdicts)))
+            world.broker.submit(
+                submission_of(fields, lambda submission: verdicts.extend(submission.verdicts), world.flow)
+            )
         case "slow":
             newest.outlet.slow = True
         case "fast":
