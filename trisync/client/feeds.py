@@ -1,0 +1,258 @@
+"""What one client wants of one channel, over any number of connections: its messages, its state, who is there.
+
+Sans-IO. There is one subscription on the wire for all of them, and one cursor. Each begins anew with each
+connection; what was taken already is not taken again, and a hole is never passed over.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+from trisync.client.errors import ClientError, Gap, ProtocolError
+from trisync.client.replica import Replica
+from trisync.client.wire import GapNotice, Member, Message, Ok, PresenceNotice, StatePage
+
+BUFFER_MESSAGES = 2000
+BUFFER_BYTES = 1 << 20
+"""Past so much that nobody has taken yet, the connection is not read, unless an answer is awaited."""
+
+OVERFULL = 4
+"""Past so many times that, messages are let go of: they are asked for again once the rest was taken."""
+
+
+class Start(NamedTuple):
+    """Where a subscription begins: behind `since` (of `epoch`, if said), with the `last` few, or at the head."""
+
+    since: int | None = None
+    epoch: str | None = None
+    last: int | None = None
+
+
+class Inbox:
+    """The messages of one channel that nobody has taken yet, and the cursor behind the newest of them."""
+
+    def __init__(self, channel: str, start: Start, on_flow: Callable[[], None]) -> None:
+        """`on_flow` is called when this becomes full, and when it is so no longer."""
+        self.channel = channel
+        self.cursor: int | None = None
+        """The newest offset that was taken in; None until the first subscription is there."""
+        self.epoch = ""
+        self.error: ClientError | None = None
+        self.on_item: Callable[[], None] = lambda: None
+        self.overflowed = False
+        """Messages were let go of, so that none fits behind the cursor until they are asked for again."""
+        self._start = start
+        self._on_flow = on_flow
+        self._anchored = start.last is None  # whether the next offset must be the cursor's next
+        self._items: deque[Message | Gap] = deque()
+        self._bytes = 0
+
+    def request(self) -> dict[str, Any]:
+        """What a subscribe says of where to begin."""
+        since, epoch, last = self._start
+        if self.cursor is not None:
+            since, epoch, last = self.cursor, self.epoch, None
+        asked = {"since": since, "epoch": epoch, "last": last}
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def begin(self, ok: Ok) -> bool:
+        """The subscription is there. Another log is recognised here: its `gap` might be lost with the connection.
+
+        Returns whether what comes begins right behind the cursor, with a message or a gap; if not, retention decides
+        where it does, and only the first message tells.
+        """
+        since, epoch = (self._start.since, self._start.epoch) if self.cursor is None else (self.cursor, self.epoch)
+        self.epoch = ok.epoch
+        self.overflowed = False
+        if since is None:
+            last = self._start.last
+            self.cursor = ok.offset if last is None else max(0, ok.offset - last)
+            self._anchored = self.cursor == ok.offset
+        elif (epoch is not None and epoch != ok.epoch) or since > ok.offset:
+            # Of nothing, nothing is lost.
+            if since:
+                self._put(Gap(self.channel, "epoch"))
+            self.cursor, self._anchored = 0, False
+        else:
+            self.cursor = since
+            self.on_item()
+            return True
+        self.on_item()
+        return self._anchored
+
+    def take_in(self, message: Message) -> None:
+        """A message has come. Raises ProtocolError where one before it has not."""
+        offset = message.offset
+        assert self.cursor is not None
+        if offset is not None:
+            if offset <= self.cursor or self.overflowed:
+                return
+            if self._anchored and offset != self.cursor + 1:
+                raise ProtocolError(f"{self.channel} went from offset {self.cursor} to {offset} without a word")
+        if self.is_full(OVERFULL):
+            self.overflowed = self.overflowed or offset is not None
+            return
+        if offset is not None:
+            self.cursor, self._anchored = offset, True
+        self._put(message)
+
+    def skip(self, gap: GapNotice) -> None:
+        """Messages will not come."""
+        assert self.cursor is not None
+        if gap.reason == "trimmed" and gap.last > self.cursor and not self.overflowed:
+            # Where it is to begin with what there is, what there is not is no gap.
+            if self._anchored:
+                self._put(Gap(self.channel, gap.reason, max(gap.first, self.cursor + 1), gap.last))
+            self.cursor, self._anchored = gap.last, True
+
+    def _put(self, item: Message | Gap) -> None:
+        was_full = self.is_full()
+        self._items.append(item)
+        if type(item) is Message:
+            self._bytes += len(item.json)
+        if not was_full and self.is_full():
+            self._on_flow()
+        self.on_item()
+
+    def is_full(self, times: int = 1) -> bool:
+        """Whether more waits to be taken than `times` what a buffer should hold."""
+        return len(self._items) > times * BUFFER_MESSAGES or self._bytes > times * BUFFER_BYTES
+
+    def take(self) -> Message | Gap | None:
+        """The next item; None if there is none now. Raises the error of a subscription that has ended."""
+        if not self._items:
+            if self.error is not None:
+                raise self.error
+            return None
+        was_full = self.is_full()
+        item = self._items.popleft()
+        if type(item) is Message:
+            self._bytes -= len(item.json)
+        if was_full and not self.is_full():
+            self._on_flow()
+        return item
+
+    def fail(self, error: ClientError) -> None:
+        """There will be nothing more behind what is there."""
+        self.error = error
+        self.on_item()
+
+
+class PresenceChange(NamedTuple):
+    """Someone came, went, or has another name."""
+
+    kind: Literal["joined", "left", "updated"]
+    member: Member
+
+
+class Members:
+    """Who is in one channel, as far as was told."""
+
+    def __init__(self) -> None:
+        self.by_id: dict[str, Member] = {}
+        self.me = ""
+        """The id by which the others see this client."""
+        self.ready = False
+        self.error: ClientError | None = None
+        self.on_ready: Callable[[], None] = lambda: None
+        self.on_change: Callable[[PresenceChange], None] = lambda change: None
+
+    def take(self, notice: PresenceNotice) -> None:
+        """All members, or what has changed."""
+        now = dict(self.by_id)
+        if notice.members is not None:
+            now = {member.member: member for member in notice.members}
+        for member in [*notice.joined, *notice.updated]:
+            now[member.member] = member
+        for member in notice.left:
+            now.pop(member.member, None)
+        before, self.by_id = self.by_id, now
+        for id, member in before.items():
+            if id not in now:
+                self.on_change(PresenceChange("left", member))
+        for id, member in now.items():
+            if before.get(id) != member:
+                self.on_change(PresenceChange("updated" if id in before else "joined", member))
+        if not self.ready:
+            self.ready = True
+            self.on_ready()
+
+    def fail(self, error: ClientError) -> None:
+        """There will be nothing more."""
+        self.error = error
+        self.on_ready()
+
+
+class Feed:
+    """One channel: what is wanted of it, and the subscription that brings it, while there is one."""
+
+    def __init__(self, channel: str) -> None:
+        self.channel = channel
+        self.inbox: Inbox | None = None
+        self.replica: Replica | None = None
+        self.members: Members | None = None
+        self.asked = 0
+        """How often it was asked for: only the answer to the newest request begins it."""
+        self.live = False
+        """Whether what comes is of the newest request; if not, it will come again, and is let go of."""
+
+    @property
+    def wanted(self) -> bool:
+        """Whether anybody wants anything of it."""
+        return self.inbox is not None or self.replica is not None or self.members is not None
+
+    def request(self) -> dict[str, Any]:
+        """The fields of the subscribe that begins it, or goes on where it was; now nothing counts before its ok."""
+        self.asked += 1
+        self.live = False
+        fields: dict[str, Any] = {"channel": self.channel}
+        if self.inbox is not None:
+            fields |= self.inbox.request()
+        if self.replica is not None:
+            fields["state"] = True
+        if self.members is not None:
+            fields["presence"] = True
+        return fields
+
+    def begin(self, ok: Ok) -> bool:
+        """The subscription is there. Returns whether to ask once more, now that the cursor is known: a state is in
+        step only where it is certain which messages come behind it."""
+        self.live = True
+        position = ok.offset
+        if self.inbox is not None:
+            exact = self.inbox.begin(ok)
+            if not exact and self.replica is not None:
+                return True
+            assert self.inbox.cursor is not None
+            position = min(position, self.inbox.cursor)
+        if self.replica is not None:
+            self.replica.begin(position, ok.offset)
+        if self.members is not None:
+            self.members.me = ok.member
+        return False
+
+    def take(self, said: Message | GapNotice | StatePage | PresenceNotice) -> None:
+        """Something of this channel has come. Raises ProtocolError."""
+        if not self.live:
+            return
+        if type(said) is Message:
+            if self.inbox is not None and self.inbox.cursor is not None:
+                self.inbox.take_in(said)
+            if self.replica is not None and said.offset is not None:
+                self.replica.take_message(said)
+        elif type(said) is GapNotice:
+            if self.inbox is not None and self.inbox.cursor is not None:
+                self.inbox.skip(said)
+            if self.replica is not None and said.reason == "trimmed":
+                self.replica.skip(said.last)
+        elif type(said) is StatePage:
+            if self.replica is not None:
+                self.replica.take_page(said)
+        elif type(said) is PresenceNotice and self.members is not None:
+            self.members.take(said)
+
+    def fail(self, error: ClientError) -> None:
+        """The server refuses it, or the client ends."""
+        for part in (self.inbox, self.replica, self.members):
+            if part is not None:
+                part.fail(error)

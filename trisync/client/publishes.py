@@ -1,0 +1,261 @@
+"""The queue of publishes that are not settled: their producer's seq, the window in flight, and sending them again.
+
+Sans-IO. A publish gets its seq when it is first sent, and keeps it until the server has settled it: whatever becomes
+of connections, it is stored once. Only what the server is known not to have may be numbered anew.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from random import Random
+
+from trisync.client.errors import ClientError, ProtocolError, QueueFull, refusal
+from trisync.client.wire import Ok, Refusal, check_size
+from trisync.protocol import UNANSWERED_MAX
+
+logger = logging.getLogger("trisync.client")
+
+RESEND_S_BASE = 0.25
+RESEND_S_MAX = 10.0
+"""Pauses before what the server could not take is sent again double from the one to the other."""
+
+IN_FLIGHT_BYTES = 1 << 20
+"""Past so much nothing more is sent before an answer: a slow line must not look like a server that is silent."""
+
+MESSAGE_BYTES_MAX = 1 << 20
+"""The server's limit for as long as it has not said another."""
+
+NOT_SETTLING = {"bad_json", "too_large"}
+"""Final refusals that do not use up the seq: what was sent behind one is out of sequence."""
+
+
+def _nobody() -> None:
+    pass
+
+
+class Publish:
+    """One publish, from the moment it was queued until it is settled."""
+
+    __slots__ = ("body", "error", "in_flight", "offset", "on_settled", "seq", "settled")
+
+    def __init__(self, body: bytes) -> None:
+        self.body = body
+        self.seq = 0
+        """0 until it is first sent."""
+        self.in_flight = False
+        """Sent on this connection, and not answered yet."""
+        self.settled = False
+        self.offset = 0
+        """Where it is stored, once it is settled without an error."""
+        self.error: ClientError | None = None
+        self.on_settled: Callable[[], None] = _nobody
+
+    def settle(self, offset: int, error: ClientError | None = None) -> None:
+        self.settled = True
+        self.offset = offset
+        self.error = error
+        on_settled, self.on_settled = self.on_settled, _nobody  # so that nothing is kept alive by what it waited for
+        on_settled()
+
+
+class Publishes:
+    """The publishes of one producer, in order. `timer` gives seconds that only grow."""
+
+    def __init__(self, count_max: int, bytes_max: int, timer: Callable[[], float], random: Random) -> None:
+        self.window = UNANSWERED_MAX
+        self.message_bytes_max = MESSAGE_BYTES_MAX
+        self.in_flight = 0
+        self.resend_at: float | None = None
+        """When sending goes on after the server could not take one."""
+        self._count_max = count_max
+        self._bytes_max = bytes_max
+        self._timer = timer
+        self._random = random
+        self._sent: deque[Publish] = deque()  # with a seq, which grow by one from the first to the last
+        self._unsent: deque[Publish] = deque()
+        self._bytes = 0
+        self._bytes_in_flight = 0
+        self._last_seq: int | None = None  # the newest that was given; None before the first hello
+        self._greeted = False
+        self._holding = False
+        self._pause_s: float | None = None
+        self._failures = 0
+        self._expected = 0  # by an out_of_sequence, while holding
+
+    def __len__(self) -> int:
+        return len(self._sent) + len(self._unsent)
+
+    @property
+    def has_room(self) -> bool:
+        """Whether another publish may be queued; the first one always may."""
+        return len(self) < self._count_max and self._bytes < self._bytes_max
+
+    @property
+    def newest(self) -> Publish | None:
+        """The publish that was queued last, if it is not settled."""
+        return self._unsent[-1] if self._unsent else self._sent[-1] if self._sent else None
+
+    def add(self, body: bytes) -> Publish:
+        """Queue a publish. Raises QueueFull, and TooLarge where the limit is known by now."""
+        if not self.has_room:
+            raise QueueFull(f"{len(self)} publishes, {self._bytes} bytes, are waiting already")
+        too_large = check_size(body, self.message_bytes_max) if self._greeted else None
+        if too_large is not None:
+            raise too_large
+        publish = Publish(body)
+        self._unsent.append(publish)
+        self._bytes += len(body)
+        return publish
+
+    # The connection
+
+    def lost(self) -> None:
+        """The connection is gone: what is unanswered is in doubt, and will be sent again."""
+        for publish in self._sent:
+            publish.in_flight = False
+        self.in_flight = self._bytes_in_flight = 0
+        self._greeted = False
+        self._release()
+
+    def greeted(self, settled: int) -> bool:
+        """The hello was answered: `settled` is the seq that the server has settled last.
+
+        False where it is one that this client never gave: somebody else uses its producer.
+        """
+        self._greeted = True
+        if self._last_seq is None:
+            self._last_seq = settled
+        if settled > self._last_seq:
+            return False
+        self._continue_behind(settled)
+        return True
+
+    def _continue_behind(self, settled: int) -> None:
+        """Close the hole, if there is one, between what the server has settled and what is sent next.
+
+        There is one where a refusal did not use up its seq, and where the server has forgotten the producer.
+        """
+        assert self._last_seq is not None
+        next_seq = self._sent[0].seq if self._sent else self._last_seq + 1
+        if settled + 1 >= next_seq:
+            return
+        logger.warning("the server expects seq %d and not %d: the rest is numbered anew", settled + 1, next_seq)
+        for seq, publish in enumerate(self._sent, settled + 1):
+            publish.seq = seq
+        self._last_seq = settled + len(self._sent)
+
+    # Sending
+
+    def take_output(self) -> list[bytes]:
+        """The payloads that may be sent now; from here on they are in flight."""
+        if not self._greeted or self._holding:
+            return []
+        output: list[bytes] = []
+        if self.in_flight < len(self._sent):
+            for publish in self._sent:
+                if not publish.in_flight and self._may_send:
+                    output.append(self._send(publish))
+        assert self._last_seq is not None
+        while self._unsent and self._may_send and len(self._sent) < self.window:
+            publish = self._unsent.popleft()
+            too_large = check_size(publish.body, self.message_bytes_max)
+            if too_large is not None:  # it was queued before the limit was known
+                self._bytes -= len(publish.body)
+                publish.settle(0, too_large)
+                continue
+            self._last_seq += 1
+            publish.seq = self._last_seq
+            self._sent.append(publish)
+            output.append(self._send(publish))
+        return output
+
+    @property
+    def _may_send(self) -> bool:
+        return self.in_flight < self.window and self._bytes_in_flight < IN_FLIGHT_BYTES
+
+    def _send(self, publish: Publish) -> bytes:
+        publish.in_flight = True
+        self.in_flight += 1
+        self._bytes_in_flight += len(publish.body)
+        return b'{"op":"publish","id":%d,"seq":%d,%b' % (publish.seq, publish.seq, publish.body)
+
+    # Answers
+
+    def accepted(self, ok: Ok) -> None:
+        """A publish is stored. Raises ProtocolError for an answer to none."""
+        publish = self._find(ok.id)
+        self._failures = 0
+        self._remove(publish)
+        publish.settle(ok.offset)
+        self._resume_if_all_answered()
+
+    def refused(self, answer: Refusal, details: dict[str, object]) -> None:
+        """A publish is not stored: for good, or to be sent again. Raises ProtocolError for an answer to none."""
+        publish = self._find(answer.id)
+        if answer.retry:
+            self._hold(answer)
+        else:
+            self._remove(publish)
+            publish.settle(0, refusal(answer.code, answer.message, False, details))
+        self._resume_if_all_answered()
+
+    def _find(self, seq: int | str | None) -> Publish:
+        """The publish that is answered. Answers come in order, so it is the first, or behind some that are held."""
+        for publish in self._sent:
+            if publish.seq == seq and publish.in_flight:
+                publish.in_flight = False
+                self.in_flight -= 1
+                self._bytes_in_flight -= len(publish.body)
+                return publish
+        raise ProtocolError(f"the server answered a publish that it was not asked: {seq}")
+
+    def _remove(self, publish: Publish) -> None:
+        if self._sent[0] is publish:
+            self._sent.popleft()
+        else:
+            self._sent.remove(publish)
+        self._bytes -= len(publish.body)
+
+    # Pauses
+
+    def _hold(self, answer: Refusal) -> None:
+        """Send nothing more until all that is in flight is answered: it was refused with this one."""
+        if answer.code == "out_of_sequence":
+            self._expected = max(self._expected, answer.seq + 1)
+        elif self._pause_s is None:
+            ceiling = min(RESEND_S_MAX, RESEND_S_BASE * 2**self._failures)
+            self._pause_s = answer.retry_ms / 1000 or self._random.uniform(ceiling / 2, ceiling)
+            self._failures = min(self._failures + 1, 30)
+            logger.debug("the server takes no publish now (%s): again in %.2f s", answer.code, self._pause_s)
+        self._holding = True
+
+    def _resume_if_all_answered(self) -> None:
+        if self._holding and not self.in_flight and self.resend_at is None:
+            if self._expected:
+                self._continue_behind(self._expected - 1)
+                self._expected = 0
+            if self._pause_s is None:
+                self._release()
+            else:
+                self.resend_at = self._timer() + self._pause_s
+
+    def tick(self, now: float) -> None:
+        """Go on if a pause is over."""
+        if self.resend_at is not None and now >= self.resend_at:
+            self._release()
+
+    def _release(self) -> None:
+        self._holding = False
+        self._pause_s = None
+        self.resend_at = None
+        self._expected = 0
+
+    def fail(self, error: ClientError) -> int:
+        """The end: settle what is left with an error. Returns how many there were."""
+        left = [*self._sent, *self._unsent]
+        self._sent.clear()
+        self._unsent.clear()
+        self.in_flight = self._bytes = self._bytes_in_flight = 0
+        for publish in left:
+            publish.settle(0, error)
+        return len(left)
