@@ -1,21 +1,34 @@
-"""trisync: a reliable real-time data synchronisation server, to run as it is or inside a program of one's own."""
+"""trisync: a reliable real-time data synchronisation server, to run as it is or inside a program of one's own; and
+its clients, connect() and connect_sync().
 
-from trisync.embedding import Entry
-from trisync.errors import WireError
-from trisync.hooks import Client, PublishRequest, Refuse, SubscribeRequest
-from trisync.server import Address, Server
-from trisync.settings import Settings
+Each name is imported when it is first used, so that a server does not pay for the client, nor a client for the
+server. What type checkers need to know of them is in __init__.pyi.
+"""
+
+from importlib import import_module
+from typing import Any
+
 from trisync.version import __version__
 
-__all__ = [
-    "Address",
-    "Client",
-    "Entry",
-    "PublishRequest",
-    "Refuse",
-    "Server",
-    "Settings",
-    "SubscribeRequest",
-    "WireError",
-    "__version__",
-]
+_HOMES = {
+    "Address": "server",
+    "Client": "hooks",
+    "Entry": "embedding",
+    "PublishRequest": "hooks",
+    "Refuse": "hooks",
+    "Server": "server",
+    "Settings": "settings",
+    "SubscribeRequest": "hooks",
+    "WireError": "errors",
+    "connect": "client",
+    "connect_sync": "client",
+}
+
+__all__ = ["__version__", *_HOMES]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"trisync.{_HOMES[name]}"), name)
+    return found

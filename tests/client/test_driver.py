@@ -1,0 +1,106 @@
+"""The driver with a network in memory: what only shows when sends do not end, or what is driven has a fault."""
+
+import json
+from collections.abc import Sequence
+from random import Random
+
+import pytest
+import trio
+from trio.testing import MockClock
+
+from trisync.client.driver import Driver
+from trisync.client.errors import Closed
+from trisync.client.machine import Machine, State
+from trisync.client.transports import Transport, TransportError
+
+
+class Network:
+    """A connection to a server that answers the hello; then its line may be clogged: nothing can be sent any more."""
+
+    def __init__(self) -> None:
+        self.clogged = False
+        self.aborted = 0
+        self._said, self._heard = trio.open_memory_channel[bytes](100)
+
+    async def send(self, payloads: Sequence[bytes]) -> None:
+        if self.clogged:
+            await trio.sleep_forever()
+        for payload in payloads:
+            request = json.loads(payload)
+            if request["op"] == "hello":
+                hello = {"op": "ok", "id": request["id"], "seq": 0, "epoch": "e"}
+                self._said.send_nowait(json.dumps(hello).encode())
+
+    async def receive(self) -> list[bytes]:
+        return [await self._heard.receive()]
+
+    async def aclose(self) -> None:
+        pass
+
+    async def abort(self) -> None:
+        self.aborted += 1
+
+
+def machine() -> Machine:
+    return Machine(producer="p" * 16, timer=trio.current_time, random=Random(1))
+
+
+async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: MockClock) -> None:
+    networks: list[Network] = []
+
+    async def open_one() -> Transport:
+        networks.append(Network())
+        return networks[-1]
+
+    driven = machine()
+    driver = Driver(driven, open_one, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        while driven.status.state is not State.ONLINE:
+            await driver.changed.wait()
+        networks[0].clogged = True
+        publish = driven.publish("lobby", 1)
+        while driven.status.state is State.ONLINE:
+            await driver.changed.wait()
+        assert driven.status.reason == "the server said nothing for 20 s"
+        assert not publish.settled
+        assert networks[0].aborted == 1
+        while driven.status.state is not State.ONLINE:
+            await driver.changed.wait()
+        assert len(networks) == 2
+        driven.close("enough")
+    assert networks[1].aborted == 1
+
+
+@pytest.mark.parametrize(("error", "closed"), [(OSError("no route"), False), (TransportError("no"), False),
+                                               (RuntimeError("a bug"), True)])  # fmt: skip
+async def test_what_networks_do_is_tried_again_and_a_fault_of_its_own_closes_the_client(
+    autojump_clock: MockClock, error: Exception, closed: bool
+) -> None:
+    async def fail() -> Transport:
+        raise error
+
+    driven = machine()
+    driver = Driver(driven, fail, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        while driven.status.state is State.CONNECTING:
+            await driver.changed.wait()
+        assert driven.status.state is (State.CLOSED if closed else State.OFFLINE)
+        assert str(error) in driven.status.reason
+        nursery.cancel_scope.cancel()
+    assert (type(driven.error) is Closed) is closed
+
+
+async def test_a_door_that_does_not_open_is_given_up_in_time(autojump_clock: MockClock) -> None:
+    async def hang() -> Transport:
+        await trio.sleep_forever()
+
+    driven = machine()
+    driver = Driver(driven, hang, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        while driven.status.state is not State.OFFLINE:
+            await driver.changed.wait()
+        assert driven.status.reason == "no connection to memory within 10 s"
+        nursery.cancel_scope.cancel()

@@ -1,0 +1,373 @@
+"""The client, for asyncio and Trio alike: `connect`, and what can be done with a connection."""
+
+import logging
+import math
+import random
+import secrets
+import ssl
+from typing import Any, Literal, Self, overload
+
+import anyio
+import anyio.abc
+
+from trisync.client.documents import Document, Roster
+from trisync.client.driver import Driver, Signal
+from trisync.client.errors import Gap, NotConnected, Unsettled
+from trisync.client.feeds import Start
+from trisync.client.machine import Machine, State, Status
+from trisync.client.receipts import Receipt, answer_to, ask
+from trisync.client.streams import Audience, Changes, Subscription
+from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
+from trisync.client.wire import History, Member, Message, check_channel, history_of
+from trisync.protocol import HISTORY_LIMIT_DEFAULT
+
+logger = logging.getLogger("trisync.client")
+
+LINGER_S = 2.0
+"""How long leaving a client may take to end its connection in good order."""
+
+
+def connect(
+    url: str = DEFAULT_URL,
+    *,
+    name: str | None = None,
+    producer: str | None = None,
+    wait_s: float | None = 10.0,
+    close_s: float = 10.0,
+    queue_max: int = 10_000,
+    queue_bytes_max: int = 16 << 20,
+    tls: ssl.SSLContext | None = None,
+) -> "Client":
+    """A client of the server at `url`: an async context manager, within which it stays connected by itself.
+
+    `url` is `tcp://host:port`, `tcps://…`, `ws://…` or `wss://…`; `tls` is the context for those with TLS, the system's
+    certificates if it is left out. `name` is shown to others with what is published and in presence. `producer`
+    identifies this client to the server (16 to 64 secret random characters): one is made up unless it is given.
+
+    Entering waits at most `wait_s` seconds for the first connection, and raises NotConnected then; 0 tries once, None
+    does not wait: then publishes are queued until there is one. From there on connections that are lost come back,
+    with pauses of up to 20 seconds; `status` tells.
+
+    At most `queue_max` publishes or `queue_bytes_max` bytes wait for their answers: one more is QueueFull. Leaving
+    waits at most `close_s` for them, and raises Unsettled if some are left; it does not wait if an exception leaves.
+
+    Raises ValueError for what is no such URL.
+
+    >>> async def main() -> None:
+    ...     async with connect(URL, name="alice") as client:
+    ...         print(await client.publish("lobby", {"text": "hi"}))
+    >>> run(main)
+    1
+    """
+    return Client(
+        url,
+        name=name,
+        producer=producer,
+        wait_s=wait_s,
+        close_s=close_s,
+        queue_max=queue_max,
+        queue_bytes_max=queue_bytes_max,
+        tls=tls,
+    )
+
+
+class Client:
+    """A connection that comes back by itself; made by connect(). For the tasks of one event loop, in one thread."""
+
+    def __init__(
+        self,
+        url: str,
+        *,
+        name: str | None,
+        producer: str | None,
+        wait_s: float | None,
+        close_s: float,
+        queue_max: int,
+        queue_bytes_max: int,
+        tls: ssl.SSLContext | None,
+    ) -> None:
+        address = parse_url(url)
+        self._wait_s = wait_s
+        self._close_s = close_s
+        self._machine = Machine(
+            producer=producer or secrets.token_hex(16),
+            name=name,
+            timer=anyio.current_time,
+            random=random.Random(),
+            queue_max=queue_max,
+            queue_bytes_max=queue_bytes_max,
+        )
+        self._driver = Driver(self._machine, lambda: open_transport(address, tls), str(address))
+        self._audience: Audience[Status] = Audience(lambda: self._machine.error)
+        self._machine.on_status = self._on_status
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._stopped = False
+
+    async def __aenter__(self) -> Self:
+        if self._tasks is not None:
+            raise RuntimeError("a client is entered once; connect() makes another one")
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self._run)
+        try:
+            if self._wait_s is not None:
+                await self._first_connection(self._wait_s)
+        except BaseException:
+            await self._stop("there was no connection")
+            raise
+        return self
+
+    async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        try:
+            if kind is None and self._machine.error is None:
+                with anyio.move_on_after(self._close_s):
+                    await self.flush()
+        finally:
+            left = await self._stop("the program closed it")
+        if left and kind is None:
+            raise Unsettled(left)
+
+    async def _run(self) -> None:
+        try:
+            await self._driver.run()
+        finally:
+            self._stopped = True
+            self._driver.changed.fire()
+
+    async def _stop(self, reason: str) -> int:
+        """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
+        assert self._tasks is not None
+        left = self._machine.close(reason)
+        if left:
+            logger.warning("closed with %d publishes that had no answer", left)
+        with anyio.move_on_after(LINGER_S, shield=True):
+            while not self._stopped:
+                await self._driver.changed.wait()
+        self._tasks.cancel_scope.cancel()
+        # Without the exception that may be under way: it is the program's own, and must not come out in a group.
+        await self._tasks.__aexit__(None, None, None)
+        return left
+
+    async def _first_connection(self, wait_s: float) -> None:
+        machine = self._machine
+        give_up_at = anyio.current_time() + wait_s
+        with anyio.CancelScope(deadline=give_up_at if wait_s else math.inf):
+            while machine.status.state is not State.ONLINE:
+                if machine.error is not None:
+                    raise machine.error
+                if machine.status.state is State.OFFLINE and machine.connect_at >= give_up_at:
+                    break
+                await self._driver.changed.wait()
+        if machine.error is not None:
+            raise machine.error
+        if machine.status.state is not State.ONLINE:
+            raise NotConnected(machine.status.reason)
+
+    # How it is connected
+
+    @property
+    def status(self) -> Status:
+        """How this client is connected, and why it is so."""
+        return self._machine.status
+
+    def status_changes(self) -> Changes[Status]:
+        """What becomes of the connection from now on, as an async iterator; raises Closed at the end."""
+        return self._audience.join()
+
+    def nudge(self) -> None:
+        """Connect at once, or make sure that the connection is still one: for who knows that the network is back."""
+        self._machine.nudge()
+
+    def _on_status(self) -> None:
+        self._audience.tell("", self._machine.status)
+        self._driver.changed.fire()
+
+    # Publishing
+
+    async def publish(
+        self,
+        channel: str,
+        data: Any,
+        *,
+        key: str | None = None,
+        expect: int | None = None,
+        merge: bool = False,
+        ephemeral: bool = False,
+    ) -> int:
+        """Publish, and wait until it is on the server's disk; returns its offset. Offline, it waits in the queue.
+
+        It is stored once, however often connections break. `key` makes it the newest word on that key of the channel's
+        state, `expect` only if the key's newest offset is this (0: there is none), and `merge` applies it to what is
+        there as a JSON Merge Patch. An `ephemeral` one goes to those who are there now and is not stored: it raises
+        NotConnected when offline, and returns 0.
+
+        Raises what the server refuses it with, such as Conflict; QueueFull; BadRequest; and Closed if the client is
+        closed before there is an answer. Cancelled, it is sent and stored all the same.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL) as client:
+        ...         print(await client.publish("publish", 21.5, key="temperature"))
+        ...         try:
+        ...             await client.publish("publish", 22.0, key="temperature", expect=0)
+        ...         except Conflict as conflict:
+        ...             print(conflict.offset, conflict.data)
+        >>> run(main)
+        1
+        1 21.5
+        """
+        if ephemeral:
+            if key is not None or expect is not None or merge:
+                raise ValueError("an ephemeral message has no key: it is not stored")
+            signal = Signal()
+            request = self._machine.flash(channel, data, lambda _: signal.fire())
+            await answer_to(self._machine, request, signal)
+            return 0
+        return await self.post(channel, data, key=key, expect=expect, merge=merge)
+
+    def post(
+        self, channel: str, data: Any, *, key: str | None = None, expect: int | None = None, merge: bool = False
+    ) -> Receipt:
+        """Publish without waiting: the receipt may be awaited later, or not at all. As publish() otherwise.
+
+        Many are sent together, which is what makes publishing fast. To publish more than the queue holds, wait for
+        room() before each.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL) as client:
+        ...         for number in range(1000):
+        ...             await client.room()
+        ...             receipt = client.post("post", number)
+        ...         print(await receipt)
+        >>> run(main)
+        1000
+        """
+        return Receipt(self._machine.publish(channel, data, key=key, expect=expect, merge=merge))
+
+    async def room(self) -> None:
+        """Wait until the queue has room for another publish; immediate while it has. Raises Closed."""
+        while not self._machine.publishes.has_room:
+            await self._driver.changed.wait()
+        if self._machine.error is not None:
+            raise self._machine.error
+
+    async def flush(self) -> None:
+        """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
+        last = self._machine.publishes.newest
+        if last is not None:
+            await Receipt(last).wait()
+
+    # Reading
+
+    @overload
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        since: int | None = ...,
+        epoch: str | None = ...,
+        last: int | None = ...,
+        gaps: Literal["raise"] = ...,
+    ) -> Subscription[Message]: ...
+
+    @overload
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        since: int | None = ...,
+        epoch: str | None = ...,
+        last: int | None = ...,
+        gaps: Literal["yield"],
+    ) -> Subscription[Message | Gap]: ...
+
+    def subscribe(
+        self,
+        channel: str,
+        *,
+        since: int | None = None,
+        epoch: str | None = None,
+        last: int | None = None,
+        gaps: Literal["raise", "yield"] = "raise",
+    ) -> Subscription[Message] | Subscription[Message | Gap]:
+        """A channel's messages, live: those behind offset `since`, or the `last` so many (1 to 1000), or the new ones.
+
+        Each comes once and in order, over any number of connections. Where messages are gone, a Gap is raised in their
+        place, and iterating again goes on behind it; with `gaps="yield"` it comes among the messages instead, so that
+        a loop need not end for it. To go on in another process, keep `offset` and `epoch` and give them as `since`
+        and `epoch`.
+
+        Messages that nobody takes stay at the server, so a slow program costs no memory; ephemeral ones are lost to
+        it. A client has one subscription to a channel.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL, name="bob") as client:
+        ...         await client.publish("subscribe", {"text": "hi"})
+        ...         async with client.subscribe("subscribe", last=20) as messages:
+        ...             async for message in messages:
+        ...                 print(message.offset, message.sender, message.data)
+        ...                 break
+        >>> run(main)
+        1 bob {'text': 'hi'}
+        """
+        if since is not None and last is not None:
+            raise ValueError("since and last do not go together")
+        start = Start(since, epoch, last)
+        if gaps == "raise":
+            return Subscription[Message](self._machine, channel, start, raise_gaps=True)
+        return Subscription[Message | Gap](self._machine, channel, start, raise_gaps=False)
+
+    async def history(self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT) -> History:
+        """Stored messages, oldest first: the newest `limit` (1 to 1000), or those behind offset `since`.
+
+        There may be fewer when they are large; `more` says whether the channel goes on, and `gap` what is missing at
+        the beginning. Waits for a connection if there is none. Raises what the server refuses it with.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL) as client:
+        ...         for text in ("one", "two", "three"):
+        ...             await client.publish("history", text)
+        ...         page = await client.history("history", since=0, limit=2)
+        ...         print([message.data for message in page.messages], page.more, page.gap)
+        >>> run(main)
+        ['one', 'two'] True None
+        """
+        check_channel(channel)
+        fields = {"channel": channel, "limit": limit} | ({} if since is None else {"since": since})
+        return history_of(channel, since, limit, await ask(self._machine, "history", fields))
+
+    def state(self, channel: str) -> Document:
+        """A channel's state as a live mapping. A client has it once.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL) as client, client.state("doc:42") as doc:
+        ...         doc["title"] = "Hello"
+        ...         print(await doc.update("count", lambda n: (n or 0) + 1))
+        ...         await doc.flush()
+        ...         print(sorted(doc.items()))
+        >>> run(main)
+        1
+        [('count', 1), ('title', 'Hello')]
+        """
+        return Document(self._machine, channel)
+
+    def presence(self, channel: str) -> Roster:
+        """Who is in a channel, live: those who are subscribed to it, this client among them.
+
+        >>> async def main() -> None:
+        ...     async with connect(URL, name="alice") as client, client.presence("presence") as members:
+        ...         print(members[members.me].name)
+        >>> run(main)
+        alice
+        """
+        return Roster(self._machine, channel)
+
+    async def members(self, channel: str) -> list[Member]:
+        """Who is in a channel now, without entering it. Raises what the server refuses it with."""
+        check_channel(channel)
+        members: list[Member] = []
+        while True:
+            fields = {"channel": channel} | ({"after": members[-1].member} if members else {})
+            page = await ask(self._machine, "presence", fields)
+            members += page.members
+            if not page.more:
+                return members

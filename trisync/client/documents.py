@@ -1,0 +1,195 @@
+"""A channel's state as a mapping, and its members, for programs. What becomes of writes is in replica.py."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from copy import deepcopy
+from typing import Any, Self
+
+from trisync.client.driver import Signal
+from trisync.client.errors import ClientError, Conflict
+from trisync.client.feeds import Members, PresenceChange
+from trisync.client.machine import Machine
+from trisync.client.receipts import Receipt
+from trisync.client.replica import Change, Entry, Replica
+from trisync.client.streams import Audience, Changes
+from trisync.client.wire import Member
+
+
+class Document(Mapping[str, Any]):
+    """A channel's state, live: a mapping, and an async context manager whose entering waits until it is there.
+
+    Reading is local and immediate. `doc[key] = value` and `del doc[key]` are seen at once, by this client first, and
+    are queued like publishes; what the server refuses is taken back, which changes() tells and flush() raises. There
+    is no None in a document: writing it deletes the key. A value that was read is not to be changed in place.
+    """
+
+    def __init__(self, machine: Machine, channel: str) -> None:
+        self.channel = channel
+        self._machine = machine
+        self._live: Replica | None = None
+        self._signal = Signal()
+        self._audience: Audience[Change] = Audience(lambda: None if self._live is None else self._live.error)
+        self._receipts: deque[Receipt] = deque()
+        self._failure: ClientError | None = None  # the first that flush() has yet to raise
+
+    async def __aenter__(self) -> Self:
+        replica = self._live = self._machine.replicate(self.channel)
+        replica.on_ready = self._on_ready
+        replica.on_change = lambda change: self._audience.tell(change.key, change)
+        try:
+            while not replica.ready:
+                if replica.error is not None:
+                    raise replica.error
+                await self._signal.wait()
+        except BaseException:
+            self._machine.leave(self.channel, replica)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._machine.leave(self.channel, self._replica)
+
+    @property
+    def _replica(self) -> Replica:
+        if self._live is None:
+            raise RuntimeError("a document is entered first: async with client.state(…) as doc")
+        return self._live
+
+    def _on_ready(self) -> None:
+        self._signal.fire()
+        self._audience.wake()
+
+    def __getitem__(self, key: str) -> Any:
+        value = self._replica.value(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return self._replica.shown_keys()
+
+    def __len__(self) -> int:
+        return len(list(self._replica.shown_keys()))
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._receipts.append(self._write(key, value))
+        while self._receipts and self._receipts[0].done:
+            failure = self._receipts.popleft().error
+            self._failure = self._failure or failure
+
+    def __delitem__(self, key: str) -> None:
+        if self._replica.value(key) is None:
+            raise KeyError(key)
+        self[key] = None
+
+    def _write(self, key: str, value: Any, expect: int | None = None) -> Receipt:
+        replica = self._replica
+        publish = self._machine.publish(self.channel, value, key=key, expect=expect)
+        replica.write(key, value, publish)
+        return Receipt(publish)
+
+    async def set(self, key: str, value: Any) -> int:
+        """Write a key, and wait until it is stored; returns the offset. Raises what the server refuses it with."""
+        return await self._write(key, value)
+
+    async def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Set a key to `change(its value)`, None where there is none, so that nobody's change is lost.
+
+        Compares and sets until it succeeds, so `change` may be called more than once; it may change its argument in
+        place. Returns the stored value. Raises what the server refuses it with other than Conflict.
+        """
+        replica = self._replica
+        for publish in replica.writes_on(key):
+            await Receipt(publish).wait()
+        base = replica.confirmed(key)
+        while True:
+            value = change(deepcopy(base.data))
+            try:
+                await self._write(key, value, base.offset)
+                return value
+            except Conflict as conflict:
+                base = Entry(conflict.offset, conflict.data)
+
+    def confirmed(self, key: str) -> Entry | None:
+        """What the server is known to have on a key, whatever of this client's is on its way; None if nothing."""
+        entry = self._replica.confirmed(key)
+        return entry if entry.offset else None
+
+    @property
+    def pending(self) -> int:
+        """How many of this client's writes have no verdict yet."""
+        return len(self._replica.unsettled())
+
+    async def flush(self) -> None:
+        """Wait until what was written so far has its verdict. Raises the first refusal that was not raised before."""
+        for receipt in list(self._receipts):
+            await receipt.wait()
+        while self._receipts and self._receipts[0].done:
+            failure = self._receipts.popleft().error
+            self._failure = self._failure or failure
+        failure, self._failure = self._failure, None
+        if failure is not None:
+            raise failure
+
+    def changes(self) -> Changes[Change]:
+        """What changes from now on, one key at a time, as an async iterator; of each key the newest change."""
+        return self._audience.join()
+
+
+class Roster(Mapping[str, Member]):
+    """Who is in a channel, live: members by their ids, and an async context manager. Being here is being in it too.
+
+    While there is no connection it stays as it was last known.
+    """
+
+    def __init__(self, machine: Machine, channel: str) -> None:
+        self.channel = channel
+        self._machine = machine
+        self._live: Members | None = None
+        self._signal = Signal()
+        self._audience: Audience[PresenceChange] = Audience(lambda: None if self._live is None else self._live.error)
+
+    async def __aenter__(self) -> Self:
+        members = self._live = self._machine.watch(self.channel)
+        members.on_ready = self._on_ready
+        members.on_change = lambda change: self._audience.tell(change.member.member, change)
+        try:
+            while not members.ready:
+                if members.error is not None:
+                    raise members.error
+                await self._signal.wait()
+        except BaseException:
+            self._machine.leave(self.channel, members)
+            raise
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._machine.leave(self.channel, self._members)
+
+    @property
+    def _members(self) -> Members:
+        if self._live is None:
+            raise RuntimeError("presence is entered first: async with client.presence(…) as members")
+        return self._live
+
+    def _on_ready(self) -> None:
+        self._signal.fire()
+        self._audience.wake()
+
+    @property
+    def me(self) -> str:
+        """The id by which the others see this client."""
+        return self._members.me
+
+    def __getitem__(self, id: str) -> Member:
+        return self._members.by_id[id]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._members.by_id)
+
+    def __len__(self) -> int:
+        return len(self._members.by_id)
+
+    def changes(self) -> Changes[PresenceChange]:
+        """Who comes, goes and is renamed from now on, as an async iterator; of each member the newest change."""
+        return self._audience.join()

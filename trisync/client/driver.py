@@ -1,0 +1,142 @@
+"""What makes the machine run: connections are opened, read and written when it says so, under asyncio or Trio.
+
+What is said, and when to connect, is the machine's; how bytes get there is in transports.py.
+"""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import anyio
+
+from trisync.client.errors import Closed
+from trisync.client.machine import ANSWER_S, Machine
+from trisync.client.transports import CLOSE_S, Transport, TransportError
+
+logger = logging.getLogger("trisync.client")
+
+
+class Signal:
+    """Wakes those who wait now. Whoever waits checks first, and again afterwards, for what they wait for."""
+
+    __slots__ = ("_event",)
+
+    def __init__(self) -> None:
+        self._event: anyio.Event | None = None
+
+    def fire(self) -> None:
+        """Wake all who wait."""
+        if self._event is not None:
+            event, self._event = self._event, None
+            event.set()
+
+    async def wait(self) -> None:
+        """Wait for the next fire()."""
+        if self._event is None:
+            self._event = anyio.Event()
+        await self._event.wait()
+
+
+class Driver:
+    """Runs one machine."""
+
+    def __init__(self, machine: Machine, open_transport: Callable[[], Awaitable[Transport]], where: str) -> None:
+        self.changed = Signal()
+        """Fired when anything may have changed: what was received, asked for, or become of the connection."""
+        self._machine = machine
+        self._open = open_transport
+        self._where = where
+        self._ending = ""
+        machine.on_change = machine.on_status = self.changed.fire
+
+    async def run(self) -> None:
+        """Connect, again and again, until the machine is closed. Cancelled, the connection is ended at once."""
+        try:
+            while self._machine.error is None:
+                await self._pause()
+                if self._machine.error is None:
+                    await self._connect()
+        except Exception as error:
+            logger.exception("a fault of the client")
+            self._machine.close(f"a fault of the client: {error!r}", Closed(f"a fault of the client: {error!r}"))
+
+    async def _pause(self) -> None:
+        while self._machine.error is None:
+            left_s = self._machine.connect_at - anyio.current_time()
+            if left_s <= 0:
+                return
+            with anyio.move_on_after(left_s):
+                await self.changed.wait()
+
+    async def _connect(self) -> None:
+        machine = self._machine
+        machine.connecting(self._where)
+        try:
+            with anyio.fail_after(ANSWER_S):
+                transport = await self._open()
+        except TimeoutError:
+            machine.lost(f"no connection to {self._where} within {ANSWER_S:.0f} s")
+            return
+        except (OSError, TransportError) as error:
+            machine.lost(f"no connection to {self._where}: {error}")
+            return
+        try:
+            machine.connected()
+            await self._converse(transport)
+            if machine.error is not None:
+                await self._part(transport)
+        finally:
+            await transport.abort()
+        machine.lost(self._ending)
+
+    async def _converse(self, transport: Transport) -> None:
+        """Read and write until the connection ends, or the machine wants to hang up."""
+        async with anyio.create_task_group() as tasks:
+
+            async def until_end(work: Callable[[Transport], Awaitable[None]]) -> None:
+                try:
+                    await work(transport)
+                    self._ending = self._machine.hang_up or ""
+                except TransportError as error:
+                    self._ending = str(error)
+                tasks.cancel_scope.cancel()
+
+            tasks.start_soon(until_end, self._write)
+            tasks.start_soon(until_end, self._watch)
+            await until_end(self._read)
+
+    async def _part(self, transport: Transport) -> None:
+        """Say the last words, and end the connection in good order if the other side is still there for that."""
+        try:
+            with anyio.move_on_after(CLOSE_S):
+                if self._machine.last_words:
+                    await transport.send(self._machine.last_words)
+                await transport.aclose()
+        except TransportError as error:
+            logger.debug("the connection ended before it was closed: %s", error)
+
+    async def _read(self, transport: Transport) -> None:
+        machine = self._machine
+        while machine.hang_up is None:
+            if machine.may_read():
+                machine.receive(await transport.receive())
+                self.changed.fire()
+            else:
+                await self.changed.wait()
+
+    async def _write(self, transport: Transport) -> None:
+        machine = self._machine
+        while machine.hang_up is None:
+            output = machine.take_output()
+            if output:
+                self.changed.fire()  # answers are awaited now, for which there may be reading again
+                await transport.send(output)
+            else:
+                await self.changed.wait()
+
+    async def _watch(self, _: Transport) -> None:
+        """Mind the deadlines. Nobody else could, while a write waits for a network that takes nothing."""
+        machine = self._machine
+        while machine.hang_up is None:
+            with anyio.CancelScope(deadline=machine.deadline()):
+                await self.changed.wait()
+            machine.tick()

@@ -1,0 +1,86 @@
+"""What a program holds of a publish, or of another request, that is under way."""
+
+import logging
+from collections.abc import Generator
+from typing import Any
+
+from trisync.client.driver import Signal
+from trisync.client.errors import ClientError
+from trisync.client.machine import Machine
+from trisync.client.publishes import Publish
+from trisync.client.requests import Request
+from trisync.client.wire import Ok
+
+logger = logging.getLogger("trisync.client")
+
+
+class Receipt:
+    """A publish on its way. Await it for its offset, as often as you like; cancelling that takes nothing back.
+
+    Raises what the server refuses it with, and Closed if the client was closed before there was an answer. A failure
+    that nobody awaited is logged as an error, so that nothing is lost silently.
+    """
+
+    __slots__ = ("_publish", "_seen", "_signal")
+
+    def __init__(self, publish: Publish) -> None:
+        self._publish = publish
+        self._signal = Signal()
+        self._seen = False
+        settled = publish.on_settled
+
+        def on_settled() -> None:
+            settled()
+            self._signal.fire()
+
+        publish.on_settled = on_settled
+
+    @property
+    def done(self) -> bool:
+        """Whether the server has answered."""
+        return self._publish.settled
+
+    @property
+    def error(self) -> ClientError | None:
+        """Why it was not stored, if that is so. Who has looked here has been told."""
+        self._seen = self._seen or self._publish.settled
+        return self._publish.error
+
+    async def wait(self) -> None:
+        """Wait until it is done, whatever comes of it."""
+        while not self._publish.settled:
+            await self._signal.wait()
+
+    def __await__(self) -> Generator[Any, Any, int]:
+        return self._result().__await__()
+
+    async def _result(self) -> int:
+        await self.wait()
+        if self.error is not None:
+            raise self.error
+        return self._publish.offset
+
+    def __del__(self) -> None:
+        if not self._seen and self._publish.error is not None:
+            logger.error("a publish failed, and nobody awaited its receipt: %s", self._publish.error)
+
+
+async def ask(machine: Machine, op: str, fields: dict[str, Any]) -> Ok:
+    """Ask, on as many connections as it takes. Raises Refused and Closed; cancelled, it is not asked again."""
+    signal = Signal()
+    request = machine.request(op, fields, lambda _: signal.fire())
+    return await answer_to(machine, request, signal)
+
+
+async def answer_to(machine: Machine, request: Request, signal: Signal) -> Ok:
+    """Wait for the answer to a request, which fires the signal. Raises what the request failed with."""
+    try:
+        while request.reply is None and request.error is None:
+            await signal.wait()
+    except BaseException:
+        machine.forget(request)
+        raise
+    if request.error is not None:
+        raise request.error
+    assert type(request.reply) is Ok
+    return request.reply

@@ -1,0 +1,146 @@
+"""What a program iterates over: a channel's messages, and changes of whatever changes."""
+
+from collections.abc import Callable
+from typing import Generic, Self, TypeVar, cast
+from weakref import WeakSet
+
+from trisync.client.driver import Signal
+from trisync.client.errors import ClientError, Gap
+from trisync.client.feeds import Inbox, Start
+from trisync.client.machine import Machine
+from trisync.client.wire import Message
+
+Item = TypeVar("Item")
+
+
+class Subscription(Generic[Item]):
+    """A channel's messages, each once and in order; an async context manager and an async iterator.
+
+    Entering waits until the server has begun it, and raises what it refuses it with. A `Gap` is raised where messages
+    are gone; the next iteration goes on behind it. Cancelling an iteration loses nothing. One task iterates at a time.
+    """
+
+    def __init__(self, machine: Machine, channel: str, start: Start, *, raise_gaps: bool) -> None:
+        self.channel = channel
+        self.offset: int | None = None
+        """The offset of the newest message, or gap, that was taken out: with `epoch`, where to go on another day."""
+        self._machine = machine
+        self._start = start
+        self._raise_gaps = raise_gaps
+        self._inbox: Inbox | None = None
+        self._signal = Signal()
+
+    @property
+    def epoch(self) -> str:
+        """The log that offsets are of; "" before the subscription has begun."""
+        return "" if self._inbox is None else self._inbox.epoch
+
+    async def __aenter__(self) -> Self:
+        inbox = self._inbox = self._machine.subscribe(self.channel, self._start)
+        inbox.on_item = self._signal.fire
+        try:
+            while inbox.cursor is None:
+                if inbox.error is not None:
+                    raise inbox.error
+                await self._signal.wait()
+        except BaseException:
+            self._leave()
+            raise
+        if self._start.last is None:
+            self.offset = inbox.cursor
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._leave()
+
+    def _leave(self) -> None:
+        if self._inbox is not None:
+            self._machine.leave(self.channel, self._inbox)
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        inbox = self._entered()
+        while (item := inbox.take()) is None:
+            await self._signal.wait()
+        if type(item) is Message:
+            if item.offset is not None:
+                self.offset = item.offset
+        elif type(item) is Gap:
+            self.offset = item.last
+            if self._raise_gaps:
+                raise item
+        return cast("Item", item)
+
+    async def take_some(self, count_max: int) -> list[Message | Gap]:
+        """At least one item, and as many more as are there already; gaps among them. For whoever pays for each call."""
+        inbox = self._entered()
+        while (item := inbox.take()) is None:
+            await self._signal.wait()
+        items = [item]
+        while len(items) < count_max and inbox.error is None and (item := inbox.take()) is not None:
+            items.append(item)
+        return items
+
+    def _entered(self) -> Inbox:
+        if self._inbox is None:
+            raise RuntimeError("a subscription is entered first: async with client.subscribe(…) as messages")
+        return self._inbox
+
+
+class Changes(Generic[Item]):
+    """Changes from the moment this was made on, as an async iterator. Raises the error with which what it is of ends.
+
+    Of what changed more than once before it was taken, only the newest change is told: so it cannot grow without end.
+    """
+
+    def __init__(self, error: Callable[[], ClientError | None]) -> None:
+        self._error = error
+        self._signal = Signal()
+        self._items: dict[str, Item] = {}
+
+    def put(self, of: str, item: Item) -> None:
+        """Something has changed."""
+        self._items.pop(of, None)
+        self._items[of] = item
+        self._signal.fire()
+
+    def wake(self) -> None:
+        """It may have ended."""
+        self._signal.fire()
+
+    def __aiter__(self) -> Self:
+        return self
+
+    async def __anext__(self) -> Item:
+        while not self._items:
+            error = self._error()
+            if error is not None:
+                raise error
+            await self._signal.wait()
+        return self._items.pop(next(iter(self._items)))
+
+
+class Audience(Generic[Item]):
+    """All those who iterate over changes of one thing, for as long as they are used."""
+
+    def __init__(self, error: Callable[[], ClientError | None]) -> None:
+        self._error = error
+        self._all: WeakSet[Changes[Item]] = WeakSet()
+
+    def join(self) -> Changes[Item]:
+        """Another one, from now on."""
+        changes: Changes[Item] = Changes(self._error)
+        self._all.add(changes)
+        return changes
+
+    def tell(self, of: str, item: Item) -> None:
+        """Something has changed."""
+        for changes in list(self._all):
+            changes.put(of, item)
+
+    def wake(self) -> None:
+        """It may have ended."""
+        for changes in list(self._all):
+            changes.wake()

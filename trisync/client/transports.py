@@ -1,0 +1,248 @@
+"""A client's side of the doors: an address to a connection that carries payloads. TCP frames, and WebSocket.
+
+What is said over it is not known here. Every connection is given up with TransportError, whatever broke it.
+"""
+
+import ssl
+from collections.abc import Sequence
+from socket import IPPROTO_TCP, TCP_NODELAY
+from typing import NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import anyio
+import anyio.abc
+from wsproto import ConnectionType, WSConnection
+from wsproto.events import (
+    AcceptConnection,
+    BytesMessage,
+    CloseConnection,
+    Ping,
+    RejectConnection,
+    Request,
+    TextMessage,
+)
+from wsproto.utilities import LocalProtocolError, RemoteProtocolError
+
+from trisync.framing import FrameSplitter, join_frames
+from trisync.protocol import REPLY_HEADROOM_BYTES
+
+DEFAULT_URL = "tcp://localhost:2345"
+
+RECEIVE_BYTES = 1 << 16
+
+PAYLOAD_BYTES_MAX = (1 << 24) + REPLY_HEADROOM_BYTES
+"""No server's `message_bytes_max` is larger than 16 MiB."""
+
+CLOSE_S = 1.0
+"""How long the end of a connection may take: last words, and a WebSocket's closing handshake."""
+
+PORTS = {"tcp": 2345, "tcps": 2345, "ws": 80, "wss": 443}
+
+
+class TransportError(Exception):
+    """The connection is gone; the message says why."""
+
+
+class Address(NamedTuple):
+    """Where a server is, from a URL."""
+
+    scheme: str
+    host: str
+    port: int
+    path: str
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether TLS is spoken."""
+        return self.scheme in ("tcps", "wss")
+
+    def __str__(self) -> str:
+        return f"{self.scheme}://{_bracketed(self.host)}:{self.port}"
+
+
+def _bracketed(host: str) -> str:
+    return f"[{host}]" if ":" in host else host
+
+
+def parse_url(url: str) -> Address:
+    """The address in a URL. Raises ValueError."""
+    parts = urlsplit(url)
+    if parts.scheme not in PORTS or not parts.hostname:
+        raise ValueError(f"a server's address looks like {DEFAULT_URL} or ws://localhost:8000/, not {url!r}")
+    path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    return Address(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme], path)
+
+
+class Transport(Protocol):
+    """An open connection."""
+
+    async def receive(self) -> list[bytes]:
+        """The payloads that the next read brought, which may be none. Raises TransportError at the end."""
+
+    async def send(self, payloads: Sequence[bytes]) -> None:
+        """Send payloads in order. Raises TransportError; then, and when cancelled, some may have been sent."""
+
+    async def aclose(self) -> None:
+        """End the connection in good order, which may take for ever: abort() comes behind it all the same."""
+
+    async def abort(self) -> None:
+        """Let go of the connection at once, also when cancelled; no error if that was done before."""
+
+
+async def open_transport(address: Address, tls: ssl.SSLContext | None) -> Transport:
+    """Connect. Raises OSError, and TransportError where somebody else is behind the door."""
+    if address.encrypted:
+        context = tls or ssl.create_default_context()
+        stream: anyio.abc.ByteStream = await anyio.connect_tcp(
+            address.host, address.port, tls=True, ssl_context=context, tls_standard_compatible=False
+        )
+    else:
+        stream = await anyio.connect_tcp(address.host, address.port)
+    stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    if address.scheme.startswith("tcp"):
+        return FramesTransport(stream)
+    transport = WebSocketTransport(stream)
+    try:
+        await transport.handshake(address)
+    except BaseException:
+        await anyio.aclose_forcefully(stream)
+        raise
+    return transport
+
+
+async def _receive(stream: anyio.abc.ByteStream) -> bytes:
+    try:
+        return await stream.receive(RECEIVE_BYTES)
+    except anyio.EndOfStream:
+        raise TransportError("the server closed the connection") from None
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise TransportError(_broken(error)) from error
+
+
+async def _send(stream: anyio.abc.ByteStream, data: bytes) -> None:
+    try:
+        await stream.send(data)
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+        raise TransportError(_broken(error)) from error
+
+
+def _broken(error: Exception) -> str:
+    return f"the connection broke: {error.__cause__ or error or type(error).__name__}"
+
+
+class FramesTransport:
+    """Length-prefixed payloads over TCP."""
+
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+        self._stream = stream
+        self._splitter = FrameSplitter(PAYLOAD_BYTES_MAX)
+
+    async def receive(self) -> list[bytes]:
+        payloads = self._splitter.feed(await _receive(self._stream))
+        if self._splitter.failed is not None:
+            raise TransportError(f"the server does not speak frames: {self._splitter.failed.message}")
+        return payloads
+
+    async def send(self, payloads: Sequence[bytes]) -> None:
+        await _send(self._stream, join_frames(payloads))
+
+    async def aclose(self) -> None:
+        await _aclose(self._stream)
+
+    async def abort(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+class WebSocketTransport:
+    """A payload in each WebSocket text message. handshake() comes first."""
+
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+        self._stream = stream
+        self._protocol = WSConnection(ConnectionType.CLIENT)
+        self._parts: list[str] = []
+        self._size = 0
+        self._early: list[bytes] = []
+
+    async def handshake(self, address: Address) -> None:
+        """Upgrade. Raises TransportError where the server does not."""
+        host = f"{_bracketed(address.host)}:{address.port}"
+        await _send(self._stream, self._protocol.send(Request(host=host, target=address.path)))
+        while True:
+            await self._feed()
+            for event in self._protocol.events():
+                if isinstance(event, AcceptConnection):
+                    self._early = await self._take_events()
+                    return
+                if isinstance(event, RejectConnection):
+                    raise TransportError(f"the server refuses the WebSocket with HTTP status {event.status_code}")
+
+    async def receive(self) -> list[bytes]:
+        if self._early:
+            early, self._early = self._early, []
+            return early
+        await self._feed()
+        return await self._take_events()
+
+    async def _feed(self) -> None:
+        try:
+            self._protocol.receive_data(await _receive(self._stream))
+        except RemoteProtocolError as error:
+            raise TransportError(f"the server does not speak WebSocket: {error}") from error
+
+    async def _take_events(self) -> list[bytes]:
+        payloads: list[bytes] = []
+        try:
+            for event in self._protocol.events():
+                if isinstance(event, TextMessage):
+                    self._take_text(event, payloads)
+                elif isinstance(event, Ping):
+                    await _send(self._stream, self._protocol.send(event.response()))
+                elif isinstance(event, CloseConnection):
+                    await _send(self._stream, self._protocol.send(event.response()))
+                    reason = f": {event.reason}" if event.reason else ""
+                    raise TransportError(f"the server closed the WebSocket with code {event.code}{reason}")
+                elif isinstance(event, BytesMessage):
+                    raise TransportError("the server sent a binary message")
+        except (RemoteProtocolError, LocalProtocolError) as error:
+            raise TransportError(f"the server does not speak WebSocket: {error}") from error
+        return payloads
+
+    def _take_text(self, event: TextMessage, payloads: list[bytes]) -> None:
+        if event.message_finished and not self._parts:
+            payloads.append(event.data.encode())
+            return
+        self._parts.append(event.data)
+        self._size += len(event.data)
+        if self._size > PAYLOAD_BYTES_MAX:
+            raise TransportError("the server sent a message that is larger than any may be")
+        if event.message_finished:
+            payloads.append("".join(self._parts).encode())
+            self._parts.clear()
+            self._size = 0
+
+    async def send(self, payloads: Sequence[bytes]) -> None:
+        try:
+            data = b"".join([self._protocol.send(TextMessage(data=payload.decode())) for payload in payloads])
+        except LocalProtocolError as error:
+            raise TransportError(f"the WebSocket is closed: {error}") from error
+        await _send(self._stream, data)
+
+    async def aclose(self) -> None:
+        try:
+            await _send(self._stream, self._protocol.send(CloseConnection(code=1000)))
+            while True:
+                await self.receive()
+        except (TransportError, LocalProtocolError):
+            pass  # it is closed now, which is all that is wanted
+        await _aclose(self._stream)
+
+    async def abort(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+async def _aclose(stream: anyio.abc.ByteStream) -> None:
+    """Close a stream, whose other side may be gone."""
+    try:
+        await stream.aclose()
+    except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+        pass  # it is closed all the same
