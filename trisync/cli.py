@@ -7,7 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,6 @@ from rich.panel import Panel
 
 from trisync import config
 from trisync.http_rules import is_loopback
-from trisync.lines_client import DEFAULT_URL, LinesClient, ServerError
 from trisync.log import LogGone, LogRefused
 from trisync.server import Address, Server
 from trisync.sqlite_backup import Progress, backup, restore
@@ -211,18 +210,28 @@ def _announce(address: Address) -> None:
 
 
 _url_option = click.option(
-    "--url", default=DEFAULT_URL, envvar="TRISYNC_URL", show_default=True, help="The server's TCP door."
+    "--url",
+    default="tcp://localhost:2345",
+    envvar="TRISYNC_URL",
+    show_default=True,
+    help="The server: tcp://, or ws:// for its web door; tcps:// or wss:// with TLS.",
 )
 
 
 def _run(talk: Callable[[], Awaitable[None]]) -> None:
     """Run a client command; what goes wrong is one line for a person, and exit status 1."""
+    from trisync.client import ClientError
+
+    # That a connection was lost and is back is said on standard error; meanwhile the command waits.
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         trio.run(talk)
-    except (ServerError, EOFError, OSError, ValueError) as error:
+    except (ClientError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
-    except KeyboardInterrupt:
-        sys.exit(130)
+    except BaseException as error:
+        if isinstance(_first_of(error), KeyboardInterrupt):
+            sys.exit(130)
+        raise
 
 
 def _as_data(text: str) -> object:
@@ -247,18 +256,33 @@ def publish(channel: str, data: str | None, name: str | None, url: str) -> None:
       trisync publish lobby hello --name alice
       dmesg | trisync publish logs
     """
-
-    lines: Iterable[str] = [data] if data is not None else sys.stdin
+    from trisync.client import connect
 
     async def talk() -> None:
-        async with LinesClient(url) as client:
-            if name is not None:
-                await client.request("hello", name=name)
-            for line in lines:
-                answer = await client.request("publish", channel=channel, data=_as_data(line.rstrip("\n")))
-                click.echo(answer["offset"])
+        async with connect(url, name=name, wait_s=0) as client:
+            async for lines in _lines_of_input() if data is None else _once([data]):
+                receipts = []
+                for line in lines:
+                    await client.room()
+                    receipts.append(client.post(channel, _as_data(line)))
+                for receipt in receipts:
+                    click.echo(await receipt)
 
     _run(talk)
+
+
+async def _once(lines: list[str]) -> AsyncIterator[list[str]]:
+    yield lines
+
+
+async def _lines_of_input() -> AsyncIterator[list[str]]:
+    """The lines of standard input, as many together as there are at a time. Raises ValueError if they are no UTF-8."""
+    rest = b""
+    while chunk := await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1 << 16, abandon_on_cancel=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield [line.decode() for line in lines]
+    if rest:
+        yield [rest.decode()]
 
 
 @main.command()
@@ -274,16 +298,19 @@ def subscribe(channel: str, since: int | None, last: int | None, count: int | No
       trisync subscribe lobby --last 10
       trisync subscribe lobby --since 0 | jq .data
     """
-    asked = {name: value for name, value in (("since", since), ("last", last)) if value is not None}
+    from trisync.client import Message, connect
 
     async def talk() -> None:
-        async with LinesClient(url) as client:
-            await client.request("subscribe", channel=channel, **asked)
+        async with (
+            connect(url, wait_s=0) as client,
+            client.subscribe(channel, since=since, last=last, gaps="yield") as messages,
+        ):
             left = -1 if count is None else count
-            while left:
-                line = await client.receive()
-                click.echo(line)
-                left -= msgspec.json.decode(line)["op"] == "message"
+            async for item in messages:
+                click.echo(item.to_json())
+                left -= isinstance(item, Message)
+                if not left:
+                    break
 
     _run(talk)
 
@@ -300,13 +327,15 @@ def history(channel: str, since: int | None, limit: int, url: str) -> None:
       trisync history lobby
       trisync history lobby --since 1000 --limit 500
     """
-    asked = {"limit": limit} | ({} if since is None else {"since": since})
+    from trisync.client import connect
 
     async def talk() -> None:
-        async with LinesClient(url) as client:
-            answer = await client.request("history", channel=channel, **asked)
-            for message in answer["messages"]:
-                click.echo(msgspec.json.encode(message))
+        async with connect(url, wait_s=0) as client:
+            page = await client.history(channel, since=since, limit=limit)
+            if page.gap is not None:
+                click.echo(page.gap.to_json())
+            for message in page.messages:
+                click.echo(message.to_json())
 
     _run(talk)
 
