@@ -76,17 +76,25 @@ def test_the_five_minutes_go_as_they_are_told(tmp_path: Path) -> None:
         talk(server, json_lines, re.compile(r'\{"op":"(ok|message)"'))
 
 
-def test_the_python_program_runs(tmp_path: Path) -> None:
-    program = programs("Five minutes")[0]
+SAID = (
+    "stored at offset 1\n1 python {'temperature': 21.5}\n[('count', 1), ('title', 'Hello')]\n",
+    "from a script\n",
+    "from a socket\n",
+)
+"""What the programs in Python say, one after the other."""
+
+
+def test_the_python_programs_run(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        said = subprocess.run(
-            [sys.executable, "-c", program.replace("2345", str(server.tcp_port))],
-            capture_output=True,
-            text=True,
-            check=True,
-            timeout=PATIENCE_S,
-        ).stdout
-    assert said == "stored at offset 1\n1 {'temperature': 21.5}\n"
+        for program, said in zip(programs("Five minutes"), SAID, strict=True):
+            run = subprocess.run(
+                [sys.executable, "-c", program.replace("2345", str(server.tcp_port))],
+                capture_output=True,
+                text=True,
+                check=True,
+                timeout=PATIENCE_S,
+            )
+            assert (run.stdout, run.stderr) == (said, "")
 
 
 def test_a_program_s_hooks_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
