@@ -20,7 +20,7 @@ from tests.test_sqlite_log import contents, data_of, opened, publish, put
 from trisync import sqlite_backup
 from trisync.log import LogRefused
 from trisync.sqlite_backup import backup, restore
-from trisync.sqlite_schema import FILE_NAME
+from trisync.sqlite_schema import FILE_NAME, LOCK_NAME
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 
@@ -306,6 +306,19 @@ async def test_a_restore_that_is_cut_short_leaves_the_old_log_or_none(
         found = await data_of(log)
         assert (log.epoch == epoch) == (found == ["old"])
         assert found in (["old"], [], ["backup"])
+
+
+async def test_what_root_restores_is_for_the_owner_of_the_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_log(tmp_path / "data", "x")
+    backup(tmp_path / "data", tmp_path / "backup.db")
+    given: dict[str, tuple[int, int]] = {}
+    monkeypatch.setattr(os, "geteuid", lambda: 0)
+    monkeypatch.setattr(os, "chown", lambda path, user, group: given.update({path.name: (user, group)}))
+    restore(tmp_path / "backup.db", tmp_path / "restored")
+    owner = (tmp_path / "restored").stat()
+    assert given == dict.fromkeys([f"{FILE_NAME}.partial", LOCK_NAME], (owner.st_uid, owner.st_gid))
 
 
 async def test_a_file_that_is_no_good_log_is_not_restored(tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from trisync.log import LogRefused
 from trisync.sqlite_schema import (
     FILE_NAME,
+    LOCK_NAME,
     lock_folder,
     open_reader,
     refuse_foreign_file,
@@ -51,8 +52,9 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
     """Make a backup the log of a data folder that no server uses, under a new epoch, which is returned.
 
     The new epoch tells every client that the log it knew is gone; it starts over. What stops this half-way leaves the
-    folder with the log it had, or with none. Raises LogRefused where the file is no log, damaged, or of a newer
-    version, where the folder is in use, or has a log and that is not to be replaced; and sqlite3.Error and OSError.
+    folder with the log it had, or with none. Root restores it for whoever owns the folder. Raises LogRefused where the
+    file is no log, damaged, or of a newer version, where the folder is in use, or has a log and that is not to be
+    replaced; and sqlite3.Error and OSError.
     """
     _require_log(file)
     lock = lock_folder(folder)
@@ -63,6 +65,7 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
         with _copied(file, target, progress) as copy, closing(sqlite3.connect(copy, isolation_level=None)) as log:
             with transaction(log):
                 epoch = renew_epoch(log)
+        _give_to_owner(folder, copy, folder / LOCK_NAME)
         # A log without its newest commits, or with those of another, must never be found here under its old epoch:
         # the file goes first, and SQLite takes no notice of a WAL that has none.
         for old in (target, Path(f"{target}-wal"), Path(f"{target}-shm")):
@@ -73,6 +76,13 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
         return epoch
     finally:
         os.close(lock)
+
+
+def _give_to_owner(folder: Path, *files: Path) -> None:
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        for file in files:
+            os.chown(file, owner.st_uid, owner.st_gid)
 
 
 def _require_log(file: Path) -> None:
