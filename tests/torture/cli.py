@@ -19,7 +19,7 @@ from tests.torture.powercut import Durability, cut_power
 from tests.torture.server import ServerFailed
 
 START_MS_MAX = 1000
-"""A start after a kill is under this, in half of the cases at least: the machine is shared with the load."""
+"""A start after a kill is under this, in half of the cases at least."""
 PROBLEMS_SAID = 20
 
 

@@ -59,7 +59,8 @@ class Totals(NamedTuple):
             f"{self.rounds} servers were killed:\n{where}\n"
             f"{self.acknowledged} publishes were acknowledged, {self.repeated} of them when sent again; "
             f"{self.delivered} deliveries were checked\n"
-            f"a start after a kill took {self.start_ms:.0f} ms (median), {most_ms:.0f} ms at most\n"
+            f"a start after a kill took {self.start_ms:.0f} ms (median), {most_ms:.0f} ms at most, "
+            "without waiting for a processor\n"
             f"{len(self.problems)} problems"
         )
 

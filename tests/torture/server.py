@@ -38,7 +38,8 @@ class Server:
         )
         self._line = b""
         self.start_s = 0.0
-        """From the first instruction to the ready line, once that was read."""
+        """From the first instruction to the ready line, once that was read; without waiting for a processor that
+        others had."""
 
     @property
     def pid(self) -> int:
@@ -61,7 +62,7 @@ class Server:
         match = re.match(rb"trisync ready tcp=(\S+):(\d+) web=(\S+):(\d+) ", self._line)
         if match is None:
             return None
-        self.start_s = self.start_s or time.monotonic() - self._began
+        self.start_s = self.start_s or time.monotonic() - self._began - waited_for_processor_s(self.pid)
         tcp, web = (match[1].decode(), int(match[2])), (match[3].decode(), int(match[4]))
         return {"lines": tcp, "frames": tcp, "ws": web}
 
@@ -96,3 +97,9 @@ class Server:
         assert self._process.stdout is not None
         self._process.stdout.close()
         self._said.close()
+
+
+def waited_for_processor_s(pid: int) -> float:
+    """How long the threads of a process could have run, and did not (the kernel's sched-stats.rst)."""
+    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(thread.read_text().split()[1]) for thread in threads) / 1e9

@@ -38,11 +38,16 @@ class Talk:
 
     def request(self, op: str, **fields: Any) -> dict[str, Any]:
         """Send a request, and return what the server says next. Raises HungUp."""
+        (answer,) = self.requests({"op": op, "id": 1, **fields})
+        return answer
+
+    def requests(self, *requests: dict[str, Any]) -> list[dict[str, Any]]:
+        """Send requests together, and return as many things as the server says next. Raises HungUp."""
         try:
-            self._connection.sendall(msgspec.json.encode({"op": op, "id": 1, **fields}) + b"\n")
+            self._connection.sendall(b"".join(msgspec.json.encode(request) + b"\n" for request in requests))
         except ConnectionError as error:
             raise HungUp(error) from None
-        return self.receive()
+        return [self.receive() for _ in requests]
 
 
 @contextmanager

@@ -10,7 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
+from tests import test_sqlite_log
+from tests.torture.checking import damage_of
 from tests.torture.places import mounting_works, on_small_disk, read_only, seen_by
 from tests.torture.points import SYNC, WAL, strace_works, traced
 from tests.torture.server import Server
@@ -23,13 +26,13 @@ needs_mounts = pytest.mark.skipif(bool(mounting_works()), reason=mounting_works(
 
 
 def make_log(folder: Path, *data: Any) -> None:
-    """A log that a server has left in good order."""
-    with closing(Server(folder)) as server:
-        with talking(server.doors()) as talk:
-            for word in data:
-                assert publish(talk, word)["op"] == "ok"
-        server.drain()
-        assert server.wait() == 0
+    """A log that was left in good order."""
+
+    async def write() -> None:
+        async with test_sqlite_log.opened(folder) as log:
+            await test_sqlite_log.put(log, *map(test_sqlite_log.publish, data))
+
+    trio.run(write)
 
 
 def publish(talk: Talk, data: Any, channel: str = "lobby", **fields: Any) -> dict[str, Any]:
@@ -57,15 +60,13 @@ def messages_until_it_ends(talk: Talk) -> int:
 
 
 def stored(folder: Path) -> list[Any]:
-    """The data of the lobby, by a server that is started to ask."""
-    found: list[Any] = []
-    with closing(Server(folder)) as server, talking(server.doors()) as talk:
-        more = True
-        while more:
-            history = talk.request("history", channel="lobby", since=len(found), limit=1000)
-            found += [message["data"] for message in history["messages"]]
-            more = history["more"]
-    return found
+    """The data of the lobby, as the next start finds it."""
+
+    async def read() -> list[Any]:
+        async with test_sqlite_log.opened(folder) as log:
+            return await test_sqlite_log.data_of(log)
+
+    return trio.run(read)
 
 
 def assert_it_stopped(server: Server, *said: str) -> None:
@@ -143,14 +144,57 @@ def test_a_full_disk_refuses_publishes_and_nothing_else_and_they_return_by_thems
             filler.unlink()
             assert publish(talk, 4)["offset"] == 2
             assert live.receive()["data"] == 4
-        os.kill(server.pid, signal.SIGSTOP)  # the disk ends with the server
-        for name in (FILE_NAME, WAL):
-            shutil.copy(seen_by(server.pid, folder) / name, tmp_path)
+        take_files(server, folder, tmp_path)
         assert server.said().splitlines()[-1].endswith("WARNING publishes are refused no longer")
         assert len(server.said().splitlines()) == 2  # said when it began, and when it was over
-    with closing(sqlite3.connect(tmp_path / FILE_NAME)) as database:
-        assert database.execute("PRAGMA integrity_check").fetchone() == ("ok",)
-        assert database.execute("SELECT offset, data FROM log").fetchall() == [(1, "1"), (2, "4")]
+    assert stored(tmp_path) == [1, 4]
+
+
+def take_files(server: Server, folder: Path, to: Path) -> None:
+    """Copy a log out of a server's own disk, which ends with the server, as it is at one moment."""
+    os.kill(server.pid, signal.SIGSTOP)
+    for name in (FILE_NAME, WAL):
+        shutil.copy(seen_by(server.pid, folder) / name, to)
+    with closing(sqlite3.connect(to / FILE_NAME)) as database:
+        assert damage_of(database) == ""
+
+
+@needs_mounts
+def test_on_a_disk_that_fills_up_under_load_exactly_what_was_acknowledged_is_stored(tmp_path: Path) -> None:
+    folder = tmp_path / "data"
+    folder.mkdir()
+    verdicts: dict[int, str] = {}
+    with closing(Server(folder, under=on_small_disk(folder, 12_000_000))) as server:
+        doors = server.doors()
+        filler = seen_by(server.pid, folder) / "filler"
+        filler.write_bytes(bytes(4_000_000))
+        with talking(doors) as talk:
+            assert "ok" in publish_until_it_is_full(talk, verdicts)
+            filler.unlink()
+            assert "ok" in publish_until_it_is_full(talk, verdicts)
+        take_files(server, folder, tmp_path)
+    assert set(verdicts.values()) == {"ok", "unavailable"}
+    numbers = [number for number, _ in stored(tmp_path)]
+    assert numbers == [number for number, verdict in verdicts.items() if verdict == "ok"]
+
+
+def publish_until_it_is_full(talk: Talk, verdicts: dict[int, str]) -> set[str]:
+    """Publish batches of many sizes until nothing of one is taken; returns the verdicts, and adds them by number."""
+    found: set[str] = set()
+    batch: set[str] = set()
+    while batch != {"unavailable"}:
+        first = len(verdicts)
+        numbers = range(first, first + 1 + first % 50)
+        requests = [
+            {"op": "publish", "id": number, "channel": "lobby", "data": [number, "x" * (number * 997 % 5000)]}
+            for number in numbers
+        ]
+        answers = talk.requests(*requests)
+        assert [answer["id"] for answer in answers] == list(numbers)
+        verdicts.update({answer["id"]: answer.get("code", answer["op"]) for answer in answers})
+        batch = {verdicts[number] for number in numbers}
+        found |= batch
+    return found
 
 
 def fill(file: Path) -> None:
