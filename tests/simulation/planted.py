@@ -1,0 +1,357 @@
+"""The server with one promise broken, each in turn: what the checker must find, or it proves nothing.
+
+A plant is the smallest change of the server's own code that breaks a promise and nothing else.
+"""
+
+import sqlite3
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import msgspec
+import trio
+from msgspec import UNSET
+
+from trisync import deciding, sqlite_schema, sqlite_writer
+from trisync.broker import Broker
+from trisync.channels import Channel, Subscription
+from trisync.connection import Connection
+from trisync.cursors import Subscriptions
+from trisync.deciding import Batch, Head, Producer
+from trisync.errors import WireError
+from trisync.log import Duplicate, LogUnavailable, Run, Submission
+from trisync.outbox import Outbox
+from trisync.session import Session
+from trisync.sqlite_writer import Writer
+
+PLANTS: dict[str, Callable[["Garden"], None]] = {}
+"""By name, what plants a bug."""
+
+
+class Garden:
+    """Changes the server's code, and changes it back."""
+
+    def __init__(self) -> None:
+        self._before: list[tuple[Any, str, Any]] = []
+
+    def replace(self, owner: Any, name: str, new: Any) -> Any:
+        """Put something in the place of an attribute, and return what was there."""
+        before = getattr(owner, name)
+        self._before.append((owner, name, before))
+        setattr(owner, name, new)
+        return before
+
+    def weed(self) -> None:
+        """Undo everything."""
+        for owner, name, before in reversed(self._before):
+            setattr(owner, name, before)
+
+
+@contextmanager
+def planted(name: str | None) -> Iterator[None]:
+    """The server with one bug, or as it is."""
+    garden = Garden()
+    if name is not None:
+        PLANTS[name](garden)
+    try:
+        yield
+    finally:
+        garden.weed()
+
+
+def plant(set_up: Callable[[Garden], None]) -> Callable[[Garden], None]:
+    """Register a plant under its function's name."""
+    PLANTS[set_up.__name__.replace("_", "-")] = set_up
+    return set_up
+
+
+# P1 and P2: what is said only after the commit
+
+
+class _LateCommits:
+    """A connection whose commits come with the next transaction."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def execute(self, sql: str, *parameters: Any) -> Any:
+        if sql == "COMMIT":
+            return None
+        if sql.startswith("BEGIN") and self._connection.in_transaction:
+            self._connection.execute("COMMIT")
+        return self._connection.execute(sql, *parameters)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._connection, name)
+
+
+@plant
+def acknowledged_before_the_commit(garden: Garden) -> None:
+    original: Any = Writer.__init__
+
+    def __init__(self: Writer, connection: Any, **options: Any) -> None:
+        original(self, _LateCommits(connection), **options)
+
+    garden.replace(Writer, "__init__", __init__)
+
+
+@plant
+def shown_before_the_commit(garden: Garden) -> None:
+    brokers: list[Broker] = []
+    make_broker: Any = Broker.__init__
+
+    def __init__(self: Broker, *args: Any, **options: Any) -> None:
+        brokers.append(self)
+        make_broker(self, *args, **options)
+
+    def _store(self: Writer, work: Batch) -> None:
+        store(self, work)
+        for head in work.heads.values():
+            channel = brokers[-1]._channels.get(head.name)
+            if head.lines and channel is not None:
+                run = Run(head.name, head.after, head.offset, "".join(head.lines).encode())
+                for framing, live in list(channel.live.items()):
+                    channel._write(run, run.encoded(framing), list(live))
+
+    garden.replace(Broker, "__init__", __init__)
+    store = garden.replace(Writer, "_store", _store)
+
+
+@plant
+def refused_as_unavailable_though_stored(garden: Garden) -> None:
+    count = 0
+
+    def append(self: Writer, batch: Sequence[Submission]) -> list[Run]:
+        nonlocal count
+        count += 1
+        runs: list[Run] = original(self, batch)
+        if count % 7 == 0:
+            raise LogUnavailable("it is said to be full")
+        return runs
+
+    original = garden.replace(Writer, "append", append)
+
+
+@plant
+def an_unknown_outcome_is_called_unavailable(garden: Garden) -> None:
+    garden.replace(sqlite_writer, "_UNAVAILABLE", sqlite_writer._UNAVAILABLE | {sqlite3.SQLITE_IOERR})
+
+
+# P3: offsets, times, the epoch
+
+
+@plant
+def a_failed_batch_keeps_its_offsets(garden: Garden) -> None:
+    garden.replace(Writer, "_forget", lambda self, work: None)
+
+
+@plant
+def offsets_begin_again_behind_what_was_trimmed(garden: Garden) -> None:
+    def head(self: Writer, name: str) -> Head:
+        found: Head = original(self, name)
+        if found.id and self._heads.get(name) is None:
+            query = "SELECT coalesce(max(offset), 0) FROM messages WHERE channel = ?"
+            (newest,) = self._db.execute(query, (found.id,)).fetchone()
+            return Head(name, found.id, newest, found.keys, found.total)
+        return found
+
+    original = garden.replace(Writer, "head", head)
+
+
+@plant
+def time_follows_the_clock_back(garden: Garden) -> None:
+    def _tick(self: Writer) -> int:
+        self.time_ms = self._now_ms()
+        return self.time_ms
+
+    garden.replace(Writer, "_tick", _tick)
+
+
+@plant
+def every_start_begins_an_epoch(garden: Garden) -> None:
+    def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
+        sqlite_schema.write_meta(connection, "epoch", tokens(8))
+
+    garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
+
+
+@plant
+def publishes_overtake_each_other(garden: Garden) -> None:
+    def _take_batch(self: Broker) -> list[Submission]:
+        batch: list[Submission] = original(self)
+        return batch[::-1]
+
+    original = garden.replace(Broker, "_take_batch", _take_batch)
+
+
+# P4: each offset once, in order
+
+
+@plant
+def what_came_during_a_catch_up_is_skipped(garden: Garden) -> None:
+    async def _advance(self: Subscriptions, subscription: Subscription) -> None:
+        if 0 < subscription.channel.head - subscription.cursor <= 2:
+            subscription.cursor = subscription.channel.head
+        await original(self, subscription)
+
+    original = garden.replace(Subscriptions, "_advance", _advance)
+
+
+@plant
+def the_last_message_of_a_catch_up_comes_twice(garden: Garden) -> None:
+    done: set[int] = set()
+
+    async def _write_run(self: Subscriptions, subscription: Subscription) -> None:
+        await original(self, subscription)
+        if subscription.cursor == subscription.channel.head and id(subscription) not in done:
+            done.add(id(subscription))
+            subscription.cursor -= 1
+
+    original = garden.replace(Subscriptions, "_write_run", _write_run)
+
+
+@plant
+def a_gap_is_not_announced(garden: Garden) -> None:
+    def _skip(self: Subscriptions, subscription: Subscription, until: int) -> None:
+        subscription.cursor = max(subscription.cursor, until)
+
+    garden.replace(Subscriptions, "_skip", _skip)
+
+
+@plant
+def a_cut_run_begins_one_too_late(garden: Garden) -> None:
+    def since(self: Run, offset: int) -> Run:
+        part: Run = original(self, min(offset + 1, self.last - 1))
+        return Run(self.channel, offset, self.last, part.lines)
+
+    original = garden.replace(Run, "since", since)
+
+
+@plant
+def an_ended_subscription_lives_on(garden: Garden) -> None:
+    garden.replace(Subscriptions, "_end", lambda self, subscription: None)
+
+
+@plant
+def a_message_comes_before_its_own_ok(garden: Garden) -> None:
+    def _settle(self: Session, submission: Submission) -> None:
+        async def later() -> None:
+            original(self, submission)
+
+        self._connection.start_soon(later)
+
+    original = garden.replace(Session, "_settle", _settle)
+
+
+# P5: exactly once
+
+
+@plant
+def verdicts_are_forgotten_at_a_restart(garden: Garden) -> None:
+    def _store(self: Writer, work: Batch) -> None:
+        work.settled.clear()
+        original(self, work)
+
+    original = garden.replace(Writer, "_store", _store)
+
+
+@plant
+def a_retry_is_stored_again(garden: Garden) -> None:
+    garden.replace(Producer, "answer", lambda self, seq: None)
+
+
+@plant
+def a_retry_gets_another_verdict(garden: Garden) -> None:
+    def _repeat(self: Batch, answer: Any) -> Any:
+        verdict = original(self, answer)
+        return Duplicate(verdict.offset + 1) if isinstance(verdict, Duplicate) else verdict
+
+    original = garden.replace(Batch, "_repeat", _repeat)
+
+
+# P6: slow readers
+
+
+@plant
+def a_slow_reader_loses_what_it_does_not_take(garden: Garden) -> None:
+    def _write(self: Channel, run: Run, data: bytes, subscriptions: list[Subscription]) -> None:
+        for subscription in subscriptions:
+            if subscription.cursor == run.after:
+                subscription.offer(data)
+                subscription.cursor = run.last
+
+    garden.replace(Channel, "_write", _write)
+
+
+@plant
+def what_a_socket_does_not_take_is_lost(garden: Garden) -> None:
+    garden.replace(Outbox, "_queue_rest", lambda self, rest: None)
+
+
+@plant
+def who_waits_for_room_waits_for_ever(garden: Garden) -> None:
+    async def room(self: Broker) -> None:
+        if self._queued_bytes > self._settings.queue_bytes_max:
+            await trio.sleep_forever()
+
+    garden.replace(Broker, "room", room)
+
+
+# P7: stopping
+
+
+@plant
+def what_a_stopping_server_refuses_is_stored(garden: Garden) -> None:
+    def submit(self: Broker, submission: Submission) -> None:
+        if self.draining:
+            settle = submission.settle
+
+            def refuse(settled: Submission) -> None:
+                settled.refuse(WireError("draining", "nothing was stored, it says"))
+                settle(settled)
+
+            submission.settle = refuse
+        draining, self.draining = self.draining, False
+        original(self, submission)
+        self.draining = draining
+
+    original = garden.replace(Broker, "submit", submit)
+
+
+# Keys, states, presence
+
+
+@plant
+def what_is_expected_does_not_matter(garden: Garden) -> None:
+    def _store_word(self: Batch, head: Head, item: Any, key: str, sender: str | None) -> Any:
+        return original(self, head, msgspec.structs.replace(item, expect=UNSET), key, sender)
+
+    original = garden.replace(Batch, "_store_word", _store_word)
+
+
+@plant
+def a_merge_replaces(garden: Garden) -> None:
+    garden.replace(deciding, "merge_patch", lambda target, patch: patch)
+
+
+@plant
+def a_deleted_key_stays_in_the_state(garden: Garden) -> None:
+    def _store_words(self: Writer, head: Head) -> None:
+        assert head.words is not None
+        head.changed = {key: None for key in head.changed or {} if head.words[key].offset}
+        original(self, head)
+
+    original = garden.replace(Writer, "_store_words", _store_words)
+
+
+@plant
+def a_state_lacks_what_came_while_it_was_read(garden: Garden) -> None:
+    async def state_behind(self: Broker, channel: Channel, after: str, at_least: int) -> Any:
+        return await original(self, channel, after, 0)
+
+    original = garden.replace(Broker, "state_behind", state_behind)
+
+
+@plant
+def who_vanished_is_shown_for_ever(garden: Garden) -> None:
+    garden.replace(Connection, "check_peer", lambda self, silent_s: None)

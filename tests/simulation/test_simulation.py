@@ -1,0 +1,123 @@
+"""The simulation itself: it repeats itself exactly, finds what is planted, and finds nothing in the server as it is."""
+
+import os
+import random
+import re
+import subprocess
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
+from pathlib import Path
+
+import pytest
+import trio
+from trio._core import _run as scheduler
+
+from tests.simulation.cli import describe, run_crew
+from tests.simulation.determinism import run_seeded
+from tests.simulation.planted import PLANTS, planted
+from tests.simulation.world import simulate
+
+WORLDS = 2000
+PLANTED_WORLDS = 400
+"""In so many worlds at most, a planted bug must show itself. Most do in the first few; who is last needs about 120."""
+PROCESSES = 2
+TOOL = Path(__file__).parents[2] / "tools" / "simulate.py"
+
+
+def test_no_promise_is_broken_in_two_thousand_worlds() -> None:
+    broken = [describe(outcome) for outcome in run_crew(range(WORLDS), PROCESSES) if outcome.problems]
+    assert not broken, "\n".join(broken)
+
+
+def find(plant: str) -> int | None:
+    """The first world in which a planted bug shows itself."""
+    with planted(plant):
+        return next((seed for seed in range(PLANTED_WORLDS) if simulate(seed).problems), None)
+
+
+def test_every_planted_bug_is_found() -> None:
+    with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as crew:
+        found = dict(zip(PLANTS, crew.map(find, PLANTS), strict=True))
+    assert len(found) > 20
+    assert not [plant for plant, seed in found.items() if seed is None]
+
+
+# Repeating itself
+
+
+def scheduled(seed: int) -> list[int]:
+    """The order in which Trio lets many tasks have a turn that could all have it."""
+    order: list[int] = []
+
+    async def take_turns(number: int) -> None:
+        for _ in range(3):
+            await trio.lowlevel.checkpoint()
+            order.append(number)
+
+    async def main() -> None:
+        async with trio.open_nursery() as nursery:
+            for number in range(20):
+                nursery.start_soon(take_turns, number)
+
+    run_seeded(seed, main)
+    return order
+
+
+def test_trios_scheduler_still_has_the_private_switches_that_seed_it() -> None:
+    assert isinstance(scheduler._ALLOW_DETERMINISTIC_SCHEDULING, bool)
+    assert isinstance(scheduler._r, random.Random)
+    assert scheduled(1) == scheduled(1)
+    assert scheduled(1) != scheduled(2)
+    assert sorted(scheduled(1)) == sorted(list(range(20)) * 3)
+
+
+def test_virtual_time_passes_at_once() -> None:
+    async def main() -> float:
+        began = trio.current_time()
+        await trio.sleep(86400)
+        return trio.current_time() - began
+
+    assert run_seeded(0, main) == 86400
+
+
+def run_tool(*options: str, hash_seed: str = "random") -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONHASHSEED": hash_seed}
+    return subprocess.run(
+        [sys.executable, TOOL, *options], capture_output=True, text=True, env=environment, check=False, timeout=300
+    )
+
+
+def digest_in(said: str) -> str:
+    match = re.search(r"trace (\w{32})", said)
+    assert match, said
+    return match[1]
+
+
+@pytest.mark.parametrize("seed", [3, 55, 1283])
+def test_a_seed_is_the_same_world_in_any_process_and_under_any_hash_seed(seed: int) -> None:
+    here = simulate(seed).digest
+    elsewhere = [digest_in(run_tool("--seed", str(seed), hash_seed=hash_seed).stdout) for hash_seed in ("0", "12345")]
+    assert elsewhere == [here, here]
+    assert simulate(seed).digest == here != simulate(seed + 1).digest
+
+
+# The tool
+
+
+def test_a_failing_seed_prints_the_command_that_replays_it() -> None:
+    ran = run_tool("--seeds", "12", "--plant", "a-message-comes-before-its-own-ok")
+    assert ran.returncode == 1
+    match = re.search(r"^seed \d+ failed; replay it: tools/simulate\.py (.*)$", ran.stdout, re.MULTILINE)
+    assert match, ran.stdout
+    again = run_tool(*match[1].split())
+    assert again.returncode == 1
+    assert "BROKEN: " in again.stdout
+    assert "before its own ok" in again.stdout
+    assert "the server starts" in again.stdout
+
+
+def test_worlds_without_a_problem_are_counted_and_the_tool_exits_with_0() -> None:
+    ran = run_tool("--seeds", "30", "--seed", "100", "--processes", "2")
+    assert (ran.returncode, ran.stderr) == (0, "")
+    assert re.fullmatch(r"30 worlds, \d+ events, 0 failed, \d+ s\n", ran.stdout)
