@@ -37,10 +37,11 @@ class Trouble(NamedTuple):
 
 
 _NAMES = {
-    sqlite3.SQLITE_FULL: "database or disk is full",
-    sqlite3.SQLITE_BUSY: "database is locked",
-    sqlite3.SQLITE_READONLY: "attempt to write a readonly database",
-    sqlite3.SQLITE_IOERR: "disk I/O error",
+    sqlite3.SQLITE_FULL: ("SQLITE_FULL", "database or disk is full"),
+    sqlite3.SQLITE_BUSY: ("SQLITE_BUSY", "database is locked"),
+    sqlite3.SQLITE_READONLY: ("SQLITE_READONLY", "attempt to write a readonly database"),
+    sqlite3.SQLITE_IOERR: ("SQLITE_IOERR", "disk I/O error"),
+    sqlite3.SQLITE_ERROR: ("SQLITE_ERROR", "the machine is down"),
 }
 
 
@@ -129,7 +130,7 @@ class Disk:
         if not self.dead:
             self.on_statement(statement)
         if self.dead:
-            raise sqlite3.OperationalError("the machine is down")
+            raise _error(sqlite3.SQLITE_ERROR)
         if self._strikes(statement, after_effect=False):
             self._fail(connection)
 
@@ -150,12 +151,17 @@ class Disk:
     def _fail(self, connection: "SimConnection") -> None:
         assert self.trouble is not None
         code = self.trouble.code
-        self._trace.note("disk", _NAMES[code], self.trouble.after_effect)
+        self._trace.note("disk", *_NAMES[code], self.trouble.after_effect)
         self.struck = True
         self.outcome_unknown |= code == sqlite3.SQLITE_IOERR and not connection.reads_only
-        error = sqlite3.OperationalError(_NAMES[code])
-        error.sqlite_errorcode = code
-        raise error
+        raise _error(code)
+
+
+def _error(code: int) -> sqlite3.OperationalError:
+    name, text = _NAMES[code]
+    error = sqlite3.OperationalError(text)
+    error.sqlite_errorcode, error.sqlite_errorname = code, name
+    return error
 
 
 class SimConnection(sqlite3.Connection):

@@ -193,6 +193,6 @@ class Overheard(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         self._trace.note("log:", record.getMessage())
-        if record.levelno >= logging.ERROR:
+        if record.exc_info or "bug" in record.getMessage():
             trouble = record.exc_info[1] if record.exc_info else None
             self._report(f"the server logged: {record.getMessage()} ({trouble!r})")

@@ -290,8 +290,8 @@ def what_a_socket_does_not_take_is_lost(garden: Garden) -> None:
 
 @plant
 def who_waits_for_room_waits_for_ever(garden: Garden) -> None:
-    async def room(self: Broker) -> None:
-        if self._queued_bytes > self._settings.queue_bytes_max:
+    async def room(self: Broker, flow: Any) -> None:
+        if self._queue.size > self._settings.queue_bytes_max:
             await trio.sleep_forever()
 
     garden.replace(Broker, "room", room)
