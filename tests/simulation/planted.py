@@ -323,8 +323,8 @@ def what_a_stopping_server_refuses_is_stored(garden: Garden) -> None:
 
 @plant
 def what_is_expected_does_not_matter(garden: Garden) -> None:
-    def _store_word(self: Batch, head: Head, item: Any, key: str, sender: str | None) -> Any:
-        return original(self, head, msgspec.structs.replace(item, expect=UNSET), key, sender)
+    def _store_word(self: Batch, head: Head, item: Any, *rest: Any) -> Any:
+        return original(self, head, msgspec.structs.replace(item, expect=UNSET), *rest)
 
     original = garden.replace(Batch, "_store_word", _store_word)
 
