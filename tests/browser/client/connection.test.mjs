@@ -1,0 +1,198 @@
+// The connection: how it is lost, noticed to be lost, and comes back.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { connect } from "../../../trisync/web/trisync.js";
+import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle } from "./fakes.mjs";
+
+test("a client says hello with its name and a producer, and is online with the answer", async (t) => {
+  const client = await aClient(t);
+  assert.equal(client.state, "connecting");
+  FakeSocket.newest.accept();
+  const [hello] = FakeSocket.newest.sent;
+  assert.equal(hello.name, "ada");
+  assert.match(hello.producer, /^[!-~]{16,64}$/);
+  assert.equal(client.state, "connecting");
+  FakeSocket.newest.answer("hello", { server: "fake", limits: {}, seq: 0 });
+  assert.equal(client.state, "online");
+});
+
+test("the pauses between tries grow from 0.2 to 20 seconds, and are a random part of that", async (t) => {
+  const client = await aClient(t);
+  const pauses = [];
+  for (let tries = 0; tries < 9; tries++) {
+    FakeSocket.newest.end();
+    assert.equal(client.state, "offline");
+    pauses.push(client.retryMs);
+    await pass(client.retryMs);
+    assert.equal(client.state, "connecting");
+  }
+  assert.deepEqual(pauses, [100, 200, 400, 800, 1600, 3200, 6400, 10_000, 10_000]);
+});
+
+test("only a connection that has held makes the next pause short again", async (t) => {
+  const client = await aClient(t);
+  for (const [held, pause] of [[0, 100], [3000, 200], [3000, 400], [6000, 100]]) {
+    await greet();
+    await pass(held);
+    FakeSocket.newest.end();
+    assert.equal(client.retryMs, pause);
+    await pass(pause);
+  }
+});
+
+test("a server that stops says when to come back, and that is kept to", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  socket.say("goodbye", { code: "draining", reconnect_ms: 4321 });
+  assert.equal(client.state, "online");
+  socket.end(1001);
+  assert.deepEqual([client.state, client.reason, client.retryMs], ["offline", "the server stops", 4321]);
+  await pass(4320);
+  assert.equal(FakeSocket.opened.length, 1);
+  await pass(1);
+  assert.equal(FakeSocket.opened.length, 2);
+  FakeSocket.newest.end();
+  assert.equal(client.retryMs, 100, "the goodbye counts once");
+});
+
+test("a server that is silent is asked, and given up when it does not answer", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  await pass(24_000);
+  assert.equal(socket.asked("ping").length, 0);
+  await pass(1_000);
+  assert.equal(socket.asked("ping").length, 1);
+  await pass(10_000);
+  assert.equal(client.state, "online");
+  await pass(1_000);
+  assert.deepEqual([client.state, client.reason], ["offline", "the server does not answer"]);
+  assert.equal(socket.readyState, 3);
+});
+
+test("a server that answers is not given up", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  for (let minute = 0; minute < 10; minute++) {
+    await pass(25_000);
+    socket.say("pong", { id: socket.asked("ping").at(-1).id });
+    await pass(9_000);
+  }
+  assert.equal(client.state, "online");
+});
+
+test("a connection that never opens is given up", async (t) => {
+  const client = await aClient(t);
+  await pass(10_000);
+  assert.equal(client.state, "connecting");
+  await pass(1_000);
+  assert.equal(client.state, "offline");
+});
+
+test("when the network is back, a client that waits tries at once", async (t) => {
+  const client = await aClient(t);
+  for (let tries = 0; tries < 9; tries++) {
+    FakeSocket.newest.end();
+    await pass(client.retryMs);
+  }
+  FakeSocket.newest.end();
+  client.nudge();
+  assert.equal(client.state, "connecting");
+  assert.equal(FakeSocket.opened.length, 11);
+});
+
+test("when the network is back, a connection that claims to be open must prove it soon", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  client.nudge();
+  assert.equal(socket.asked("ping").length, 1);
+  await pass(5_000);
+  assert.equal(client.state, "offline");
+});
+
+test("what an abandoned socket still says is not listened to", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const heard = [];
+  client.subscribe("lobby", { since: 0 }).on("message", (message) => heard.push(message.offset));
+  socket.answer("subscribe", { offset: 0, epoch: "e" });
+  socket.say("message", { channel: "lobby", offset: 1, data: 1 });
+  client.nudge();
+  await pass(5_000);
+  socket.say("message", { channel: "lobby", offset: 2, data: 2 });
+  socket.end();
+  assert.deepEqual(heard, [1]);
+  assert.equal(client.state, "offline");
+});
+
+test("a close that says that the client is at fault is the end", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  socket.end(1009);
+  assert.equal(client.state, "closed");
+  await pass(60_000);
+  assert.equal(FakeSocket.opened.length, 1);
+});
+
+test("a greeting that is refused for good is the end, and one that may succeed is tried again", async (t) => {
+  const client = await aClient(t);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.refuse("hello", "unavailable", { retry: true });
+  assert.equal(client.state, "offline");
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.refuse("hello", "bad_request");
+  assert.deepEqual([client.state, client.reason], ["closed", "bad_request"]);
+});
+
+test("a closed client is silent, and says so to who still waits", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const publish = outcome(client.publish("lobby", 1));
+  const history = outcome(client.history("lobby"));
+  await settle();
+  client.close();
+  assert.equal((await publish).code, "closed");
+  assert.equal((await history).code, "disconnected");
+  assert.equal((await outcome(client.publish("lobby", 2))).code, "closed");
+  assert.equal(socket.readyState, 3);
+  assert.deepEqual(client.told, ["connecting", "online", "closed"]);
+  await pass(100_000);
+  assert.equal(FakeSocket.opened.length, 1);
+});
+
+test("requests are answered by their id, and fail when there is no connection", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const [one, two] = [outcome(client.history("a", { limit: 1 })), client.request("state", { channel: "b" })];
+  socket.answer("state", { entries: {} });
+  socket.refuse("history", "limit", { limit: "x", value: 3 });
+  assert.deepEqual((await two).entries, {});
+  const error = await one;
+  assert.deepEqual([error.name, error.code, error.limit, error.value], ["TrisyncError", "limit", "x", 3]);
+  const three = outcome(client.history("a"));
+  socket.end();
+  assert.equal((await three).code, "disconnected");
+  assert.equal((await outcome(client.history("a"))).retry, true);
+});
+
+test("a new name is told now and at every greeting", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  client.rename("grace");
+  assert.equal(socket.asked("hello").at(-1).name, "grace");
+  socket.end();
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  assert.equal(FakeSocket.newest.sent[0].name, "grace");
+});
+
+test("debug logging tells the story of a lost connection", async (t) => {
+  const story = [];
+  const client = await aClient(t, { debug: (...what) => story.push(what.join(" ")) });
+  const socket = await greet();
+  client.subscribe("lobby", { since: 3 });
+  client.publish("lobby", 1).catch(() => {});
+  await settle();
+  socket.end(1006);
+  const told = story.join("\n");
+  for (const part of ["connecting", "online", "1 publishes in the queue", "offline the connection closed (1006) 100"]) {
+    assert.ok(told.includes(part), told);
+  }
+});
+
+test("an address that is none, or no WebSocket to connect with, is an error at once", (t) => {
+  assert.throws(() => connect("nonsense", { WebSocket: FakeSocket }), TypeError);
+  assert.throws(() => connect("ws://server.example/", { WebSocket: null }), TypeError);
+});

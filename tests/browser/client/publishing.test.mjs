@@ -1,0 +1,275 @@
+// Publishing: queued while offline, sent again until answered, in order, stored once.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { MemoryStore } from "../../../trisync/web/trisync.js";
+import { aClient, anOnlineClient, FakeSocket, greet, LIMITS, outcome, pass, settle } from "./fakes.mjs";
+
+const seqs = (socket) => socket.asked("publish").map(({ seq }) => seq);
+
+async function reconnect(client, fields) {
+  FakeSocket.newest.end();
+  await pass(client.retryMs);
+  return greet(fields);
+}
+
+/** A store as a browser has one: what is in it is there for the next client. */
+class SlowStore extends MemoryStore {
+  saving = [];
+
+  constructor(...queues) {
+    super();
+    this.queues = queues;
+    this.forgotten = [];
+  }
+
+  open() {
+    return this.queues.length ? this.queues : super.open();
+  }
+
+  save() {
+    return new Promise((resolve) => this.saving.push(resolve));
+  }
+
+  forget({ producer }) {
+    this.forgotten.push(producer);
+  }
+}
+
+test("what is published offline waits, and is sent in order once the greeting is answered", async (t) => {
+  const client = await aClient(t);
+  const verdicts = ["a", "b"].map((data) => client.publish("lobby", data));
+  await settle();
+  assert.deepEqual(client.queue.map(({ data }) => data), ["a", "b"]);
+  FakeSocket.newest.accept();
+  assert.equal(FakeSocket.newest.asked("publish").length, 0);
+  FakeSocket.newest.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  const [a, b] = FakeSocket.newest.asked("publish");
+  assert.deepEqual([a.seq, a.data, b.seq, b.data], [1, "a", 2, "b"]);
+  FakeSocket.newest.say("ok", { id: a.id, offset: 7 });
+  FakeSocket.newest.say("ok", { id: b.id, offset: 8 });
+  assert.deepEqual((await Promise.all(verdicts)).map(({ offset }) => offset), [7, 8]);
+  assert.deepEqual(client.queue, []);
+});
+
+test("what was not answered is sent again under the same numbers, and settled once", async (t) => {
+  const { client } = await anOnlineClient(t);
+  const stored = [];
+  client.on("stored", ({ item, offset }) => stored.push([item.data, offset]));
+  const verdicts = ["a", "b", "c"].map((data) => client.publish("lobby", data));
+  await settle();
+  const socket = FakeSocket.newest;
+  socket.say("ok", { id: socket.asked("publish")[0].id, offset: 1 });
+  const next = await reconnect(client, { seq: 2 });
+  assert.deepEqual(seqs(next), [2, 3]);
+  const [b, c] = next.asked("publish");
+  next.say("ok", { id: b.id, offset: 2, duplicate: true });
+  next.say("ok", { id: c.id, offset: 3 });
+  assert.deepEqual((await Promise.all(verdicts)).map(({ offset }) => offset), [1, 2, 3]);
+  assert.deepEqual(stored, [["a", 1], ["b", 2], ["c", 3]]);
+});
+
+test("a refusal settles its publish and no other", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const refused = [];
+  client.on("refused", ({ item, error }) => refused.push([item.data, error.code]));
+  const bad = outcome(client.publish("lobby", "bad"));
+  client.publish("lobby", "good").catch(() => {});
+  await settle();
+  socket.say("error", { id: socket.asked("publish")[0].id, code: "forbidden", message: "no", retry: false });
+  assert.equal((await bad).code, "forbidden");
+  assert.deepEqual(refused, [["bad", "forbidden"]]);
+  assert.deepEqual(client.queue.map(({ data }) => data), ["good"]);
+});
+
+test("at most 256 are unanswered, or as many as the server allows", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  for (let number = 0; number < 300; number++) client.publish("lobby", number).catch(() => {});
+  await settle();
+  assert.equal(socket.asked("publish").length, 256);
+  socket.say("ok", { id: socket.asked("publish")[0].id, offset: 1 });
+  assert.equal(socket.asked("publish").length, 257);
+});
+
+test("a full queue is an error, and loses nothing that is in it", async (t) => {
+  const client = await aClient(t, { queueMax: 2 });
+  client.publish("lobby", 1).catch(() => {});
+  client.publish("lobby", 2).catch(() => {});
+  const error = await outcome(client.publish("lobby", 3));
+  assert.deepEqual([error.code, error.limit, error.value], ["limit", "queueMax", 2]);
+  assert.deepEqual(client.queue.map(({ data }) => data), [1, 2]);
+});
+
+test("when the log cannot take it, everything is sent again, once, after a pause that grows", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  for (const data of ["a", "b", "c"]) client.publish("lobby", data).catch(() => {});
+  await settle();
+  const refuse = (from) => {
+    const [first, ...others] = socket.asked("publish").slice(from);
+    socket.say("error", { id: first.id, code: "unavailable", message: "disk full", retry: true });
+    for (const { id } of others) socket.say("error", { id, code: "out_of_sequence", message: "", retry: true, seq: 0 });
+  };
+  refuse(0);
+  await pass(199);
+  assert.equal(seqs(socket).length, 3);
+  await pass(1);
+  assert.deepEqual(seqs(socket), [1, 2, 3, 1, 2, 3]);
+  refuse(3);
+  await pass(399);
+  assert.equal(seqs(socket).length, 6);
+  await pass(1);
+  assert.deepEqual(seqs(socket).slice(6), [1, 2, 3]);
+});
+
+test("a server that says how long to wait is obeyed", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  client.publish("lobby", "a").catch(() => {});
+  await settle();
+  socket.refuse("publish", "rate_limited", { retry: true, retry_ms: 5000 });
+  await pass(4999);
+  assert.equal(seqs(socket).length, 1);
+  await pass(1);
+  assert.equal(seqs(socket).length, 2);
+});
+
+test("after a goodbye nothing more is sent until the next greeting", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  socket.say("goodbye", { code: "draining", reconnect_ms: 10 });
+  client.publish("lobby", "a").catch(() => {});
+  await settle();
+  assert.equal(seqs(socket).length, 0);
+  assert.deepEqual(seqs(await reconnect(client)), [1]);
+});
+
+test("who is fenced stops", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const verdict = outcome(client.publish("lobby", "a"));
+  await settle();
+  socket.refuse("publish", "fenced");
+  assert.equal(client.state, "closed");
+  assert.equal((await verdict).code, "closed");
+});
+
+test("what the server could not read or would close on is refused here", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  let deep = "leaf";
+  for (let level = 0; level < 63; level++) deep = [deep];
+  client.publish("lobby", deep).catch(() => {});
+  for (const [data, code] of [["x".repeat(1 << 20), "too_large"], ["\ud800", "bad_json"], [{ "\udfff": 1 }, "bad_json"], [[deep], "bad_json"]]) {
+    assert.equal((await outcome(client.publish("lobby", data))).code, code);
+  }
+  await assert.rejects(client.publish("lobby", 1n), TypeError);
+  await settle();
+  assert.deepEqual(seqs(socket), [1]);
+});
+
+test("what became too large while it waited is refused under its number, so that the rest can follow", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const large = outcome(client.publish("lobby", "x".repeat(2000)));
+  client.publish("lobby", "small").catch(() => {});
+  socket.end();
+  await pass(client.retryMs);
+  const next = await greet({ limits: { message_bytes_max: 1000 } });
+  const [first, second] = next.asked("publish");
+  assert.deepEqual([first.seq, first.data, second.seq, second.data], [1, undefined, 2, "small"]);
+  next.say("error", { id: first.id, code: "bad_request", message: "data is missing", retry: false });
+  assert.equal((await large).code, "too_large");
+});
+
+test("what is published is what it was then, whatever becomes of the object", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const data = { text: "then" };
+  client.publish("lobby", data).catch(() => {});
+  data.text = "now";
+  await settle();
+  assert.deepEqual(socket.asked("publish")[0].data, { text: "then" });
+});
+
+test("an ephemeral message is sent or fails, and never waits", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const sent = client.publish("lobby", "typing", { ephemeral: true });
+  await settle();
+  assert.equal(socket.asked("publish")[0].seq, undefined);
+  socket.answer("publish", {});
+  await sent;
+  socket.end();
+  assert.equal((await outcome(client.publish("lobby", "typing", { ephemeral: true }))).code, "disconnected");
+  assert.deepEqual(client.queue, []);
+});
+
+test("nothing is sent before it is in the store: a number that was sent is never given again", async (t) => {
+  const store = new SlowStore();
+  const client = await aClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  client.publish("lobby", "b").catch(() => {});
+  const socket = await greet();
+  store.saving[1]();
+  await settle();
+  assert.deepEqual(seqs(socket), []);
+  store.saving[0]();
+  await settle();
+  assert.deepEqual(seqs(socket), [1, 2]);
+});
+
+test("a store that fails costs nothing but what a crash would", async (t) => {
+  const store = new SlowStore();
+  store.save = () => Promise.reject(new Error("quota"));
+  const { client, socket } = await anOnlineClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  await settle();
+  assert.deepEqual(seqs(socket), [1]);
+});
+
+test("a store that does not open costs nothing but what a crash would", async (t) => {
+  const store = new SlowStore();
+  store.open = () => Promise.reject(new Error("private mode"));
+  const { client, socket } = await anOnlineClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  await settle();
+  assert.deepEqual(seqs(socket), [1]);
+});
+
+test("queues of others that are gone are sent first, each as its producer, and then forgotten", async (t) => {
+  const queue = (producer, seq, ...numbers) => ({
+    producer,
+    seq,
+    items: numbers.map((number) => ({ seq: number, channel: "lobby", data: `${producer} ${number}` })),
+  });
+  const store = new SlowStore(queue("gone", 5, 4, 5), queue("empty", 3), queue("own", 9));
+  store.save = () => {};
+  const queued = [];
+  const client = await aClient(t, { store });
+  client.on("queued", ({ data }) => queued.push(data));
+  client.publish("lobby", "new").catch(() => {});
+  const socket = await greet({ seq: 4 });
+  assert.deepEqual(socket.asked("publish").map(({ data }) => data), ["gone 4", "gone 5"]);
+  for (const { id } of socket.asked("publish")) socket.say("ok", { id, offset: 1 });
+  assert.equal(socket.asked("hello").at(-1).producer, "empty");
+  socket.answer("hello", { limits: LIMITS, seq: 3 });
+  assert.equal(socket.asked("hello").at(-1).producer, "own");
+  assert.equal(seqs(socket).length, 2, "not before the greeting is answered");
+  socket.answer("hello", { limits: LIMITS, seq: 9 });
+  await settle();
+  const last = socket.asked("publish").at(-1);
+  assert.deepEqual([last.seq, last.data], [10, "new"]);
+  assert.deepEqual(store.forgotten, ["gone", "empty"]);
+  assert.deepEqual(client.told, ["connecting", "online"]);
+});
+
+for (const [why, seq] of [["forgot", 1], ["knows more than was ever sent of", 99]]) {
+  test(`where the server ${why} the producer, another takes its place`, async (t) => {
+    const items = [3, 4].map((number) => ({ seq: number, channel: "lobby", data: number }));
+    const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items });
+    store.save = () => {};
+    const client = await aClient(t, { store });
+    const socket = await greet({ seq });
+    const { producer } = socket.asked("hello").at(-1);
+    assert.notEqual(producer, "the-old-one-here");
+    assert.deepEqual(store.forgotten, ["the-old-one-here"]);
+    socket.answer("hello", { limits: LIMITS, seq: 0 });
+    await settle();
+    assert.deepEqual(socket.asked("publish").map(({ seq, data }) => [seq, data]), [[1, 3], [2, 4]]);
+    assert.equal(client.state, "online");
+  });
+}

@@ -1,0 +1,213 @@
+// Replicas: a channel's state, with one's own writes over it until they are confirmed or rolled back.
+
+import assert from "node:assert/strict";
+import { test } from "node:test";
+import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle } from "./fakes.mjs";
+
+const content = (replica) => Object.fromEntries([...replica.keys()].map((key) => [key, replica.get(key)]));
+
+const pages = (socket, entries, more = false) => socket.say("state", { channel: "doc", entries, more });
+
+const word = (socket, offset, key, data) => socket.say("message", { channel: "doc", offset, time: 1, key, data });
+
+/** A replica that is whole, with `entries`, at offset 10, and its changes. */
+async function aReplica(t, entries = {}) {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  const changes = [];
+  doc.on("change", ({ key, data, before, pending }) => changes.push([key, before, data, pending]));
+  socket.answer("subscribe", { offset: 10, epoch: "one" });
+  pages(socket, entries);
+  changes.length = 0;
+  return { client, socket, doc, changes };
+}
+
+async function comeBack(client) {
+  FakeSocket.newest.end();
+  await pass(client.retryMs);
+  return greet();
+}
+
+/** The server stores the newest publish, whose message follows if `data` is given. */
+function store(socket, offset, data) {
+  const { key } = socket.asked("publish").at(-1);
+  socket.answer("publish", { offset });
+  if (data !== undefined) word(socket, offset, key, data);
+}
+
+test("a replica is ready when all pages are there, and follows from then on", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  assert.equal(socket.asked("subscribe")[0].state, true);
+  socket.answer("subscribe", { offset: 4, epoch: "one" });
+  pages(socket, { a: { offset: 1, data: "A" }, b: { offset: 2, data: "B" } }, true);
+  assert.equal(doc.size, 0, "half a state is none");
+  pages(socket, { c: { offset: 4, data: "C" } });
+  assert.equal(await doc.ready, doc);
+  assert.deepEqual(content(doc), { a: "A", b: "B", c: "C" });
+  word(socket, 5, "a", "A2");
+  word(socket, 6, "b", null);
+  assert.deepEqual(content(doc), { a: "A2", c: "C" });
+  assert.deepEqual(doc.entry("a"), { data: "A2", offset: 5, pending: false });
+});
+
+test("a page that is newer than the messages behind it wins, key by key", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  socket.answer("subscribe", { offset: 4, epoch: "one" });
+  pages(socket, { a: { offset: 6, data: "newest" } });
+  word(socket, 5, "a", "older");
+  assert.equal(doc.get("a"), "newest");
+  word(socket, 6, "a", "newest");
+  word(socket, 7, "a", null);
+  assert.equal(doc.get("a"), undefined);
+});
+
+test("a write shows at once, and is confirmed without flicker", async (t) => {
+  const { socket, doc, changes } = await aReplica(t, { title: { offset: 3, data: "old" } });
+  const write = doc.set("title", "new");
+  assert.deepEqual(doc.entry("title"), { data: "new", offset: 3, pending: true });
+  await settle();
+  store(socket, 11, "new");
+  assert.equal((await write).offset, 11);
+  assert.deepEqual(doc.entry("title"), { data: "new", offset: 11, pending: false });
+  assert.deepEqual(changes, [["title", "old", "new", true], ["title", "new", "new", false]]);
+});
+
+test("a write that is refused is rolled back, to what others wrote meanwhile", async (t) => {
+  const { socket, doc } = await aReplica(t, { title: { offset: 3, data: "old" } });
+  const write = outcome(doc.set("title", "mine"));
+  await settle();
+  word(socket, 11, "title", "theirs");
+  assert.equal(doc.get("title"), "mine");
+  socket.refuse("publish", "forbidden");
+  assert.equal((await write).code, "forbidden");
+  assert.deepEqual(doc.entry("title"), { data: "theirs", offset: 11, pending: false });
+});
+
+test("writes while offline are seen, survive reconnects, and end as the server has them", async (t) => {
+  const { client, socket, doc } = await aReplica(t, { title: { offset: 3, data: "old" }, gone: { offset: 4, data: 1 } });
+  socket.end();
+  doc.set("title", "offline");
+  doc.delete("gone");
+  assert.deepEqual(content(doc), { title: "offline" });
+  await pass(client.retryMs);
+  const next = await greet();
+  const [request] = next.asked("subscribe");
+  assert.deepEqual([request.since, request.state], [10, false], "only what came since is needed");
+  next.answer("subscribe", { offset: 11, epoch: "one" });
+  word(next, 11, "title", "theirs");
+  assert.deepEqual(content(doc), { title: "offline" });
+  const [title, gone] = next.asked("publish");
+  next.say("ok", { id: title.id, offset: 12 });
+  next.say("ok", { id: gone.id, offset: 13 });
+  assert.deepEqual(content(doc), { title: "offline" });
+  word(next, 12, "title", "offline");
+  word(next, 13, "gone", null);
+  assert.deepEqual(content(doc), { title: "offline" });
+});
+
+test("a deletion of ours is not undone by an older message that is still to come", async (t) => {
+  const { socket, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
+  doc.delete("a");
+  await settle();
+  socket.answer("publish", { offset: 12 });
+  word(socket, 11, "a", "older");
+  assert.equal(doc.get("a"), undefined);
+  word(socket, 12, "a", null);
+  word(socket, 13, "a", "newer");
+  assert.equal(doc.get("a"), "newer");
+});
+
+test("patches are shown as the server will apply them", async (t) => {
+  const { socket, doc } = await aReplica(t, { card: { offset: 3, data: { text: "tea", done: false, tags: { a: 1, b: 2 } } } });
+  doc.merge("card", { done: true, tags: { a: null } }).catch(() => {});
+  assert.deepEqual(doc.get("card"), { text: "tea", done: true, tags: { b: 2 } });
+  await settle();
+  word(socket, 11, "card", { text: "coffee", done: false, tags: { a: 1 } });
+  assert.deepEqual(doc.get("card"), { text: "coffee", done: true, tags: {} });
+  store(socket, 12, { text: "coffee", done: true, tags: {} });
+  assert.deepEqual(doc.entry("card").pending, false);
+  doc.merge("card", ["no object"]).catch(() => {});
+  assert.deepEqual(doc.get("card"), ["no object"]);
+  doc.merge("fresh", JSON.parse('{"__proto__": {"x": 1}, "y": {"z": null}}')).catch(() => {});
+  assert.equal(JSON.stringify(doc.get("fresh")), '{"__proto__":{"x":1},"y":{}}');
+});
+
+test("an update is tried again on what is there, until it is the one that counts", async (t) => {
+  const { socket, doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
+  const update = doc.update("count", (count) => count + 1);
+  await settle();
+  assert.deepEqual([socket.asked("publish")[0].data, socket.asked("publish")[0].expect], [2, 3]);
+  socket.refuse("publish", "conflict", { offset: 11, data: 10 });
+  await settle();
+  assert.deepEqual([socket.asked("publish")[1].data, socket.asked("publish")[1].expect], [11, 11]);
+  socket.refuse("publish", "conflict", { offset: 12 }); // its message was trimmed
+  await settle();
+  socket.answer("state", { entries: { count: { offset: 13, data: 20 } } });
+  await settle();
+  assert.deepEqual([socket.asked("publish")[2].data, socket.asked("publish")[2].expect], [21, 13]);
+  socket.refuse("publish", "conflict", { offset: 0, data: null });
+  await settle();
+  assert.deepEqual([socket.asked("publish")[3].data, socket.asked("publish")[3].expect], [null, 0]);
+  store(socket, 15, null);
+  assert.equal((await update).offset, 15);
+});
+
+test("updates of one key pile up on each other", async (t) => {
+  const { doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
+  doc.update("count", (count) => count + 1).catch(() => {});
+  doc.update("count", (count) => count + 1).catch(() => {});
+  await settle();
+  assert.equal(doc.get("count"), 3);
+});
+
+test("an update that fails by itself, or for good, says so", async (t) => {
+  const { socket, doc } = await aReplica(t);
+  await assert.rejects(doc.update("a", () => { throw new Error("mine"); }), /mine/); // prettier-ignore
+  const update = outcome(doc.update("a", () => 1));
+  await settle();
+  socket.refuse("publish", "limit", { limit: "keys_max", value: 5 });
+  assert.equal((await update).code, "limit");
+  assert.equal(doc.size, 0);
+});
+
+test("a gap empties the replica only when what follows is there", async (t) => {
+  const { client, socket, doc, changes } = await aReplica(t, { a: { offset: 3, data: 1 }, b: { offset: 4, data: 2 } });
+  const gaps = [];
+  doc.on("gap", ({ reason }) => gaps.push(reason));
+  socket.say("gap", { channel: "doc", reason: "trimmed", from: 11, to: 20 });
+  assert.deepEqual(content(doc), { a: 1, b: 2 });
+  pages(socket, { b: { offset: 15, data: 3 } });
+  assert.deepEqual(content(doc), { b: 3 });
+  assert.deepEqual(changes, [["a", 1, undefined, false], ["b", 2, 3, false]]);
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 30, epoch: "one" });
+  next.say("gap", { channel: "doc", reason: "trimmed", from: 21, to: 29 });
+  assert.deepEqual([next.asked("subscribe").at(-1).state, next.asked("subscribe").at(-1).since], [true, 29]);
+  next.answer("subscribe", { offset: 30, epoch: "one" });
+  pages(next, { c: { offset: 30, data: 4 } });
+  assert.deepEqual(content(doc), { c: 4 });
+  assert.deepEqual(gaps, ["trimmed", "trimmed"]);
+});
+
+test("in another log, the replica is of that one", async (t) => {
+  const { client, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 2, epoch: "two" });
+  next.say("gap", { channel: "doc", reason: "epoch" }); // for the subscription that was just replaced
+  assert.deepEqual([next.asked("subscribe").at(-1).state, next.asked("subscribe").at(-1).epoch], [true, "two"]);
+  next.answer("subscribe", { offset: 2, epoch: "two" });
+  pages(next, { a: { offset: 1, data: "new" } });
+  word(next, 1, "a", "new");
+  word(next, 2, "b", "newer");
+  assert.deepEqual(content(doc), { a: "new", b: "newer" });
+});
+
+test("what waits in the queue of an earlier page is shown as soon as there is a replica", async (t) => {
+  const client = await aClient(t);
+  client.publish("doc", "queued", { key: "title" }).catch(() => {});
+  await settle();
+  const doc = client.replica("doc");
+  assert.deepEqual(doc.entry("title"), { data: "queued", offset: 0, pending: true });
+});

@@ -1,0 +1,74 @@
+"""trisync.js without a browser: its own tests under Node, its size, and its package as npm installs it."""
+
+import gzip
+import json
+import re
+import shutil
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from tests.browser.node import WEB, installed, needs_node, run_node, run_npm
+from tests.harness import server_process
+
+pytestmark = needs_node
+
+CLIENT = Path(__file__).parent / "client"
+CLIENT_TESTS = sorted(CLIENT.glob("*.test.mjs"))
+GZIPPED_BYTES_MAX = 8 * 1024
+
+
+@pytest.mark.parametrize("tests", CLIENT_TESTS, ids=lambda path: path.name.removesuffix(".test.mjs"))
+def test_the_client_keeps_its_promises_under_node(tests: Path) -> None:
+    said = run_node("--test", "--test-reporter", "tap", tests)
+    assert re.search(r"^# pass [1-9]", said, re.MULTILINE), said
+    assert re.search(r"^# skipped 0$", said, re.MULTILINE), said
+
+
+def test_the_client_is_small() -> None:
+    size = len(gzip.compress((WEB / "trisync.js").read_bytes(), 9))
+    assert size < GZIPPED_BYTES_MAX, f"{size} bytes gzipped"
+
+
+def install(folder: Path) -> None:
+    """Pack the client as npm publishes it, and install that into a folder."""
+    [packed] = json.loads(run_npm("pack", WEB, "--json", "--pack-destination", folder, folder=folder))
+    assert {file["path"] for file in packed["files"]} == {"package.json", "README.md", "trisync.js", "trisync.d.ts"}
+    (folder / "package.json").write_text('{"private": true, "type": "module"}')
+    run_npm("install", folder / packed["filename"], folder=folder)
+
+
+def test_the_package_as_npm_installs_it_talks_to_a_server(tmp_path: Path) -> None:
+    websocket = installed("ws") / "wrapper.mjs"
+    install(tmp_path)
+    program = shutil.copy(CLIENT / "installed_program.mjs", tmp_path)
+    with server_process(tmp_path / "data") as server:
+        said = json.loads(run_node(program, f"ws://127.0.0.1:{server.web_port}/", websocket.as_uri()))
+    assert said == {
+        "heard": [[number + 1, "ada", number] for number in range(20)],
+        "history": [19, 20],
+        "refusal": [True, "bad_request"],
+        "members": ["bob"],
+    }
+
+
+def test_its_types_say_what_it_does(tmp_path: Path) -> None:
+    compiler = installed("typescript") / "bin" / "tsc"
+    install(tmp_path)
+    shutil.copy(CLIENT / "typed_program.ts", tmp_path)
+    options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
+    run_node(compiler, *options, "typed_program.ts", folder=tmp_path)
+    run_node(compiler, *options, tmp_path / "node_modules" / "trisync" / "trisync.d.ts", folder=tmp_path)
+
+
+def test_its_types_name_everything_that_it_exports() -> None:
+    exported = re.findall(r"^export (?:class|const) (\w+)", (WEB / "trisync.js").read_text(), re.MULTILINE)
+    typed = re.findall(r"^export (?:class|function) (\w+)", (WEB / "trisync.d.ts").read_text(), re.MULTILINE)
+    assert sorted(exported) == sorted(typed)
+
+
+def test_the_package_has_the_version_of_the_server() -> None:
+    project = tomllib.loads((WEB.parent.parent / "pyproject.toml").read_text())["project"]
+    package = json.loads((WEB / "package.json").read_text())
+    assert (package["version"], package["license"]) == (project["version"], project["license"])

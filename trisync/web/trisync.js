@@ -1,0 +1,731 @@
+// trisync in browsers and Node: a connection that comes back, subscriptions that miss and repeat nothing, publishes
+// stored once. What is public is described in trisync.d.ts, the wire in protocol.md; _names are between classes.
+
+const BACKOFF_MS_BASE = 200;
+const BACKOFF_MS_MAX = 20_000;
+const GOODBYE_MS_MAX = 60_000;
+const TICK_MS = 1000;
+const STABLE_TICKS = 5; // then the next backoff begins small again
+const QUIET_TICKS = 25; // then the server is asked whether it is there
+const ANSWER_TICKS = 10; // for that, and for opening a connection
+const PROBE_TICKS = 4; // the same, when the network has just come back
+const UPDATE_TRIES = 100;
+const DEPTH_MAX = 64;
+const ENVELOPE_BYTES = 64; // what `op` and `id` add to an item
+const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side, which another try would repeat
+
+const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
+
+/** What nobody listens for becomes an uncaught error, rather than none. */
+const report = (error) => void Promise.reject(error);
+
+export class TrisyncError extends Error {
+  constructor({ op, id, code, message, retry = false, ...details }) {
+    super(message ?? code);
+    Object.assign(this, details, { name: "TrisyncError", code, retry });
+  }
+}
+
+const failure = (code, message, details) => new TrisyncError({ code, message, ...details });
+
+const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+
+/** RFC 7396, as the server applies it. */
+function mergePatch(target, patch) {
+  if (!isObject(patch)) return patch;
+  const merged = new Map(isObject(target) ? Object.entries(target) : []);
+  for (const [name, value] of Object.entries(patch)) {
+    if (value === null) merged.delete(name);
+    else merged.set(name, mergePatch(merged.get(name), value));
+  }
+  return Object.fromEntries(merged);
+}
+
+/** What the server cannot read, it cannot answer. */
+function isReadable(data, depth = 1) {
+  if (typeof data === "string") return !/\p{Surrogate}/u.test(data);
+  if (data === null || typeof data !== "object") return true;
+  return depth <= DEPTH_MAX && Object.entries(data).flat().every((part) => isReadable(part, depth + 1));
+}
+
+class Emitter {
+  #listeners = {};
+
+  on(type, listener) {
+    const those = (this.#listeners[type] ??= new Set());
+    those.add(listener);
+    return () => void those.delete(listener);
+  }
+
+  _isHeard = (type) => this.#listeners[type]?.size > 0;
+
+  _emit(type, event) {
+    for (const listener of [...(this.#listeners[type] ?? [])]) {
+      try {
+        listener(event);
+      } catch (error) {
+        report(error); // its fault must not cost the others their event
+      }
+    }
+  }
+
+  _fail(error) {
+    if (this._isHeard("error")) this._emit("error", error);
+    else report(error);
+  }
+}
+
+// A cursor into one channel's log: `offset` is the last message passed on, undefined until the log says where it is.
+export class Subscription extends Emitter {
+  head = 0;
+  live = false; // what comes before the `ok` is of an earlier subscription
+  members = new Map();
+
+  constructor(client, channel, { since, epoch, last, presence }) {
+    super();
+    Object.assign(this, { _client: client, channel, offset: since, epoch, _last: last, _watches: presence });
+  }
+
+  close() {
+    this._client._leave(this);
+  }
+
+  _request() {
+    const { channel, offset, epoch, _last: last, _watches: presence } = this;
+    return { op: "subscribe", channel, presence, ...(offset === undefined ? { last } : { since: offset, epoch }) };
+  }
+
+  // Another log is recognised here, not by its `gap`: a connection lost between the two would leave the new epoch with
+  // the old offset, and skip messages silently.
+  _begin({ offset: head, epoch, member }) {
+    const isOther = this.offset !== undefined && (head < this.offset || epoch !== (this.epoch ?? epoch));
+    Object.assign(this, { live: true, head, epoch, member });
+    if (!this._last || head === 0) this.offset ??= head;
+    if (isOther) this._gap({ reason: "epoch" });
+    this._emit("subscribed", this);
+  }
+
+  _message(message) {
+    const { offset, key } = message;
+    if (offset !== undefined) {
+      if (offset <= this.offset) return;
+      if (this.offset > 0 && offset > this.offset + 1) {
+        this._gap({ reason: "missed", from: this.offset + 1, to: offset - 1 });
+        if (!this.live) return;
+      }
+      this.offset = offset;
+      this.head = Math.max(this.head, offset);
+      if (key !== undefined) this._word?.(message);
+    }
+    this._emit("message", message);
+  }
+
+  _gap({ reason, from, to }) {
+    if (reason === "epoch" && this.offset === 0) return; // said already
+    this.offset = reason === "epoch" ? 0 : Math.max(this.offset ?? 0, to);
+    this._stale?.();
+    const gap = { reason, from, to };
+    if (this._isHeard("gap") || !this._isHeard("message")) return this._emit("gap", gap);
+    this.close();
+    report(failure("gap", `#${this.channel} has a gap (${reason}), and nobody listens for it.`, gap));
+  }
+
+  _presence({ members, joined = [], left = [], updated = [] }) {
+    if (members) this.members.clear();
+    for (const member of [...(members ?? []), ...joined, ...updated]) this.members.set(member.member, member);
+    for (const { member } of left) this.members.delete(member);
+    this._emit("presence", this.members);
+  }
+}
+
+// A channel's state as the server confirmed it, and over it what the client's queue holds for its keys: so a write
+// shows at once, lives as long as the queue, and is rolled back by leaving it.
+export class Replica extends Subscription {
+  #words = new Map(); // confirmed; data null is a deletion of ours whose message is still to come
+  #arriving; // the pages of a state that is not whole yet
+  #isWhole = false;
+  #asksPages;
+  #view = new Map();
+  #setReady;
+  ready = new Promise((resolve) => (this.#setReady = resolve));
+
+  get size() {
+    return this.#view.size;
+  }
+
+  keys() {
+    return this.#view.keys();
+  }
+
+  entry(key) {
+    return this.#view.get(key);
+  }
+
+  get(key) {
+    return this.entry(key)?.data;
+  }
+
+  set(key, data, options) {
+    return this._client.publish(this.channel, data, { ...options, key });
+  }
+
+  delete(key, options) {
+    return this.set(key, null, options);
+  }
+
+  merge(key, patch, options) {
+    return this.set(key, patch, { ...options, merge: true });
+  }
+
+  async update(key, change) {
+    await this.ready;
+    let data = this.get(key);
+    let expect = this.#offsetOf(key);
+    for (let tries = 1; ; tries++) {
+      try {
+        return await this.set(key, change(data) ?? null, { expect });
+      } catch (error) {
+        if (error.code !== "conflict" || tries === UPDATE_TRIES) throw error;
+        let now = error;
+        if (now.data === undefined) {
+          const { entries } = await this._client.request("state", { channel: this.channel, key });
+          now = entries[key] ?? { offset: 0 };
+        }
+        data = now.data ?? undefined;
+        expect = now.offset;
+      }
+    }
+  }
+
+  _request() {
+    this.#asksPages = !this.#isWhole; // what is whole only needs what came since
+    return { ...super._request(), state: this.#asksPages };
+  }
+
+  _begin(ok) {
+    this.#arriving = this.#asksPages ? new Map() : undefined;
+    super._begin(ok);
+  }
+
+  _stale() {
+    this.#isWhole = false;
+    if (this.#asksPages) this.#arriving = new Map();
+    else this._client._subscribe(this);
+  }
+
+  _state({ entries, more }) {
+    for (const [key, word] of Object.entries(entries)) this.#put(key, word);
+    if (more) return;
+    const keys = new Set([...this.#view.keys(), ...this.#arriving.keys()]);
+    this.#words = this.#arriving;
+    this.#arriving = undefined;
+    this.#isWhole = true;
+    for (const key of keys) this._refresh(key);
+    this.#setReady(this);
+    this._emit("ready", this);
+  }
+
+  _word({ key, offset, data }) {
+    this.#put(key, { offset, data });
+    if (this.#words.get(key)?.data === null) this.#words.delete(key);
+    this._refresh(key);
+  }
+
+  // The `ok` comes before the message: without this the old word would show between the two.
+  _settle({ key, data, merge }, offset) {
+    if (offset) this.#put(key, { offset, data: merge ? mergePatch(this.#words.get(key)?.data, data) : data });
+    this._refresh(key);
+  }
+
+  #put(key, word) {
+    const words = this.#arriving ?? this.#words;
+    if (!(words.get(key)?.offset > word.offset)) words.set(key, word);
+  }
+
+  _refresh(key) {
+    const confirmed = this.#words.get(key)?.data ?? null;
+    const items = this._client._pending(this.channel, key);
+    const data = items.reduce((value, item) => (item.merge ? mergePatch(value, item.data) : item.data), confirmed);
+    const before = this.entry(key);
+    const pending = items.length > 0;
+    if (data === null) this.#view.delete(key);
+    else this.#view.set(key, { data, pending, offset: this.#offsetOf(key) });
+    const entry = this.entry(key);
+    if (JSON.stringify(entry) === JSON.stringify(before)) return;
+    this._emit("change", { key, data: entry?.data, before: before?.data, pending });
+  }
+
+  #offsetOf(key) {
+    const { data = null, offset } = this.#words.get(key) ?? {};
+    return data === null ? 0 : offset;
+  }
+}
+
+// The connection, and the queues of what is not settled: the last is this client's own, the others of clients that are
+// gone. Each has its producer; the connection is that of the first.
+export class Client extends Emitter {
+  state = "connecting";
+  reason = "";
+  retryMs = 0;
+  limits = { message_bytes_max: 1 << 20, unanswered_max: 256 };
+
+  #options;
+  #log;
+  #socket;
+  #isGreeted = false;
+  #attempt = 0;
+  #heldTicks = 0;
+  #quietTicks = 0;
+  #goodbyeMs;
+  #ticker;
+  #reopening;
+  #listening = new AbortController();
+
+  #lastId = 0;
+  #answers = new Map(); // request id → what to do with its answer
+  #subscriptions = new Map();
+
+  #store;
+  #opened;
+  #queues = [];
+  #agreed; // the queue that the server is ready to take items of
+  #promises = new Map(); // item → how to settle what publish() returned
+  #unsaved = new Set(); // items not in the store yet: a seq that was sent must not be forgotten
+  #sent = 0; // items of the first queue that are on their way
+  #round = 0; // of sending them: an answer from an earlier one is no reason to send again
+  #failures = 0;
+  #resending = 0;
+
+  constructor(url, options) {
+    super();
+    this.url = new URL(url).href;
+    this.#options = { WebSocket: globalThis.WebSocket, queueMax: 1000, ...options };
+    const { WebSocket, name, debug, store } = this.#options;
+    if (!WebSocket) throw new TypeError("There is no WebSocket here: pass one.");
+    this.name = name;
+    this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : (debug ?? (() => {}));
+    this.#store = store ?? defaultStore(this.url);
+    const { signal } = this.#listening;
+    globalThis.addEventListener?.("online", () => this.nudge(), { signal });
+    globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.nudge(), { signal });
+    this.#ticker = setInterval(() => this.#tick(), TICK_MS);
+    this.#opened = this.#start();
+  }
+
+  get queue() {
+    return this.#queues.flatMap(({ items }) => items);
+  }
+
+  async publish(channel, data = null, { key, expect, merge, ephemeral } = {}) {
+    const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
+    const error = isReadable(item) ? this.#sizeError(item) : failure("bad_json", "Too deep, or half a character.");
+    if (error) throw error;
+    if (ephemeral) return this.request("publish", { channel, data, ephemeral });
+    if (this.#queues.length === 0) await this.#opened;
+    if (this.state === "closed") throw failure("closed", this.reason);
+    const { queueMax } = this.#options;
+    if (this.queue.length >= queueMax) {
+      throw failure("limit", `${queueMax} messages are waiting already.`, { limit: "queueMax", value: queueMax });
+    }
+    this.#add(this.#queues.at(-1), item);
+    this.#announce(item);
+    return new Promise((resolve, reject) => this.#promises.set(item, { resolve, reject }));
+  }
+
+  subscribe(channel, options = {}) {
+    return this.#join(new Subscription(this, channel, options));
+  }
+
+  replica(channel, options = {}) {
+    return this.#join(new Replica(this, channel, options));
+  }
+
+  history(channel, options) {
+    return this.request("history", { ...options, channel });
+  }
+
+  request(op, fields) {
+    return new Promise((resolve, reject) => {
+      if (!this.#isGreeted) throw failure("disconnected", "Not connected.", { retry: true });
+      this.#ask({ ...fields, op }, (error, ok) => (error ? reject(error) : resolve(ok)));
+    });
+  }
+
+  rename(name) {
+    this.name = name;
+    if (this.#isGreeted) this.request("hello", { name }).catch((error) => error.retry || this._fail(error));
+  }
+
+  nudge() {
+    if (this.#socket) this.#probe(PROBE_TICKS);
+    else if (this.state === "offline") this.#open();
+  }
+
+  close(reason = "closed by the program") {
+    if (this.state === "closed") return;
+    this.#change("closed", reason);
+    this.#abandon();
+    clearTimeout(this.#reopening);
+    clearInterval(this.#ticker);
+    this.#listening.abort();
+    this.#store.close();
+    for (const { reject } of this.#promises.values()) reject(failure("closed", reason));
+  }
+
+  // -- the socket: open, watch, lose, come back
+
+  async #start() {
+    try {
+      this.#queues = await this.#store.open();
+    } catch (error) {
+      this.#log("the store does not open:", error);
+      this.#store = new MemoryStore();
+      this.#queues = this.#store.open();
+    }
+    if (this.state === "closed") return this.#store.close();
+    for (const item of this.queue) this.#announce(item);
+    this.#open();
+  }
+
+  #open() {
+    clearTimeout(this.#reopening);
+    this.#change("connecting", this.reason);
+    this.#quietTicks = QUIET_TICKS;
+    const socket = (this.#socket = new this.#options.WebSocket(this.url));
+    // What was abandoned may still speak while it closes: only the current one is listened to.
+    const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
+    socket.onopen = ifCurrent(() => this.#greet());
+    socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
+    socket.onerror = () => {}; // its close says more
+    socket.onclose = ifCurrent(({ code }) => {
+      if (FATAL_CLOSES.includes(code)) this.close(`the server refused this client (${code})`);
+      else this.#lose(this.#goodbyeMs === undefined ? `the connection closed (${code})` : "the server stops");
+    });
+  }
+
+  #lose(reason) {
+    const delay = this.#goodbyeMs ?? backoffMs(this.#attempt++);
+    this.#abandon();
+    this.#reopening = setTimeout(() => this.#open(), delay);
+    this.#change("offline", reason, delay);
+  }
+
+  /** Leaves the socket without waiting for its closing handshake: a dead peer would never answer that. */
+  #abandon() {
+    const socket = this.#socket;
+    const answers = [...this.#answers.values()];
+    this.#socket = this.#goodbyeMs = this.#agreed = undefined;
+    this.#isGreeted = false;
+    this.#answers.clear();
+    clearTimeout(this.#resending);
+    this.#resending = this.#heldTicks = 0;
+    for (const subscription of this.#subscriptions.values()) subscription.live = false;
+    socket?.close();
+    this.#log(`${answers.length} requests are unanswered, ${this.queue.length} publishes in the queue`);
+    for (const answer of answers) answer(failure("disconnected", "The connection was lost.", { retry: true }));
+  }
+
+  // Ticks are counted instead of reading a clock: a machine that slept has not listened meanwhile.
+  #tick() {
+    if (!this.#socket) return;
+    if (this.#isGreeted && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
+    if (++this.#quietTicks > QUIET_TICKS + ANSWER_TICKS) this.#lose("the server does not answer");
+    else if (this.#quietTicks === QUIET_TICKS) this.#probe(ANSWER_TICKS);
+  }
+
+  #probe(ticks) {
+    this.#quietTicks = Math.max(this.#quietTicks, QUIET_TICKS + ANSWER_TICKS - ticks);
+    if (this.#isGreeted) this.#ask({ op: "ping" });
+  }
+
+  #change(state, reason, retryMs = 0) {
+    this.#log(state, reason, retryMs);
+    Object.assign(this, { state, reason, retryMs });
+    this._emit("state", { state, reason, retryMs });
+  }
+
+  // -- requests and what comes back
+
+  #ask(fields, answer = () => {}) {
+    const id = ++this.#lastId;
+    this.#answers.set(id, answer);
+    if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ ...fields, id }));
+  }
+
+  // Answers are called, not promised: a message behind an answer must not overtake it.
+  #receive(text) {
+    this.#quietTicks = 0;
+    const message = JSON.parse(text);
+    const { op, id, channel } = message;
+    const answer = this.#answers.get(id);
+    this.#answers.delete(id);
+    if (op === "error") (answer ?? ((error) => this._fail(error)))(new TrisyncError(message));
+    else if (id !== undefined) answer?.(null, message);
+    else if (op === "goodbye") {
+      this.#goodbyeMs = Math.min(message.reconnect_ms, GOODBYE_MS_MAX);
+      this.#probe(ANSWER_TICKS);
+    } else {
+      const subscription = this.#subscriptions.get(channel);
+      if (subscription?.live) subscription[`_${op}`]?.(message); // what is not there is of a later protocol
+    }
+  }
+
+  #greet() {
+    const queue = this.#queues[0];
+    this.#agreed = undefined;
+    this.#ask({ op: "hello", name: this.name, producer: queue.producer }, (error, ok) => {
+      if (!this.#socket) return;
+      if (error) return error.retry ? this.#lose(error.message) : this.close(error.message);
+      Object.assign(this.limits, ok.limits);
+      if (!this.#isGreeted) {
+        this.#isGreeted = true;
+        this.server = ok.server;
+        for (const subscription of this.#subscriptions.values()) this._subscribe(subscription);
+        this.#change("online", "");
+      }
+      const { seq, items } = queue;
+      if (ok.seq > seq || ok.seq < (items[0]?.seq ?? seq + 1) - 1) return this.#renew(queue);
+      this.#agreed = queue;
+      this.#sent = 0;
+      this.#pump();
+    });
+  }
+
+  // -- subscriptions
+
+  #join(subscription) {
+    const { channel } = subscription;
+    if (this.#subscriptions.has(channel)) throw new Error(`#${channel} is subscribed to already: close that first.`);
+    this.#subscriptions.set(channel, subscription);
+    for (const { key } of this._pending(channel)) subscription._refresh?.(key);
+    if (this.#isGreeted) this._subscribe(subscription);
+    return subscription;
+  }
+
+  _subscribe(subscription) {
+    subscription.live = false;
+    const request = subscription._request();
+    this.#log(request);
+    this.#ask(request, (error, ok) => {
+      if (this.#subscriptions.get(subscription.channel) !== subscription) return;
+      if (ok) subscription._begin(ok);
+      else if (!error.retry) subscription._fail(error);
+      else if (this.#socket) this.#lose(error.message);
+    });
+  }
+
+  _leave(subscription) {
+    subscription.live = false;
+    if (this.#subscriptions.get(subscription.channel) !== subscription) return;
+    this.#subscriptions.delete(subscription.channel);
+    if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel: subscription.channel });
+  }
+
+  _pending(channel, key) {
+    return this.queue.filter((item) => item.channel === channel && (key === undefined || item.key === key));
+  }
+
+  // -- publishing
+
+  #announce(item) {
+    if (item.key !== undefined) this.#subscriptions.get(item.channel)?._refresh?.(item.key);
+    this._emit("queued", item);
+  }
+
+  async #add(queue, item) {
+    item.seq = ++queue.seq;
+    queue.items.push(item);
+    this.#unsaved.add(item);
+    await this.#keep(() => this.#store.save(queue, item));
+    this.#unsaved.delete(item);
+    this.#pump();
+  }
+
+  async #keep(act) {
+    try {
+      await act();
+    } catch (error) {
+      this.#log("the store failed:", error);
+    }
+  }
+
+  #pump() {
+    const queue = this.#agreed;
+    if (!queue || this.#resending || this.#goodbyeMs !== undefined) return;
+    if (queue.items.length === 0 && this.#queues.length > 1) {
+      this.#queues.shift();
+      this.#keep(() => this.#store.forget(queue));
+      return this.#greet();
+    }
+    while (this.#sent < Math.min(queue.items.length, this.limits.unanswered_max)) {
+      const item = queue.items[this.#sent];
+      if (this.#unsaved.has(item)) return;
+      this.#sent++;
+      this.#transmit(queue, item);
+    }
+  }
+
+  #transmit(queue, item) {
+    const round = this.#round;
+    const sizeError = this.#sizeError(item);
+    // The server would close on what is too large. Without its data it is refused, which settles its seq.
+    const data = sizeError ? undefined : item.data;
+    this.#ask({ op: "publish", ...item, data }, (error, ok) => {
+      if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
+      if (error?.code === "fenced") return this.close("another client uses this producer");
+      if (!error?.retry) this.#settle(queue, item, error && (sizeError ?? error), ok);
+      else if (round === this.#round) this.#resendLater(error);
+    });
+  }
+
+  #settle(queue, item, error, ok) {
+    const index = queue.items.indexOf(item);
+    if (index < 0) return;
+    queue.items.splice(index, 1);
+    if (index < this.#sent) this.#sent--;
+    this.#failures = 0;
+    this.#keep(() => this.#store.remove(queue, item));
+    if (item.key !== undefined) this.#subscriptions.get(item.channel)?._settle?.(item, ok?.offset);
+    const promise = this.#promises.get(item);
+    this.#promises.delete(item);
+    if (error) {
+      this._emit("refused", { item, error });
+      promise?.reject(error);
+    } else {
+      this._emit("stored", { item, offset: ok.offset });
+      promise?.resolve(ok);
+    }
+    this.#pump();
+  }
+
+  /** A failure makes all that were sent behind it fail too: wait once, then send all in order. */
+  #resendLater({ code, retry_ms: delay = backoffMs(++this.#failures) }) {
+    this.#log("resending:", code, delay);
+    this.#round++;
+    this.#resending = setTimeout(() => {
+      this.#resending = this.#sent = 0;
+      this.#pump();
+    }, delay);
+  }
+
+  /** The server forgot this producer, or knows it from somebody else: go on as a new one. */
+  async #renew(queue) {
+    this.#log("a new producer is needed");
+    const socket = this.#socket;
+    const renewed = await this.#store.create();
+    for (const item of queue.items) this.#add(renewed, item);
+    this.#queues[this.#queues.indexOf(queue)] = renewed;
+    this.#keep(() => this.#store.forget(queue));
+    if (socket === this.#socket) this.#greet();
+  }
+
+  #sizeError(item) {
+    const limit = "message_bytes_max";
+    const value = this.limits[limit];
+    const bytes = new TextEncoder().encode(JSON.stringify(item)).length + ENVELOPE_BYTES;
+    return bytes > value ? failure("too_large", `The server takes ${value} bytes.`, { limit, value }) : null;
+  }
+}
+
+// -- where queues are kept: {producer, seq: the last number given, items}
+
+const newQueue = () => ({
+  producer: Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-"),
+  seq: 0,
+  items: [],
+});
+
+export class MemoryStore {
+  create = newQueue;
+  open() {
+    return [newQueue()];
+  }
+  save() {}
+  remove() {}
+  forget() {}
+  close() {}
+}
+
+const finished = (request) =>
+  new Promise((resolve, reject) => {
+    request.onsuccess = request.oncomplete = () => resolve(request.result);
+    request.onerror = request.onabort = () => reject(request.error);
+  });
+
+// A tab holds a lock for each of its producers: nothing else tells when it is gone. As seq 0, the last number is kept.
+export class IndexedDbStore {
+  #name;
+  #database;
+  #releases = new Map();
+
+  constructor(url) {
+    this.#name = `trisync ${url}`;
+  }
+
+  async open() {
+    const opening = indexedDB.open(this.#name, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("queue", { keyPath: ["producer", "seq"] });
+    this.#database = await finished(opening);
+    const keys = await this.#in((records) => records.getAllKeys());
+    const found = [];
+    for (const producer of new Set(keys.map(([producer]) => producer))) {
+      if (!(await this.#lock(producer))) continue;
+      const [first, ...items] = await this.#in((records) => records.getAll(rangeOf(producer)));
+      if (first) found.push({ producer, seq: first.last, items: items.map(({ producer, ...item }) => item) });
+    }
+    const own = found.pop() ?? (await this.create());
+    return [...found, own];
+  }
+
+  async create() {
+    const queue = newQueue();
+    await this.#lock(queue.producer);
+    await this.save(queue);
+    return queue;
+  }
+
+  save({ producer, seq: last }, item) {
+    return this.#in((records) => {
+      if (item) records.put({ ...item, producer });
+      return records.put({ producer, seq: 0, last });
+    });
+  }
+
+  remove({ producer }, { seq }) {
+    return this.#in((records) => records.delete([producer, seq]));
+  }
+
+  async forget({ producer }) {
+    await this.#in((records) => records.delete(rangeOf(producer)));
+    this.#releases.get(producer)?.();
+  }
+
+  close() {
+    this.#database?.close();
+    for (const release of this.#releases.values()) release();
+  }
+
+  async #in(act) {
+    const transaction = this.#database.transaction("queue", "readwrite");
+    const request = act(transaction.objectStore("queue"));
+    await finished(transaction);
+    return request.result;
+  }
+
+  #lock(producer) {
+    return new Promise((resolve) => {
+      navigator.locks.request(`${this.#name} ${producer}`, { ifAvailable: true }, (lock) => {
+        resolve(lock);
+        return lock && new Promise((release) => this.#releases.set(producer, release));
+      });
+    });
+  }
+}
+
+const rangeOf = (producer) => IDBKeyRange.bound([producer], [producer, []]);
+
+/** Only secure origins have locks; without them, two tabs could not tell their queues apart. */
+const defaultStore = (url) =>
+  globalThis.navigator?.locks && globalThis.indexedDB ? new IndexedDbStore(url) : new MemoryStore();
+
+export const connect = (url, options) => new Client(url, options);
