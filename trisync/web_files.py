@@ -1,14 +1,23 @@
 """The files of the web page, read once at the start and kept ready to send."""
 
 from importlib import resources
+from pathlib import PurePath
 from typing import NamedTuple
 
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".ts": "text/plain; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
 _FILES = {
-    "/": ("index.html", "text/html; charset=utf-8"),
-    "/app.js": ("app.js", "text/javascript; charset=utf-8"),
-    "/connection.js": ("connection.js", "text/javascript; charset=utf-8"),
-    "/style.css": ("style.css", "text/css; charset=utf-8"),
-    "/icon.svg": ("icon.svg", "image/svg+xml"),
+    "/": "index.html",
+    "/trisync.js": "trisync.js",
+    "/trisync.d.ts": "trisync.d.ts",
+    **{f"/{name}.js": f"{name}.js" for name in ("app", "board", "dom", "log", "people", "rows")},
+    **{f"/{name}.css": f"{name}.css" for name in ("style", "bar", "chat", "board")},
+    "/icon.svg": "icon.svg",
 }
 _TCP_PORT_TAG = b'<meta name="trisync-tcp-port" content="2345">'
 
@@ -35,9 +44,9 @@ def load_web_files(tcp_port: int) -> dict[str, WebFile]:
     """The page's files by their path; the page says which port netcat takes."""
     folder = resources.files("trisync") / "web"
     files = {}
-    for path, (name, content_type) in _FILES.items():
+    for path, name in _FILES.items():
         body = (folder / name).read_bytes()
         if name == "index.html":
             body = body.replace(_TCP_PORT_TAG, _TCP_PORT_TAG.replace(b"2345", str(tcp_port).encode()))
-        files[path] = WebFile(content_type.encode(), body)
+        files[path] = WebFile(_TYPES[PurePath(name).suffix].encode(), body)
     return files

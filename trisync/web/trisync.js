@@ -303,7 +303,7 @@ export class Client extends Emitter {
     const { WebSocket, name, debug, store } = this.#options;
     if (!WebSocket) throw new TypeError("There is no WebSocket here: pass one.");
     this.name = name;
-    this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : (debug ?? (() => {}));
+    this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : debug || (() => {});
     this.#store = store ?? defaultStore(this.url);
     const { signal } = this.#listening;
     globalThis.addEventListener?.("online", () => this.nudge(), { signal });

@@ -1,0 +1,249 @@
+// @ts-check
+// The shared document: a channel's state, one line a key, edited in place. Items of a list are objects with a `text`
+// and `done`; any other value is shown as JSON and can be edited as that. What is typed is compared with what others
+// wrote meanwhile, so that nobody's words are replaced unseen.
+//
+// For tests, these stay as they are:
+//   #entries > .entry[data-key], marked .pending, with .value (input), .done (checkbox) and .remove;
+//   .conflict with .mine and .theirs; #add, #add-text, #board-summary, #board-note
+
+import { $, button, counted, element, hueOf, newItemKey, wellFormed } from "./dom.js";
+/** @import { Entry, Json, Message, Replica } from "./trisync.js" */
+
+const SHOWN_MAX = 300; // lines in the document; a state may have a million keys
+const FLASH_MS = 1200; // how long a change by somebody else stands out
+
+/** @param {Json | undefined} data @returns {data is {text: string, done?: boolean}} */
+const isItem = (data) => typeof (/** @type {any} */ (data)?.text) === "string";
+
+/** What an input shows of a value. @param {Json | undefined} data */
+function valueText(data) {
+  if (data === undefined) return "";
+  if (isItem(data)) return data.text;
+  return typeof data === "string" ? data : JSON.stringify(data);
+}
+
+/** A value as somebody typed it: JSON, or else text. @param {string} text @param {Json} before @returns {Json} */
+function parsed(text, before) {
+  if (typeof before === "string") return text;
+  try {
+    return JSON.parse(text);
+  } catch {
+    return text;
+  }
+}
+
+/** One key's line. It draws what it is told, except over what is being typed. */
+class Line {
+  #board;
+  #key;
+  /** @type {Entry | undefined} what was there when typing began */
+  #before;
+  #isItem;
+
+  /** @param {Board} board @param {string} key @param {Entry} entry */
+  constructor(board, key, entry) {
+    this.#board = board;
+    this.#key = key;
+    this.#isItem = isItem(entry.data);
+    this.row = element("li", this.#isItem ? "entry item" : "entry");
+    this.row.dataset.key = key;
+    const name = this.#isItem ? "item" : key;
+    this.done = /** @type {HTMLInputElement} */ (element("input", "done"));
+    this.done.type = "checkbox";
+    this.done.ariaLabel = "Done";
+    this.value = /** @type {HTMLInputElement} */ (element("input", "value"));
+    this.value.ariaLabel = this.#isItem ? "Item" : `Value of ${key}`;
+    this.value.enterKeyHint = "done";
+    this.value.spellcheck = false;
+    this.remove = button("remove", "×", () => board.write(board.replica?.delete(key)));
+    this.remove.ariaLabel = `Delete ${name}`;
+    this.by = element("span", "by");
+    this.row.append(...(this.#isItem ? [this.done] : [element("code", "key", key)]), this.value, this.by, this.remove);
+    this.done.addEventListener("change", () => board.write(board.replica?.merge(key, { done: this.done.checked })));
+    this.value.addEventListener("focus", () => (this.#before = board.replica?.entry(key)));
+    this.value.addEventListener("blur", () => this.#commit());
+    this.value.addEventListener("keydown", (event) => this.#onKey(event));
+    this.draw(entry);
+  }
+
+  /** Whether this line can show the entry, or one of the other kind must take its place. @param {Entry} entry */
+  fits = (entry) => isItem(entry.data) === this.#isItem;
+
+  /** @param {Entry} entry */
+  draw({ data, pending }) {
+    this.row.classList.toggle("pending", pending);
+    if (isItem(data)) {
+      this.done.checked = Boolean(data.done);
+      this.row.classList.toggle("is-done", this.done.checked);
+    }
+    const isTyping = this.#before !== undefined && this.value.value !== valueText(this.#before.data);
+    if (!isTyping) {
+      this.value.value = valueText(data);
+      if (this.#before !== undefined) this.#before = this.#board.replica?.entry(this.#key);
+    }
+    this.value.title = this.value.value;
+  }
+
+  /** Says who wrote what is there. @param {string | undefined} name @param {boolean} isOther */
+  sign(name, isOther) {
+    this.by.textContent = name ?? "";
+    this.by.className = `by ${name ? hueOf(name) : ""}`;
+    if (!isOther) return;
+    this.row.classList.add("flash");
+    setTimeout(() => this.row.classList.remove("flash"), FLASH_MS);
+  }
+
+  /** @param {KeyboardEvent} event */
+  #onKey(event) {
+    if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
+    event.preventDefault();
+    if (event.key === "Escape") this.value.value = valueText(this.#before?.data);
+    this.value.blur();
+  }
+
+  #commit() {
+    const { replica } = this.#board;
+    const before = this.#before;
+    const text = wellFormed(this.value.value.trim());
+    this.#before = undefined;
+    if (!replica || before === undefined) return;
+    const now = replica.entry(this.#key);
+    if (text === "" || text === valueText(before.data)) {
+      if (now) this.draw(now);
+      return;
+    }
+    if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.#ask(text, now);
+    this.#store(text, before.pending ? undefined : before.offset);
+  }
+
+  /** @param {string} text @param {number | undefined} expect the word that this replaces */
+  #store(text, expect) {
+    const { replica } = this.#board;
+    const data = replica?.get(this.#key);
+    const options = expect === undefined ? {} : { expect };
+    const writing = this.#isItem
+      ? replica?.merge(this.#key, { text }, options)
+      : replica?.set(this.#key, parsed(text, data ?? null), options);
+    writing?.catch((/** @type {any} */ error) => {
+      if (error.code === "conflict") this.#ask(text, replica?.entry(this.#key));
+    });
+    this.#board.write(writing);
+  }
+
+  /** Somebody else was faster: let the person choose. @param {string} text @param {Entry | undefined} now */
+  #ask(text, now) {
+    this.row.querySelector(".conflict")?.remove();
+    const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
+    const who = now?.pending ? "you" : this.by.textContent || "somebody";
+    const question = element("div", "conflict");
+    question.append(element("p", "", `Meanwhile ${who} ${theirs}. You wrote “${text}”.`));
+    const choose = (/** @type {() => void} */ act) => () => (question.remove(), act());
+    const keepTheirs = () => (now ? this.draw(now) : this.#board.drop(this.#key));
+    question.setAttribute("role", "alert");
+    question.append(
+      button("mine", "Use mine", choose(() => this.#store(text, undefined))),
+      " ",
+      button("theirs", "Keep theirs", choose(keepTheirs)),
+    );
+    this.row.append(question);
+    if (now) this.draw(now);
+  }
+}
+
+/** The document of the channel that is shown. */
+export class Board {
+  /** @type {Replica | undefined} */
+  replica;
+  /** @type {Map<string, Line>} */
+  #lines = new Map();
+  #entries = $("entries");
+  #me = "";
+
+  constructor() {
+    $("add").addEventListener("submit", (/** @type {Event} */ event) => {
+      event.preventDefault();
+      this.#add();
+    });
+  }
+
+  /** Shows another channel's document. @param {Replica} replica */
+  show(replica) {
+    this.replica = replica;
+    this.#lines.clear();
+    this.#entries.replaceChildren();
+    $("board-note").textContent = "";
+    for (const key of replica.keys()) this.#draw(key);
+    replica.on("change", ({ key }) => this.replica === replica && this.#draw(key));
+    replica.on("ready", () => this.#summarize());
+    this.#summarize();
+  }
+
+  /** Notes who wrote a word. @param {Message} message @param {string} me */
+  sign({ key, from }, me) {
+    this.#me = me;
+    if (key !== undefined) this.#lines.get(key)?.sign(from, from !== this.#me);
+  }
+
+  /** Shows what became of a write. @param {Promise<unknown> | undefined} writing */
+  write(writing) {
+    $("board-note").textContent = "";
+    writing?.catch((/** @type {any} */ error) => {
+      if (error.code !== "conflict" && error.code !== "closed") $("board-note").textContent = `Not saved: ${error.message}`;
+    });
+  }
+
+  /** Takes a line away whose key is gone. @param {string} key */
+  drop(key) {
+    this.#lines.get(key)?.row.remove();
+    this.#lines.delete(key);
+    this.#summarize();
+  }
+
+  #add() {
+    const text = wellFormed($("add-text").value.trim());
+    if (text === "") return;
+    const key = newItemKey();
+    this.write(this.replica?.set(key, { text, done: false }));
+    $("add-text").value = "";
+    this.#lines.get(key)?.row.scrollIntoView({ block: "nearest" });
+  }
+
+  /** @param {string} key */
+  #draw(key) {
+    const entry = this.replica?.entry(key);
+    const line = this.#lines.get(key);
+    if (!entry) {
+      if (line && !line.row.contains(document.activeElement) && !line.row.querySelector(".conflict")) this.drop(key);
+    } else if (line?.fits(entry)) line.draw(entry);
+    else {
+      line?.row.remove();
+      this.#lines.delete(key);
+      this.#insert(key, entry);
+    }
+    this.#summarize();
+  }
+
+  /** The list stands behind the rest, its items in the order of their making. @param {string} key @param {Entry} entry */
+  #insert(key, entry) {
+    if (this.#lines.size >= SHOWN_MAX) return;
+    const line = new Line(this, key, entry);
+    this.#lines.set(key, line);
+    const rank = (/** @type {HTMLElement} */ row) => (row.classList.contains("item") ? "1" : "0") + row.dataset.key;
+    const next = [...this.#entries.children].find((row) => rank(row) > rank(line.row));
+    this.#entries.insertBefore(line.row, next ?? null);
+  }
+
+  #summarize() {
+    const { replica } = this;
+    if (!replica) return;
+    const values = [...this.#lines.keys()].map((key) => replica.get(key)).filter(isItem);
+    const done = values.filter((item) => item.done).length;
+    const more = replica.size - this.#lines.size;
+    const parts = [values.length ? `${done} of ${values.length} done` : counted(replica.size, "entry", "entries")];
+    if (more > 0) parts.push(`${more} not shown`);
+    $("board-summary").textContent = replica.size ? parts.join(" · ") : "";
+    $("board-empty").hidden = replica.size > 0;
+    $("board-empty").textContent = "Nothing here yet. What you add, everybody in the channel sees and can change.";
+  }
+}

@@ -1,0 +1,87 @@
+// @ts-check
+// Small things that the page's modules share: elements, what is remembered, and the server's rules for names.
+
+const CHANNEL_NAME = /^(?!\$)[A-Za-z0-9_\-.:/@#=]{1,200}$/;
+const HUES = 6; // colours for names, see style.css
+
+/** Whether the server would accept `name` as a channel. @param {string} name */
+export const isChannelName = (name) => CHANNEL_NAME.test(name);
+
+/** Whether the server would accept `name` for a person. @param {string} name */
+export const isPersonName = (name) => /^[^\p{Cc}\u2028\u2029]{1,64}$/u.test(name);
+
+/** The keys that the page makes for the list in a document. */
+export const newItemKey = () => `item-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 6)}`;
+
+/** @param {string} key */
+export const isItemKey = (key) => key.startsWith("item-");
+
+/** @returns {any} the element, whose kind index.html decides */
+export const $ = (/** @type {string} */ id) => document.getElementById(id);
+
+/**
+ * An element with a class and, as text and never as markup, its content.
+ * @param {string} tag @param {string} className @param {string} [text]
+ */
+export function element(tag, className, text = "") {
+  const made = document.createElement(tag);
+  made.className = className;
+  made.textContent = text;
+  return made;
+}
+
+/** @param {string} className @param {string} text @param {() => void} act */
+export function button(className, text, act) {
+  const made = /** @type {HTMLButtonElement} */ (element("button", className, text));
+  made.type = "button";
+  made.addEventListener("click", act);
+  return made;
+}
+
+/** The same name has the same colour on everybody's screen. @param {string} name */
+export function hueOf(name) {
+  let sum = 0;
+  for (const character of name) sum = (sum * 31 + (character.codePointAt(0) ?? 0)) % 9973;
+  return `hue-${sum % HUES}`;
+}
+
+/** JSON has no place for half a character. @param {string} text @returns {string} */
+export const wellFormed = (text) => /** @type {any} */ (text).toWellFormed?.() ?? text;
+
+/** @param {number} count @param {string} one @param {string} [many] */
+export const counted = (count, one, many = `${one}s`) => `${count.toLocaleString()} ${count === 1 ? one : many}`;
+
+/** Storage may be forbidden; then the page just forgets. @param {() => string | null | void} use */
+function tryStorage(use) {
+  try {
+    return use() ?? null;
+  } catch {
+    return null;
+  }
+}
+
+/** A chosen name is remembered for good, a guest's for as long as the tab is open. */
+export function rememberedName() {
+  const chosen = tryStorage(() => localStorage.getItem("name")) ?? tryStorage(() => sessionStorage.getItem("guest"));
+  if (chosen !== null && isPersonName(chosen)) return chosen;
+  const guest = `guest-${100 + Math.floor(Math.random() * 900)}`;
+  tryStorage(() => sessionStorage.setItem("guest", guest));
+  return guest;
+}
+
+/** @param {string} name */
+export const rememberName = (name) => void tryStorage(() => localStorage.setItem("name", name));
+
+/** Enter commits, Escape takes back. @param {HTMLInputElement} input @param {() => void} commit @param {() => void} leave */
+export function onCommit(input, commit, leave) {
+  let before = input.value;
+  input.addEventListener("focus", () => (before = input.value));
+  input.addEventListener("change", commit);
+  input.addEventListener("keydown", (event) => {
+    if (event.isComposing) return; // an input method's Enter is its own
+    if (event.key === "Escape") input.value = before;
+    if (event.key !== "Enter" && event.key !== "Escape") return;
+    event.preventDefault(); // or the Enter would go on into what is focused next
+    leave(); // leaving the input is what commits it
+  });
+}

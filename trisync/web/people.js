@@ -1,0 +1,32 @@
+// @ts-check
+// Who is in the channel, as a row of names.
+//
+// For tests: #members > .person, marked .me; #people[data-stale] while nobody can know
+
+import { $, element, hueOf } from "./dom.js";
+/** @import { Member, Subscription } from "./trisync.js" */
+
+const SHOWN_MAX = 12;
+
+/** Myself first, then by name, then those without one. @param {Subscription<any>} subscription @returns {Member[]} */
+function inOrder({ members, member: me }) {
+  const rank = (/** @type {Member} */ { member, name }) => (member === me ? "0" : name === undefined ? "2" : `1${name}`);
+  return [...members.values()].sort((one, other) => rank(one).localeCompare(rank(other)));
+}
+
+/** @param {Subscription<any>} subscription @param {boolean} isLive whether the list is of now */
+export function showPeople(subscription, isLive) {
+  const people = inOrder(subscription);
+  $("people").toggleAttribute("data-stale", !isLive);
+  $("people-title").textContent = isLive ? `${people.length} here` : "Were here";
+  const rows = people.slice(0, SHOWN_MAX).map(({ member, name }) => {
+    const isMe = member === subscription.member;
+    const row = element("li", `person ${isMe ? "me" : ""}`);
+    const initial = element("span", `initial ${name ? hueOf(name) : "nameless"}`, [...(name ?? "?")][0]);
+    initial.ariaHidden = "true";
+    row.append(initial, element("bdi", "name", name ?? "anonymous"), isMe ? element("span", "you", " you") : "");
+    return row;
+  });
+  if (people.length > SHOWN_MAX) rows.push(element("li", "more", `and ${people.length - SHOWN_MAX} more`));
+  $("members").replaceChildren(...rows);
+}
