@@ -26,7 +26,7 @@ FLOORS: list[set[str]] = [
     {"outbox", "connection", "hooks", "session", "registry"},
     {"sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},
-    {"client", "cli", "__main__", "loadtest"},
+    {"client", "cli", "cli_client", "cli_copies", "cli_errors", "__main__", "loadtest"},
 ]
 """Modules and subpackages of trisync, from the ground up."""
 

@@ -13,7 +13,7 @@ import msgspec
 from trisync.settings import Settings
 
 PREFIX = "TRISYNC_"
-OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL"}
+OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL", "TRISYNC_WEB"}
 """Variables of the command line that are no settings of the server."""
 
 

@@ -132,3 +132,31 @@ def test_a_server_that_is_not_there_is_one_line_at_once() -> None:
     assert gone.returncode == 1
     assert gone.stderr.startswith("Error: no connection to tcp://127.0.0.1:9: ")
     assert gone.stderr.count("\n") == 1
+
+
+def test_a_channel_is_emptied_and_its_offsets_go_on(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        url, web = f"tcp://127.0.0.1:{server.tcp_port}", f"http://127.0.0.1:{server.web_port}"
+        for text in ("one", "two"):
+            trisync(url, "publish", "a/b#c", text)
+        with running(url, "subscribe", "a/b#c", "--since", "0") as subscribe:
+            assert subscribe.stdout is not None
+            assert [json.loads(subscribe.stdout.readline())["data"] for _ in range(2)] == ["one", "two"]
+            deleted = trisync(url, "delete", "a/b#c", "--web", web, "--yes")
+            assert (deleted.stdout, deleted.stderr) == ("a/b#c is empty; its offsets go on behind 2\n", "")
+            assert trisync(url, "publish", "a/b#c", "three").stdout == "3\n"
+            assert json.loads(subscribe.stdout.readline())["data"] == "three"
+        shown = trisync(url, "history", "a/b#c").stdout.splitlines()
+        assert [json.loads(line).get("data") for line in shown] == [None, "three"]
+        assert json.loads(shown[0])["op"] == "gap"
+
+
+def test_what_cannot_be_emptied_is_one_line_that_says_why(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        refused = trisync("", "delete", "$system", "--web", f"http://127.0.0.1:{server.web_port}")
+        assert (refused.returncode, refused.stdout) == (1, "")
+        assert refused.stderr.startswith("Error: channel is 1-200 characters")
+    gone = trisync("", "delete", "lobby", "--web", f"http://127.0.0.1:{server.web_port}")
+    assert (gone.returncode, gone.stdout) == (1, "")
+    assert "Connection refused" in gone.stderr
+    assert gone.stderr.count("\n") == 1

@@ -12,6 +12,7 @@ import click
 import trio
 from rich.console import Console
 
+from trisync.cli_errors import first_of
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.plan import TRANSPORTS, Plan
 from trisync.loadtest.report_html import to_html
@@ -223,10 +224,7 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     try:
         results = trio.run(_until_signal, work)
     except* failures as group:
-        error: BaseException = group
-        while isinstance(error, BaseExceptionGroup):
-            error = error.exceptions[0]
-        raise NotRun(str(error)) from None
+        raise NotRun(str(first_of(group))) from None
     if not results:
         sys.exit(INTERRUPTED)
     return results[0]

@@ -1,0 +1,185 @@
+"""The commands that talk to a server: publish, subscribe, history, delete."""
+
+import json
+import logging
+import os
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import Request, urlopen
+
+import click
+import msgspec
+import trio
+
+from trisync.cli_errors import first_of
+from trisync.client import ClientError, Message, connect
+
+ANSWER_S = 30.0
+"""How long an answer over HTTP may take."""
+
+_url_option = click.option(
+    "--url",
+    default="tcp://localhost:2345",
+    envvar="TRISYNC_URL",
+    show_default=True,
+    help="The server: tcp://, or ws:// for its web door; tcps:// or wss:// with TLS.",
+)
+
+
+def _run(talk: Callable[[], Awaitable[None]]) -> None:
+    """Run a client command; what goes wrong is one line for a person, and exit status 1."""
+    # That a connection was lost and is back is said on standard error; meanwhile the command waits.
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
+    try:
+        trio.run(talk)
+    except (ClientError, OSError, ValueError) as error:
+        raise click.ClickException(str(error)) from None
+    except BaseException as error:
+        if isinstance(first_of(error), KeyboardInterrupt):
+            sys.exit(130)
+        raise
+
+
+def _as_data(text: str) -> object:
+    try:
+        return msgspec.json.decode(text, type=msgspec.Raw)
+    except msgspec.DecodeError:
+        return text
+
+
+@click.command("publish")
+@click.argument("channel")
+@click.argument("data", required=False)
+@click.option("--name", help="Who says it.")
+@_url_option
+def publish_command(channel: str, data: str | None, name: str | None, url: str) -> None:
+    """Publish DATA to CHANNEL, and print the offset it got once it is on the server's disk.
+
+    DATA is JSON, or else text. Without it, every line of standard input is published.
+
+    \b
+      trisync publish lobby '{"text": "hello"}'
+      trisync publish lobby hello --name alice
+      dmesg | trisync publish logs
+    """
+
+    async def talk() -> None:
+        async with connect(url, name=name, wait_s=0) as client:
+            async for lines in _lines_of_input() if data is None else _once([data]):
+                receipts = []
+                for line in lines:
+                    await client.room()
+                    receipts.append(client.post(channel, _as_data(line)))
+                for receipt in receipts:
+                    click.echo(await receipt)
+
+    _run(talk)
+
+
+async def _once(lines: list[str]) -> AsyncIterator[list[str]]:
+    yield lines
+
+
+async def _lines_of_input() -> AsyncIterator[list[str]]:
+    """The lines of standard input, as many together as there are at a time. Raises ValueError if they are no UTF-8."""
+    rest = b""
+    while chunk := await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1 << 16, abandon_on_cancel=True):
+        *lines, rest = (rest + chunk).split(b"\n")
+        yield [line.decode() for line in lines]
+    if rest:
+        yield [rest.decode()]
+
+
+@click.command("subscribe")
+@click.argument("channel")
+@click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset.")
+@click.option("--last", type=click.IntRange(1, 1000), help="Begin with the last N messages.")
+@click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
+@_url_option
+def subscribe_command(channel: str, since: int | None, last: int | None, count: int | None, url: str) -> None:
+    """Print what is published to CHANNEL, one JSON object a line, until Ctrl-C.
+
+    \b
+      trisync subscribe lobby --last 10
+      trisync subscribe lobby --since 0 | jq .data
+    """
+
+    async def talk() -> None:
+        async with (
+            connect(url, wait_s=0) as client,
+            client.subscribe(channel, since=since, last=last, gaps="yield") as messages,
+        ):
+            left = -1 if count is None else count
+            async for item in messages:
+                click.echo(item.to_json())
+                left -= isinstance(item, Message)
+                if not left:
+                    break
+
+    _run(talk)
+
+
+@click.command("history")
+@click.argument("channel")
+@click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset; else the newest are shown.")
+@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many messages.")
+@_url_option
+def history_command(channel: str, since: int | None, limit: int, url: str) -> None:
+    """Print messages of CHANNEL that are stored, one JSON object a line, oldest first.
+
+    \b
+      trisync history lobby
+      trisync history lobby --since 1000 --limit 500
+    """
+
+    async def talk() -> None:
+        async with connect(url, wait_s=0) as client:
+            page = await client.history(channel, since=since, limit=limit)
+            if page.gap is not None:
+                click.echo(page.gap.to_json())
+            for message in page.messages:
+                click.echo(message.to_json())
+
+    _run(talk)
+
+
+@click.command("delete")
+@click.argument("channel")
+@click.option(
+    "--web",
+    metavar="URL",
+    default="http://localhost:8000",
+    envvar="TRISYNC_WEB",
+    show_default=True,
+    help="The server's web door.",
+)
+@click.option("--yes", is_flag=True, help="Do not ask.")
+def delete_command(channel: str, web: str, yes: bool) -> None:
+    """Empty CHANNEL of its messages and its state, for good. It asks first, if there is somebody to ask.
+
+    Whoever is subscribed is told which messages are gone. Offsets go on from where they were.
+
+    \b
+      trisync delete lobby
+    """
+    if not yes and sys.stdin.isatty():
+        click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
+    request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
+    try:
+        with urlopen(request, timeout=ANSWER_S) as response:
+            offset = json.load(response)["offset"]
+    except HTTPError as error:
+        raise click.ClickException(_reason(error)) from None
+    except (URLError, OSError, ValueError) as error:
+        raise click.ClickException(f"{web}: {getattr(error, 'reason', error)}") from None
+    click.echo(f"{channel} is empty; its offsets go on behind {offset}")
+
+
+def _reason(error: HTTPError) -> str:
+    """What the server said, or else the status."""
+    try:
+        return str(json.load(error)["message"])
+    except (ValueError, KeyError, TypeError):
+        return f"{error.url}: {error.code} {error.reason}"
