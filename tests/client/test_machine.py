@@ -424,6 +424,10 @@ def test_a_full_inbox_stops_the_reading_unless_an_answer_is_awaited(monkeypatch:
         talk.message("lobby", offset)
     assert inbox.overflowed
     assert inbox.cursor == 9, "what does not fit is let go of"
+    (parked,) = talk.heard()
+    assert (parked["op"], "since" in parked) == ("subscribe", False), "the server is not to send the rest now"
+    talk.say("ok", id=parked["id"], offset=100, epoch="e")
+    talk.message("lobby", 101)
     talk.say("ok", id=1, offset=101)
     assert not talk.machine.may_read()
     assert [getattr(inbox.take(), "offset", None) for _ in range(7)] == list(range(1, 8))
@@ -433,6 +437,27 @@ def test_a_full_inbox_stops_the_reading_unless_an_answer_is_awaited(monkeypatch:
     talk.say("ok", id=again["id"], offset=101, epoch="e")
     talk.message("lobby", 10)
     assert [getattr(inbox.take(), "offset", None) for _ in range(3)] == [8, 9, 10]
+
+
+def test_a_full_inbox_does_not_keep_others_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "BUFFER_MESSAGES", 1)
+    talk = Talk()
+    full, other = talk.subscribe("full"), talk.subscribe("other")
+    for offset in range(1, 10):
+        talk.message("full", offset)
+    assert talk.machine.may_read()
+    (parked,) = talk.heard()
+    assert full.cursor == 5
+    assert [getattr(full.take(), "offset", None) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert talk.heard() == [], "the answer to what was asked for is yet to come"
+    talk.say("ok", id=parked["id"], offset=9, epoch="e")
+    (again,) = talk.heard()
+    assert again["since"] == 5
+    talk.say("ok", id=again["id"], offset=9, epoch="e")
+    talk.message("full", 6)
+    talk.message("other", 1)
+    assert getattr(full.take(), "offset", None) == 6
+    assert getattr(other.take(), "offset", None) == 1
 
 
 def test_a_subscription_that_is_refused_for_good_ends_and_one_that_is_not_is_asked_for_again() -> None:

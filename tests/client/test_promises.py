@@ -64,8 +64,8 @@ class Promises(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.usual_buffer = feeds.BUFFER_MESSAGES
-        feeds.BUFFER_MESSAGES = 3
+        self.usual_buffer = feeds.BUFFER_MESSAGES, feeds.OVERFULL
+        feeds.BUFFER_MESSAGES, feeds.OVERFULL = 2, 1
         self.now = 1000.0
         self.server = FakeServer()
         self.machine = Machine(
@@ -256,7 +256,7 @@ class Promises(RuleBasedStateMachine):
         try:
             self.check_the_end()
         finally:
-            feeds.BUFFER_MESSAGES = self.usual_buffer
+            feeds.BUFFER_MESSAGES, feeds.OVERFULL = self.usual_buffer
 
     def check_the_end(self) -> None:
         self.server.unavailable = False

@@ -17,7 +17,7 @@ BUFFER_BYTES = 1 << 20
 """Past so much that nobody has taken yet, the connection is not read, unless an answer is awaited."""
 
 OVERFULL = 4
-"""Past so many times that, messages are let go of: they are asked for again once the rest was taken."""
+"""Past so many times that, messages are let go of: the server is to keep them until the rest was taken."""
 
 
 class Start(NamedTuple):
@@ -32,7 +32,7 @@ class Inbox:
     """The messages of one channel that nobody has taken yet, and the cursor behind the newest of them."""
 
     def __init__(self, channel: str, start: Start, on_flow: Callable[[], None]) -> None:
-        """`on_flow` is called when this becomes full, and when it is so no longer."""
+        """`on_flow` is called when this becomes full, lets go of messages, and is full no longer."""
         self.channel = channel
         self.cursor: int | None = None
         """The newest offset that was taken in; None until the first subscription is there."""
@@ -90,11 +90,18 @@ class Inbox:
             if self._anchored and offset != self.cursor + 1:
                 raise ProtocolError(f"{self.channel} went from offset {self.cursor} to {offset} without a word")
         if self.is_full(OVERFULL):
-            self.overflowed = self.overflowed or offset is not None
+            if offset is not None:
+                self.overflowed = True
+                self._on_flow()
             return
         if offset is not None:
             self.cursor, self._anchored = offset, True
         self._put(message)
+
+    @property
+    def is_overflowing(self) -> bool:
+        """Whether messages were let go of, and it is not yet time to ask for them again."""
+        return self.overflowed and self.is_full()
 
     def skip(self, gap: GapNotice) -> None:
         """Messages will not come."""
@@ -195,6 +202,8 @@ class Feed:
         """How often it was asked for: only the answer to the newest request begins it."""
         self.live = False
         """Whether what comes is of the newest request; if not, it will come again, and is let go of."""
+        self.parked = False
+        """Whether it was asked for from the head on, since its inbox takes nothing before somebody takes from it."""
 
     @property
     def wanted(self) -> bool:
@@ -206,7 +215,8 @@ class Feed:
         self.asked += 1
         self.live = False
         fields: dict[str, Any] = {"channel": self.channel}
-        if self.inbox is not None:
+        self.parked = self.inbox is not None and self.inbox.is_overflowing
+        if self.inbox is not None and not self.parked:
             fields |= self.inbox.request()
         if self.replica is not None:
             fields["state"] = True
@@ -215,11 +225,13 @@ class Feed:
         return fields
 
     def begin(self, ok: Ok) -> bool:
-        """The subscription is there. Returns whether to ask once more, now that the cursor is known: a state is in
-        step only where it is certain which messages come behind it."""
+        """The subscription is there. Returns whether to ask once more: its inbox has room again by now, or has only now
+        learnt its cursor, and a state is in step only where it is certain which messages come behind it."""
         self.live = True
+        if self.parked and self.inbox is not None and not self.inbox.is_overflowing:
+            return True
         position = ok.offset
-        if self.inbox is not None:
+        if self.inbox is not None and not self.parked:
             exact = self.inbox.begin(ok)
             if not exact and self.replica is not None:
                 return True

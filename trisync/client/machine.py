@@ -251,9 +251,14 @@ class Machine:
     # What a driver does
 
     def may_read(self) -> bool:
-        """Whether the connection should be read. Not while messages wait to be taken, unless an answer is awaited:
-        who takes them may be who awaits it."""
-        reading = not self._full or bool(self._requests.awaited or self.publishes.in_flight)
+        """Whether the connection should be read. Not while all that is wanted are messages that wait to be taken,
+        unless an answer is awaited: who takes them may be who awaits it."""
+        reading = (
+            len(self._full) < len(self._feeds)
+            or bool(self._requests.awaited or self.publishes.in_flight)
+            or not self._full
+            or any(feed.replica is not None or feed.members is not None for feed in self._full)
+        )
         if reading and not self._was_reading:
             self._heard_at = self._timer()  # it was not the server who was silent
         self._was_reading = reading
@@ -461,13 +466,14 @@ class Machine:
             feed.fail(error)
 
     def _flow(self, feed: Feed) -> None:
-        """An inbox has become full, or is so no longer: then read on, and ask again for what was let go of."""
+        """An inbox has become full, has let go of messages, or is full no longer."""
         assert feed.inbox is not None
         if feed.inbox.is_full():
             self._full.add(feed)
-            return
-        self._full.discard(feed)
-        if feed.inbox.overflowed and feed.live:
+        else:
+            self._full.discard(feed)
+        # What was let go of is not to come before there is room for it, and then it is.
+        if feed.inbox.overflowed and feed.live and feed.parked is not feed.inbox.is_overflowing:
             self._subscribe(feed)
         self.on_change()
 
