@@ -187,7 +187,7 @@ class Producer(Client):
 
     def _compose(self) -> dict[str, Any]:
         self.sent += 1
-        padding = "x" * int(self._chance.lognormvariate(4.3, 1.7))
+        padding = "x" * int(self._chance.lognormvariate(5, 1.7))  # so that a round has a checkpoint
         request = {
             "op": "publish",
             "id": self.sent,

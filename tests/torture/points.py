@@ -30,7 +30,7 @@ POINTS = (
     Point("while a transaction is written", "pwrite64", WAL, 2000),
     Point("written, not on the disk yet", SYNC, WAL, 200),
     Point("on the disk, not acknowledged yet", "sendto", None, 1000),
-    Point("while a checkpoint is written", "pwrite64", FILE_NAME, 400),
+    Point("while a checkpoint is written", "pwrite64", FILE_NAME, 3000),
     Point("checkpointed, not on the disk yet", SYNC, FILE_NAME, 6),
 )
 
