@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from tests.simulation.history import Answered, Event, FinalLog, Invoked, Op, Stored
+from tests.simulation.history import Answered, Event, FinalLog, Invoked, Op, Stored, epochs_of
 
 
 class Publish(NamedTuple):
@@ -12,7 +12,7 @@ class Publish(NamedTuple):
     op: Op
     invoked_at: int
     answers: list[tuple[int, Answered]]
-    """With their places in the history."""
+    """With their places in the history. Those of earlier epochs are left out: a power cut may have undone them."""
 
     @property
     def offset(self) -> int:
@@ -30,13 +30,14 @@ class Publish(NamedTuple):
         return next((answer for _, answer in self.answers if answer.outcome != "retry"), None)
 
 
-def publishes_of(history: list[Event]) -> dict[str, Publish]:
+def publishes_of(history: list[Event], log: FinalLog) -> dict[str, Publish]:
     """All publishes by tag, in the order in which they were sent first."""
+    epochs = epochs_of(history)
     found: dict[str, Publish] = {}
     for place, event in enumerate(history):
         if isinstance(event, Invoked):
             found[event.op.tag] = Publish(event.op, place, [])
-        elif isinstance(event, Answered):
+        elif isinstance(event, Answered) and epochs[event.connection] == log.epoch:
             found[event.op.tag].answers.append((place, event))
     return found
 
@@ -47,7 +48,7 @@ def tag_of(data: Any) -> str | None:
 
 
 def check_publishes(history: list[Event], log: FinalLog) -> Iterator[str]:
-    publishes = publishes_of(history)
+    publishes = publishes_of(history, log)
     stored: dict[str, list[tuple[str, Stored]]] = {}
     deletions: dict[tuple[str, str | None], list[int]] = {}
     for channel, messages in log.messages.items():

@@ -25,7 +25,7 @@ def merged(target: Any, patch: Any) -> Any:
 
 def check_keys(history: list[Event], log: FinalLog) -> Iterator[str]:
     """Each word followed the one that its publisher expected, and the state is the log's last word on each key."""
-    publishes = publishes_of(history)
+    publishes = publishes_of(history, log)
     deletions = {
         (publish.op.channel, publish.offset): publish
         for publish in publishes.values()

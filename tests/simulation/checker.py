@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from tests.simulation.check_publishes import check_publishes
 from tests.simulation.check_state import check_keys, check_members, check_replicas
 from tests.simulation.check_subscriptions import check_subscriptions
-from tests.simulation.history import Answered, Event, FinalLog, Greeted, Wrong
+from tests.simulation.history import Answered, Event, FinalLog, Greeted, Wrong, epochs_of
 
 
 def check(history: list[Event], log: FinalLog) -> list[str]:
@@ -37,20 +37,22 @@ def check_log(history: list[Event], log: FinalLog) -> Iterator[str]:
 
 
 def check_conversations(history: list[Event], log: FinalLog) -> Iterator[str]:
-    """No client was told what no server says; and no producer was forgotten."""
-    settled: dict[str, int] = {}
+    """No client was told what no server says; no producer was forgotten; and the epoch lasted."""
+    epochs = epochs_of(history)
+    settled: dict[tuple[str | None, str], int] = {}
     for event in history:
         match event:
             case Wrong(problem):
                 yield problem
             case Answered(op, "ok" | "refused") if op.seq is not None and event.code != "fenced":
-                settled[op.device] = max(settled.get(op.device, 0), op.seq)
+                key = op.producer, epochs[event.connection]
+                settled[key] = max(settled.get(key, 0), op.seq)
             case Answered(op, _, _, "fenced"):
                 yield f"{op.tag} was fenced, but its producer had one connection"
-            case Greeted(device, seq, epoch):
-                if seq < settled.get(device, 0):
-                    yield f"{device} had seq {settled[device]} settled, but a hello was told {seq}"
-                if epoch != log.epoch:
+            case Greeted(device, _, epoch, producer, seq):
+                if seq < settled.get((producer, epoch), 0):
+                    yield f"{device} had seq {settled[producer, epoch]} settled, but a hello was told {seq}"
+                if epoch != log.epoch and log.durability == "full":
                     yield f"{device} was told epoch {epoch} in a log of epoch {log.epoch}"
             case _:
                 pass

@@ -31,6 +31,7 @@ from tests.simulation.history import (
 )
 from tests.simulation.network import Network
 from tests.simulation.wire import Dialect, Lost, Wire
+from trisync.log import Extent
 
 SILENCE_S = 15.0
 """A connection on which nothing came for so long is asked for a sign of life, and given up after as long again."""
@@ -106,6 +107,11 @@ class Following:
         self.members: dict[str, str | None] = {}
         self.member: str | None = None
 
+    def is_at(self, extent: Extent) -> bool:
+        """Whether it has everything that there is, as far as it can know."""
+        nothing_came = self.cursor is None or (self.cursor == 0 and extent.trimmed == extent.head)
+        return nothing_came or self.cursor == extent.head
+
     def take(self, key: str, offset: int, data: Any) -> None:
         """A word on a key; the newest counts."""
         if offset > self.entries.get(key, (0, None))[0]:
@@ -130,6 +136,9 @@ class Device:
         self._wire_random = fork(source)
         self._mood = mood
         self._made = 0
+        self._producer = habits.producer
+        self._seq = 0
+        self._settled_seq = 0
         self._quota = habits.publishes
         self._unanswered: dict[int, Op] = {}
         self._known: dict[tuple[str, str], int] = {}
@@ -316,20 +325,33 @@ class Device:
 
     def _hear_verdict(self, op: Op, answer: Json) -> None:
         if answer["op"] == "ok":
-            self._note(Answered(op, "ok", answer.get("offset", 0), "duplicate" if "duplicate" in answer else "", None))
+            self._note(
+                Answered(
+                    op,
+                    "ok",
+                    answer.get("offset", 0),
+                    "duplicate" if "duplicate" in answer else "",
+                    None,
+                    self._connection,
+                )
+            )
             if op.key is not None:
                 self._known[op.channel, op.key] = 0 if op.data is None else answer.get("offset", 0)
-            del self._unanswered[op.number]
+            self._settle(op)
             return
         code = answer["code"]
         outcome: Literal["refused", "retry"] = "retry" if answer["retry"] else "refused"
-        self._note(Answered(op, outcome, answer.get("offset", 0), code, answer.get("data")))
+        self._note(Answered(op, outcome, answer.get("offset", 0), code, answer.get("data"), self._connection))
         if code == "conflict" and op.key is not None:
             self._known[op.channel, op.key] = answer["offset"]
-        if outcome == "refused" or self.habits.producer is None:
-            del self._unanswered[op.number]
+        if outcome == "refused" or self._producer is None:
+            self._settle(op)
         elif self._resend_at == math.inf:
             self._resend_at = trio.current_time() + self._random.uniform(0.1, 1)
+
+    def _settle(self, op: Op) -> None:
+        del self._unanswered[op.number]
+        self._settled_seq = max(self._settled_seq, op.seq or 0)
 
     # What it says
 
@@ -370,22 +392,28 @@ class Device:
         await answered.wait()
 
     async def _greet(self, wire: Wire) -> None:
-        greeting: Json = {"name": self.name}
-        if self.habits.producer is not None:
-            greeting["producer"] = self.habits.producer
-
         def handle(answer: Json) -> None:
             if answer["op"] == "ok":
-                self._greeted = True
-                if self.habits.producer is not None:
-                    self._note(Greeted(self.habits.name, answer["seq"], answer["epoch"]))
+                seq = answer.get("seq", 0)
+                self._note(Greeted(self.habits.name, self._connection, answer["epoch"], self._producer, seq))
+                if seq < self._settled_seq:
+                    self._begin_anew()
+                else:
+                    self._greeted = True
 
         while not self._greeted:
+            greeting = {"name": self.name} | ({"producer": self._producer} if self._producer is not None else {})
             await self._ask(wire, "hello", handle, **greeting)
             if not self._greeted:
-                await trio.sleep(0.5)  # the log could not be read just now
-        if self.habits.producer is not None:
+                await trio.sleep(0.5)  # the log could not be read just now, or has forgotten the producer
+        if self._producer is not None:
             await self._resend(wire)
+
+    def _begin_anew(self) -> None:
+        """Be another producer: the log has forgotten this one, and what is in doubt stays so."""
+        self._producer = f"producer-{self.habits.name}-{self._random.getrandbits(64):016x}"
+        self._seq = self._settled_seq = 0
+        self._unanswered.clear()
 
     async def _resend(self, wire: Wire) -> None:
         self._resend_at = math.inf
@@ -405,11 +433,12 @@ class Device:
         source, habits = self._random, self.habits
         tag = f"{habits.name}-{self._made}"
         fields: Json = {"tag": tag, "device": habits.name, "number": self._made, "connection": self._connection}
-        if habits.producer is not None:
-            fields["seq"] = self._made
+        if self._producer is not None:
+            self._seq += 1
+            fields |= {"producer": self._producer, "seq": self._seq}
         data: Any = {"tag": tag, "pad": "x" * source.choice((0, 0, 10, habits.data_bytes_max))}
         if not habits.keyed or (habits.plain and source.random() < 0.5):
-            if habits.producer is None and source.random() < 0.1:
+            if self._producer is None and source.random() < 0.1:
                 fields["ephemeral"] = True
             return Op(channel=source.choice(habits.plain), data=data, **fields)
         channel, key = source.choice(habits.keyed), source.choice("pqr")

@@ -4,6 +4,7 @@ The server's own log runs on it, SQL and all; only the file's connections and th
 copies the database and its WAL as they are between two statements: what a process that dies there leaves behind.
 """
 
+import os
 import random
 import shutil
 import sqlite3
@@ -71,6 +72,7 @@ class Disk:
         self._trace = trace
         self._lives = 0
         self.folder = home / "0"
+        self._synced = 0
         self.trouble: Trouble | None = None
         self.slow_s_max = 0.002
         """How long a call to the disk may take."""
@@ -86,6 +88,7 @@ class Disk:
         """The machine starts."""
         self.dead = False
         self.struck = False
+        self._synced = 0
         self.outcome_unknown = False
 
     def connect(self, *args: Any, **options: Any) -> sqlite3.Connection:
@@ -111,8 +114,11 @@ class Disk:
         if self._random.random() < 0.5:
             await trio.sleep(self._random.uniform(0, self.slow_s_max))
 
-    def die(self) -> None:
-        """Power off, or SIGKILL, now: the next life finds what is in the files at this moment."""
+    def die(self, *, lossy: bool) -> None:
+        """Power off, or SIGKILL, now: the next life finds what is in the files at this moment.
+
+        `lossy` where what was not synced is lost with the power: of the WAL, some first part is left.
+        """
         if self.dead:
             return
         self.dead = True
@@ -124,6 +130,14 @@ class Disk:
             if file.exists():
                 shutil.copyfile(file, folder / name)
         self.folder = folder
+        if lossy and (folder / WAL_NAME).exists():
+            written = (folder / WAL_NAME).stat().st_size
+            os.truncate(folder / WAL_NAME, self._random.randint(min(self._synced, written), written))
+
+    def sync(self) -> None:
+        """What stands in the WAL now is safe: a checkpoint syncs it before it copies."""
+        file = self.folder / WAL_NAME
+        self._synced = file.stat().st_size if file.exists() else 0
 
     def before(self, statement: str, connection: "SimConnection") -> None:
         """A statement is about to be run. Raises sqlite3.OperationalError where it is to fail."""
@@ -173,6 +187,8 @@ class SimConnection(sqlite3.Connection):
 
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         if self.disk is None or sql.startswith(("PRAGMA", "ROLLBACK")):
+            if sql.startswith("PRAGMA wal_checkpoint") and self.disk is not None:
+                self.disk.sync()
             return super().execute(sql, parameters)
         statement = sql.lstrip()
         self.disk.before(statement, self)

@@ -24,6 +24,7 @@ class Op(msgspec.Struct, frozen=True, kw_only=True):
     """The one on which it was sent first."""
     channel: str
     data: Any
+    producer: str | None = None
     seq: int | None = None
     key: str | None = None
     expect: int | None = None
@@ -48,6 +49,8 @@ class Answered(NamedTuple):
     code: str
     data: Any
     """With a conflict, what stands there."""
+    connection: int
+    """The one on which it came."""
 
 
 class Asked(NamedTuple):
@@ -103,11 +106,14 @@ class Read(NamedTuple):
 
 
 class Greeted(NamedTuple):
-    """A hello with a producer was answered."""
+    """The hello that begins a connection was answered."""
 
     device: str
-    seq: int
+    connection: int
     epoch: str
+    producer: str | None
+    seq: int
+    """Its last settled one; 0 without a producer."""
 
 
 class Replica(NamedTuple):
@@ -146,6 +152,11 @@ Event = (
 )
 
 
+def epochs_of(history: list[Event]) -> dict[int, str]:
+    """The epoch in which each connection was, or nearly so: of those that got as far as a hello."""
+    return {event.connection: event.epoch for event in history if isinstance(event, Greeted)}
+
+
 class Stored(NamedTuple):
     """A message in the final log."""
 
@@ -159,15 +170,16 @@ class Stored(NamedTuple):
 class FinalLog(NamedTuple):
     """What is in the file when all is over."""
 
+    durability: str
+    """What was promised of it: under `normal`, a power cut may take the newest messages and begins an epoch."""
     epoch: str
     trimmed: dict[str, int]
     """Of every channel."""
     messages: dict[str, list[Stored]]
     state: dict[str, dict[str, tuple[int, Any]]]
-    producers: dict[str, int]
 
 
-def read_final_log(file: Path) -> FinalLog:
+def read_final_log(file: Path, durability: str) -> FinalLog:
     """Read a log's file, past all of the server's code."""
     db = sqlite3.connect(f"{file.as_uri()}?mode=ro", uri=True)
     try:
@@ -183,8 +195,7 @@ def read_final_log(file: Path) -> FinalLog:
         for channel, key, offset, data in db.execute("SELECT channel, key, offset, data FROM state"):
             if channel in names:
                 state[names[channel]][key] = (offset, msgspec.json.decode(data))
-        producers = dict(db.execute("SELECT id, seq FROM producers"))
         (epoch,) = db.execute("SELECT value FROM meta WHERE name = 'epoch'").fetchone()
     finally:
         db.close()
-    return FinalLog(epoch, trimmed, messages, state, producers)
+    return FinalLog(durability, epoch, trimmed, messages, state)

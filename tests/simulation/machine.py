@@ -174,7 +174,7 @@ class Machine:
         if self.server is None or self._disk.dead:
             return
         self._trace.note("the server is killed", "silently" if silently else "")
-        self._disk.die()
+        self._disk.die(lossy=silently and self.settings.durability == "normal")
         self.server = None
         for listener in list(self._network.listeners.values()):
             listener.shut()

@@ -157,6 +157,8 @@ class Link:
             self.lost = True
             for stream in (self.client, self.server):
                 stream.outgoing.forget_flying()
+                if stream.outgoing.room <= 0:
+                    stream.outgoing.wait_for_acknowledgement()  # by the probes of a closed window
             self.network.at(trio.current_time() + KEEPALIVE_S, self._probe)
 
     def _probe(self) -> None:
@@ -164,7 +166,7 @@ class Link:
         for stream in (self.client, self.server):
             if stream.outgoing.unacknowledged_since is None:
                 stream.incoming.reset()
-                stream.outgoing.broken = True
+                stream.outgoing.break_off()
 
     def machine_died(self, *, silently: bool) -> None:
         """The server's side is gone, in the middle of whatever it was doing."""
@@ -207,8 +209,7 @@ class Pipe:
         link = self._link
         self.held += len(data)
         if link.lost:
-            if self.unacknowledged_since is None:
-                self.unacknowledged_since = trio.current_time()
+            self.wait_for_acknowledgement()
             return
         flight = self._flight
         for segment in self._segments(data):
@@ -251,8 +252,7 @@ class Pipe:
 
     def _refuse(self) -> None:
         """Data met a socket that was closed: a reset comes back."""
-        self.broken = True
-        self._wake_writer()
+        self.break_off()
         other = self._link.server if self is self._link.client.outgoing else self._link.client
         other.outgoing.reset()
 
@@ -273,16 +273,25 @@ class Pipe:
         kept = flying[: source.randint(0, len(flying))]
         if kept and not self.receiver_gone:
             self._arrive(kept)
+        self.break_off()
+        self.reset()
+
+    def break_off(self) -> None:
+        """Sending fails from now on."""
         self.broken = True
         self._wake_writer()
-        self.reset()
 
     def forget_flying(self) -> None:
         """What is on its way never arrives."""
-        if self._flying and self.unacknowledged_since is None:
-            self.unacknowledged_since = trio.current_time()
+        if self._flying:
+            self.wait_for_acknowledgement()
         self._flying.clear()
         self._flight += 1
+
+    def wait_for_acknowledgement(self) -> None:
+        """The sender knows from now on that something it sent is not acknowledged; it never will be."""
+        if self.unacknowledged_since is None:
+            self.unacknowledged_since = trio.current_time()
 
     def reset(self) -> None:
         """The receiver gets an error behind what has arrived."""

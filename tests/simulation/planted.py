@@ -176,6 +176,23 @@ def every_start_begins_an_epoch(garden: Garden) -> None:
 
 
 @plant
+def an_unclean_stop_keeps_the_epoch(garden: Garden) -> None:
+    def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
+        if sqlite_schema.read_meta(connection, "epoch") is None:
+            sqlite_schema.write_meta(connection, "epoch", tokens(8))
+
+    garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
+
+
+@plant
+def a_cursor_of_another_epoch_is_taken(garden: Garden) -> None:
+    async def subscribe(self: Subscriptions, request: Any) -> None:
+        await original(self, msgspec.structs.replace(request, epoch=UNSET))
+
+    original = garden.replace(Subscriptions, "subscribe", subscribe)
+
+
+@plant
 def publishes_overtake_each_other(garden: Garden) -> None:
     def _take_batch(self: Broker) -> list[Submission]:
         batch: list[Submission] = original(self)

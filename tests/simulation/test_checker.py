@@ -27,10 +27,16 @@ from tests.simulation.history import (
     Wrong,
 )
 
-A = Op(tag="a", device="d1", number=1, connection=1, channel="news", data={"tag": "a"}, seq=1)
+P = "a-producer-of-d1"
+
+A = Op(tag="a", device="d1", number=1, connection=1, channel="news", data={"tag": "a"}, producer=P, seq=1)
 B = Op(tag="b", device="d2", number=1, connection=2, channel="news", data={"tag": "b"})
-C = Op(tag="c", device="d1", number=2, connection=1, channel="doc", data={"tag": "c"}, seq=2, key="k", expect=0)
-D = Op(tag="d", device="d1", number=3, connection=1, channel="doc", data={"tag": "d"}, seq=3, key="k", expect=9)
+C = Op(
+    tag="c", device="d1", number=2, connection=1, channel="doc", data={"tag": "c"}, producer=P, seq=2, key="k", expect=0
+)
+D = Op(
+    tag="d", device="d1", number=3, connection=1, channel="doc", data={"tag": "d"}, producer=P, seq=3, key="k", expect=9
+)
 E = Op(tag="e", device="d2", number=2, connection=2, channel="doc", data={"tag": "e"}, key="k", merge=True)
 
 
@@ -47,24 +53,25 @@ def message(offset: int, tag: str, sender: str, channel: str = "news", **more: A
 
 def honest() -> list[Event]:
     return [
-        Greeted("d1", 0, "e1"),
+        Greeted("d1", 1, "e1", P, 0),
+        Greeted("d2", 2, "e1", None, 0),
         Asked(1, "d2", 2, "news", 0, None, None, False),
         Subscribed(1, 0, "e1"),
         Invoked(A),
-        Answered(A, "retry", 0, "unavailable", None),
-        Answered(A, "ok", 1, "", None),
+        Answered(A, "retry", 0, "unavailable", None, 1),
+        Answered(A, "ok", 1, "", None, 1),
         Invoked(B),
         Seen(1, message(1, "a", "d1")),
-        Answered(B, "ok", 2, "", None),
+        Answered(B, "ok", 2, "", None, 2),
         Seen(1, message(2, "b", "d2")),
         Invoked(C),
-        Answered(C, "ok", 1, "", None),
-        Answered(C, "ok", 1, "duplicate", None),
+        Answered(C, "ok", 1, "", None, 1),
+        Answered(C, "ok", 1, "duplicate", None, 1),
         Invoked(D),
-        Answered(D, "refused", 1, "conflict", {"tag": "c"}),
+        Answered(D, "refused", 1, "conflict", {"tag": "c"}, 1),
         Invoked(E),  # never answered
-        Greeted("d1", 3, "e1"),
-        Read("news", 0, 2, "e1", False, [message(1, "a", "d1"), message(2, "b", "d2")], 11),
+        Greeted("d1", 3, "e1", P, 3),
+        Read("news", 0, 2, "e1", False, [message(1, "a", "d1"), message(2, "b", "d2")], 12),
         Replica("d1", "doc", {"k": (2, {"tag": "e"})}),
         Members("", "news", {"m2": "d2"}),
         Present("d2", "news", "d2", "m2"),
@@ -73,6 +80,7 @@ def honest() -> list[Event]:
 
 def honest_log() -> FinalLog:
     return FinalLog(
+        durability="full",
         epoch="e1",
         trimmed={"news": 0, "doc": 0},
         messages={
@@ -80,7 +88,6 @@ def honest_log() -> FinalLog:
             "doc": [Stored(1, 1, "d1", "k", {"tag": "c"}), Stored(2, 1, "d2", "k", {"tag": "e"})],
         },
         state={"doc": {"k": (2, {"tag": "e"})}},
-        producers={},
     )
 
 
@@ -112,10 +119,21 @@ def stored(channel: str, *messages: Stored) -> Callable[[list[Event], FinalLog],
     return change
 
 
+def test_under_normal_a_power_cut_may_take_the_newest_messages_if_the_epoch_says_so() -> None:
+    history, log = honest(), honest_log()._replace(durability="normal", epoch="e2")
+    log.messages["news"].pop()
+    again = Asked(2, "d2", 4, "news", 2, "e1", None, False)
+    history += [Greeted("d2", 4, "e2", None, 0), again, Subscribed(2, 1, "e2")]
+    told: list[Event] = [Gap(2, "epoch", 0, 0), Seen(2, message(1, "a", "d1"))]
+    assert check([*history, *told], log) == []
+    assert any("another log's offset" in problem for problem in check([*history, told[1]], log))
+    assert any("in a log of epoch e2" in problem for problem in check(history, log._replace(durability="full")))
+
+
 NEWS, DOC = honest_log().messages["news"], honest_log().messages["doc"]
-B_OK, D_REFUSED = Answered(B, "ok", 2, "", None), Answered(D, "refused", 1, "conflict", {"tag": "c"})
+B_OK, D_REFUSED = Answered(B, "ok", 2, "", None, 2), Answered(D, "refused", 1, "conflict", {"tag": "c"}, 1)
 SEEN_A, SEEN_B = Seen(1, message(1, "a", "d1")), Seen(1, message(2, "b", "d2"))
-READ = Read("news", 0, 2, "e1", False, [message(1, "a", "d1"), message(2, "b", "d2")], 11)
+READ = Read("news", 0, 2, "e1", False, [message(1, "a", "d1"), message(2, "b", "d2")], 12)
 
 LIES: dict[str, tuple[Callable[[list[Event], FinalLog], None], str]] = {
     "a hole": (stored("news", NEWS[0], NEWS[1]._replace(offset=3)), "are not dense"),
@@ -126,9 +144,9 @@ LIES: dict[str, tuple[Callable[[list[Event], FinalLog], None], str]] = {
     "nobody's": (stored("news", *NEWS, Stored(3, 1, "d1", None, {"tag": "z"})), "nobody published z"),
     "altered": (stored("news", NEWS[0]._replace(data={"tag": "a", "x": 1}), NEWS[1]), "with other data"),
     "another's": (stored("news", NEWS[0]._replace(sender="d2"), NEWS[1]), "is stored as from d2"),
-    "a failure stored": (changed(B_OK, Answered(B, "retry", 0, "draining", None)), "nothing was stored; it was"),
-    "a refusal stored": (changed(B_OK, Answered(B, "refused", 0, "limit", None)), "but is stored at 2"),
-    "two verdicts": (added(Answered(A, "ok", 2, "duplicate", None)), "different verdicts"),
+    "a failure stored": (changed(B_OK, Answered(B, "retry", 0, "draining", None, 2)), "nothing was stored; it was"),
+    "a refusal stored": (changed(B_OK, Answered(B, "refused", 0, "limit", None, 2)), "but is stored at 2"),
+    "two verdicts": (added(Answered(A, "ok", 2, "duplicate", None, 1)), "different verdicts"),
     "overtaken": (stored("news", NEWS[1]._replace(offset=1), NEWS[0]._replace(offset=2)), "was sent after"),
     "a deletion from nowhere": (stored("doc", *DOC, Stored(3, 1, "d1", "k", None)), "deleted at [3], by none"),
     "skipped": (changed(SEEN_A), "got 2 behind 0"),
@@ -154,8 +172,8 @@ LIES: dict[str, tuple[Callable[[list[Event], FinalLog], None], str]] = {
     "a conflict with itself": (changed(D_REFUSED, D_REFUSED._replace(offset=9)), "expected 9, and was refused for 9"),
     "another state": (lambda history, log: log.state.clear(), "the log says"),
     "another replica": (added(Replica("d2", "doc", {})), "d2 holds of doc {}"),
-    "forgotten": (added(Greeted("d1", 2, "e1")), "had seq 3 settled, but a hello was told 2"),
-    "a new epoch": (added(Greeted("d1", 3, "e2")), "was told epoch e2"),
+    "forgotten": (added(Greeted("d1", 3, "e1", P, 2)), "had seq 3 settled, but a hello was told 2"),
+    "a new epoch": (added(Greeted("d1", 3, "e2", P, 3)), "was told epoch e2"),
     "a ghost": (added(Members("d1", "news", {"m2": "d2", "m9": "d9"})), "sees in news"),
     "a stranger's name": (added(Members("d1", "news", {"m3": "d2"})), "does not see d2"),
     "nonsense": (added(Wrong("nonsense")), "nonsense"),

@@ -24,6 +24,7 @@ from tests.simulation.history import Members, read_final_log
 from tests.simulation.machine import Kill, Machine, Overheard, Point
 from tests.simulation.network import CALM, Network, Weather
 from tests.simulation.nuisance import pester
+from trisync.log import Extent
 from trisync.settings import Settings
 from trisync.sqlite_schema import FILE_NAME
 
@@ -62,7 +63,9 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
                 raise
             problems += [f"{said}: {_innermost(said)}" for said in _leaves(error)]
         if world.machine.has_served:
-            problems += check(world.mood.history, read_final_log(world.disk.folder / FILE_NAME))
+            problems += check(
+                world.mood.history, read_final_log(world.disk.folder / FILE_NAME, world.machine.settings.durability)
+            )
     return Outcome(seed, problems, trace.digest(), len(world.mood.history), trace.lines)
 
 
@@ -174,22 +177,19 @@ class World:
     async def _everybody_settles(self) -> None:
         while True:
             if all(device.settled for device in self.devices):
-                heads = await self._heads()
+                extents = await self._extents()
                 if all(
-                    following.cursor in (None, heads[channel])
+                    following.is_at(extents[channel])
                     for device in self.devices
                     for channel, following in device.followings.items()
                 ):
                     return
             await trio.sleep(0.5)
 
-    async def _heads(self) -> dict[str, int]:
+    async def _extents(self) -> dict[str, Extent]:
         server = await self.machine.running()
-        heads: dict[str, int] = {}
-        for channel in (*PLAIN, *KEYED):
-            assert server._broker is not None
-            heads[channel] = (await server._broker.head(channel)).head
-        return heads
+        assert server._broker is not None
+        return {channel: await server._broker.head(channel) for channel in (*PLAIN, *KEYED)}
 
     async def _ask_for_members(self) -> None:
         server = await self.machine.running()
@@ -271,6 +271,7 @@ def draw_settings(source: random.Random) -> Settings:
         retention=[source.choice(("cut/a age_s=5", "cut/a messages=3")), f"cut/* messages={source.choice((1, 5, 30))}"],
         batch_messages_max=source.choice((1, 3, 4096)),
         queue_bytes_max=source.choice((2000, 16 << 20)),
+        durability=source.choice(("full", "full", "normal")),
         backlog_bytes_max=source.choice((500, 4000, 1 << 20)),
         cache_bytes_max=source.choice((1, 5000, 1 << 20)),
         cache_ttl_s=source.choice((1.0, 300.0)),
