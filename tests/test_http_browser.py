@@ -10,8 +10,8 @@ from typing import Any
 import pytest
 from playwright.sync_api import Page, sync_playwright
 
+from tests.browser.pages import CHROMIUM, FLAGS
 from tests.harness import PATIENCE_S, server_process
-from tests.test_page import CHROMIUM, FLAGS
 
 pytestmark = pytest.mark.skipif(
     shutil.which("chromium") is None, reason="chromium is missing: apt-get install chromium"

@@ -35,6 +35,7 @@ const keepsQueue = "locks" in navigator && "indexedDB" in window;
 let channel;
 let noneEarlier = false; // the server has nothing before the first message
 let retryAt = 0;
+let waitingTimer = 0;
 
 // -- the connection and what waits for it
 
@@ -45,24 +46,25 @@ client.on("state", ({ state, retryMs }) => {
   $("reconnect").hidden = state !== "offline" && state !== "closed";
   retryAt = Date.now() + retryMs;
   showCountdown();
+  log.labelPending(pendingLabel());
   showWaiting();
   if (channel) showPeople(channel, state === "online");
 });
 
 client.on("queued", (item) => {
   if (item.key === undefined) log.addPending(item, nameInput.value, pendingLabel());
-  showWaiting();
+  showWaitingSoon();
 });
 
 client.on("stored", ({ item, offset }) => {
   log.stored(item, offset);
-  showWaiting();
+  showWaitingSoon();
 });
 
 client.on("refused", ({ item, error }) => {
   if (item.key === undefined) log.refused(item, error.message, takeBack);
   if (item.channel !== channel.channel) showNote(`A message to #${item.channel} was refused: ${error.message}`);
-  showWaiting();
+  showWaitingSoon();
 });
 
 client.on("error", (error) => log.notice("error", error.message));
@@ -74,9 +76,15 @@ function showCountdown() {
   $("countdown").textContent = client.state === "offline" && seconds > 0 ? `in ${seconds} s` : "";
 }
 
+/** A full queue comes and goes at once: it is not to be counted for each of its items. */
+function showWaitingSoon() {
+  waitingTimer ||= setTimeout(showWaiting, 50);
+}
+
 /** Says what is queued, and whether this page may be closed meanwhile. */
 function showWaiting() {
-  log.labelPending(pendingLabel());
+  clearTimeout(waitingTimer);
+  waitingTimer = 0;
   const waiting = client.queue.length;
   const isDown = client.state === "offline" || client.state === "closed";
   let text = "";

@@ -102,7 +102,8 @@ export class Log {
     this.#pending.set(item, { row, offset: 0 });
     this.#outbox.append(row);
     joinTo(row, row.previousElementSibling ?? this.#messages.lastElementChild);
-    this.toEnd();
+    this.#following = true;
+    this.#schedule();
   }
 
   /** @param {string} text what the pending ones are waiting for */
@@ -123,8 +124,8 @@ export class Log {
     if (offset && item.channel === this.channel) {
       pending.offset = offset;
       this.#own.add(offset);
-      this.#messages.querySelector(`[data-offset="${offset}"]`)?.classList.add("own");
-      this.#removeArrived();
+      if (offset <= this.#last) this.#messages.querySelector(`[data-offset="${offset}"]`)?.classList.add("own");
+      this.#schedule();
     } else this.#remove(item);
   }
 
@@ -152,12 +153,18 @@ export class Log {
       this.#arriving.splice(0, ROWS_MAX); // nobody could have read them, and "Load earlier" has them
       this.#messages.replaceChildren();
     }
+    this.#schedule();
+  }
+
+  #schedule() {
+    if (this.#scheduled) return;
     // A hidden page gets no frames; a slow timer keeps it going.
-    this.#scheduled ||= setTimeout(() => this.#flush(), 100);
-    if (this.#arriving.length === 1) requestAnimationFrame(() => this.#flush());
+    this.#scheduled = setTimeout(() => this.#flush(), 100);
+    requestAnimationFrame(() => this.#flush());
   }
 
   #flush() {
+    if (!this.#scheduled) return;
     clearTimeout(this.#scheduled);
     this.#scheduled = 0;
     const batch = document.createDocumentFragment();

@@ -708,6 +708,7 @@ export class IndexedDbStore {
   async #in(act) {
     const transaction = this.#database.transaction("queue", "readwrite");
     const request = act(transaction.objectStore("queue"));
+    transaction.commit(); // else it would wait for this tab, which may crash
     await finished(transaction);
     return request.result;
   }

@@ -1,99 +1,25 @@
 """The web page in a real browser, beside a netcat, over restarts of the server."""
 
 import re
-import shutil
-import socket
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from playwright.sync_api import Browser, Page, expect, sync_playwright
+from playwright.sync_api import Browser, Page, expect
 
-from tests.harness import PATIENCE_S, ServerProcess, server_process
-
-CHROMIUM = shutil.which("chromium")
-FLAGS = [
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is missing: apt-get install chromium")
-
-expect.set_options(timeout=1000 * PATIENCE_S)
+from tests.browser.pages import Netcat, await_head, await_state, offsets, open_page, say, texts
+from tests.harness import ServerProcess, server_process
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
-        yield browser
-        browser.close()
-
-
-def open_page(browser: Browser, server: ServerProcess, name: str, path: str = "/") -> Page:
-    """A page in a profile of its own, online; whatever it says in its console fails the test."""
-    page = browser.new_context(viewport={"width": 900, "height": 700}).new_page()
-    page.on("pageerror", lambda error: pytest.fail(f"{name}: {error}"))
-    page.goto(f"http://127.0.0.1:{server.web_port}{path}")
-    expect(page.locator("#status[data-state=online]")).to_be_attached()
-    page.fill("#name", name)
-    page.press("#name", "Enter")
-    return page
-
-
-def say(page: Page, text: str) -> None:
-    page.fill("#composer", text)
-    page.press("#composer", "Enter")
-
-
-def texts(page: Page) -> list[str]:
-    return page.locator("#log [data-offset] .text").all_inner_texts()
-
-
-def offsets(page: Page) -> list[int]:
-    rows = page.locator("#log [data-offset]")
-    return [int(row.get_attribute("data-offset") or "0") for row in rows.all()]
-
-
-def await_head(page: Page, offset: int) -> None:
-    """Wait until the page is level, and nothing it sent is unanswered."""
-    expect(page.locator("#head")).to_have_text(str(offset))
-    expect(page.locator(f"#log [data-offset='{offset}']")).to_be_attached()
-    expect(page.locator("#log .row.pending")).to_have_count(0)
-
-
-class Netcat:
-    """What somebody at netcat sees of the lobby."""
-
-    def __init__(self, server: ServerProcess, name: str) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S)
-        self._seen = ""
-        self.type(f"/name {name}\n")
-        self.await_sight(r"\* you are .*\n")
-
-    def type(self, text: str) -> None:
-        self._socket.sendall(text.encode())
-
-    def await_sight(self, pattern: str) -> None:
-        while not (match := re.search(pattern, self._seen)):
-            chunk = self._socket.recv(65536).decode()
-            assert chunk, f"ended without {pattern!r}: {self._seen!r}"
-            self._seen += chunk
-        self._seen = self._seen[match.end() :]
-
-    def close(self) -> None:
-        self._socket.close()
+def a_page(browser: Browser, server: ServerProcess, name: str, path: str = "/") -> Page:
+    """A page in a profile of its own."""
+    return open_page(browser.new_context(viewport={"width": 900, "height": 700}), server.web_port, name, path)
 
 
 def test_two_pages_and_a_netcat_agree_over_restarts_of_the_server(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         ports = {"tcp_port": server.tcp_port, "web_port": server.web_port}
-        ada, bob = open_page(browser, server, "ada"), open_page(browser, server, "bob")
-        grace = Netcat(server, "grace")
+        ada, bob = a_page(browser, server, "ada"), a_page(browser, server, "bob")
+        grace = Netcat(server.tcp_port, "grace")
         say(ada, "hello from a browser")
         grace.await_sight("#lobby 1 ada: hello from a browser\n")
         grace.type("hello from netcat\n")
@@ -103,13 +29,13 @@ def test_two_pages_and_a_netcat_agree_over_restarts_of_the_server(browser: Brows
         grace.close()
         assert server.stop() == 0
     for page in (ada, bob):
-        expect(page.locator("#status[data-state=online]")).not_to_be_attached()
+        await_state(page, "connecting", "offline")
     say(ada, "written while the server was away")
     say(ada, "and one more")
 
     for round in range(2):
         with server_process(tmp_path, **ports) as server:
-            grace = Netcat(server, "grace")
+            grace = Netcat(server.tcp_port, "grace")
             before = 2 + 3 * round
             if round == 0:
                 grace.await_sight(f"#lobby {before + 2} ada: and one more\n")
@@ -134,12 +60,12 @@ def test_two_pages_and_a_netcat_agree_over_restarts_of_the_server(browser: Brows
 
 def test_a_page_that_was_away_gets_what_it_missed_once(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        page = open_page(browser, server, "ada")
+        page = a_page(browser, server, "ada")
         page.context.set_offline(True)
         ports = {"tcp_port": server.tcp_port, "web_port": server.web_port}
         server.stop()
     with server_process(tmp_path, **ports) as server:
-        grace = Netcat(server, "grace")
+        grace = Netcat(server.tcp_port, "grace")
         grace.type("".join(f"message {number}\n" for number in range(1, 201)))
         grace.await_sight("#lobby 200 grace: message 200\n")
         page.context.set_offline(False)
@@ -151,10 +77,10 @@ def test_a_page_that_was_away_gets_what_it_missed_once(browser: Browser, tmp_pat
 
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        grace = Netcat(server, "grace")
+        grace = Netcat(server.tcp_port, "grace")
         grace.type("".join(f"message {number}\n" for number in range(1, 81)))
         grace.await_sight("#lobby 80 grace: message 80\n")
-        page = open_page(browser, server, "ada")
+        page = a_page(browser, server, "ada")
         await_head(page, 80)
         assert offsets(page) == list(range(31, 81))
         page.locator("#earlier").click()
@@ -184,7 +110,7 @@ def test_the_page_fits_and_asks_nobody_else_for_anything(
         page.on("request", lambda request: asked.append(request.url))
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(f"http://127.0.0.1:{server.web_port}/")
-        expect(page.locator("#status[data-state=online]")).to_be_attached()
+        await_state(page, "online")
         say(page, "a_very_long_word_" * 30)
         await_head(page, 1)
         assert page.evaluate("document.documentElement.scrollWidth") <= width

@@ -1,0 +1,232 @@
+"""The page against servers that are killed, networks that are cut, and tabs that are reloaded or crash."""
+
+import json
+import re
+import signal
+import socket
+from pathlib import Path
+from typing import Any
+
+import pytest
+from playwright.sync_api import Browser, Error, Page, expect
+
+from tests.browser.cuts import Network, network
+from tests.browser.pages import Netcat, await_head, await_state, network_is_back, offsets, open_page, say, texts
+from tests.harness import PATIENCE_S, ServerProcess, server_process
+
+KILLS = 10
+
+
+def history(server: ServerProcess, since: int = 0) -> dict[str, Any]:
+    """The lobby's log as the server has it, a thousand messages of it."""
+    request = {"op": "history", "id": 1, "channel": "lobby", "since": since, "limit": 1000}
+    with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as connection:
+        lines = connection.makefile("rw")
+        print(json.dumps(request), file=lines, flush=True)
+        answer: dict[str, Any] = json.loads(lines.readline())
+        return answer
+
+
+def stored(server: ServerProcess) -> list[Any]:
+    """What was said in the lobby, all of it."""
+    data: list[Any] = []
+    while True:
+        page = history(server, len(data))
+        data += [message["data"] for message in page["messages"]]
+        if not page["more"]:
+            return data
+
+
+def cut_off(page: Page, network: Network) -> None:
+    """Take a page's WebSocket away, and keep it from getting another."""
+    network.has_websockets = False
+    network.reset()
+    await_state(page, "offline", "connecting")
+
+
+def test_two_pages_and_a_netcat_agree_while_the_server_is_killed_ten_times(browser: Browser, tmp_path: Path) -> None:
+    faults = ("none", "reset", "half-close", "black hole", "delay")
+    with network() as net:
+        pages: dict[str, Page] = {}
+        for round in range(KILLS):
+            with server_process(tmp_path) as server:
+                net.server_port = server.web_port
+                if not pages:
+                    pages = {name: open_page(browser.new_context(), net.port, name) for name in ("ada", "bob")}
+                grace = Netcat(server.tcp_port, "grace")
+                fault = faults[round % len(faults)]
+                if fault == "delay":
+                    net.delay_s = 0.1
+                for name, page in pages.items():
+                    network_is_back(page)
+                    say(page, f"{name} {round} before")
+                grace.type(f"grace {round}\n")
+                grace.await_sight(f"grace: grace {round}\n")
+                if fault == "reset":
+                    net.reset()
+                elif fault == "half-close":
+                    net.half_close()
+                elif fault == "black hole":
+                    net.become_a_black_hole()
+                for name, page in pages.items():
+                    say(page, f"{name} {round} during")
+                grace.close()
+                server.stop(signal.SIGKILL)
+            net.heal()
+            net.reset()
+            for name, page in pages.items():
+                say(page, f"{name} {round} after")
+        with server_process(tmp_path) as server:
+            net.server_port = server.web_port
+            for page in pages.values():
+                network_is_back(page)
+            count = 7 * KILLS
+            for page in pages.values():
+                await_head(page, count)
+            log = stored(server)
+            assert len(log) == count
+            for name, page in pages.items():
+                expected = [
+                    f"{name} {round} {when}" for round in range(KILLS) for when in ("before", "during", "after")
+                ]
+                assert [text for text in log if text.startswith(name)] == expected
+                assert texts(page) == log
+                assert offsets(page) == [*range(1, count + 1)]
+                assert page.locator("#log .notice").count() == 0
+                page.context.close()
+            assert [text for text in log if text.startswith("grace")] == [f"grace {round}" for round in range(KILLS)]
+
+
+def test_a_connection_that_died_without_a_word_is_noticed(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        context.clock.install()
+        page = open_page(context, net.port, "ada")
+        net.become_a_black_hole()
+        say(page, "into the void")
+        expect(page.locator("#log .row.pending")).to_have_count(1)
+        await_state(page, "online")
+        net.heal()
+        context.clock.run_for(40_000)
+        await_head(page, 1)
+        assert stored(server) == ["into the void"]
+        context.close()
+
+
+FILL = """async ({url, count}) => {
+    const { connect } = await import("/trisync.js");
+    const client = connect(url);
+    const codes = [];
+    for (let number = 1; number <= count; number++) {
+        client.publish("lobby", `number ${number}`).catch(({ code }) => codes.push(code));
+    }
+    await new Promise((stored) => setTimeout(stored, 0));
+    while (client.queue.length < count - 1) await new Promise((next) => setTimeout(next, 10));
+    return codes;
+}"""
+
+
+def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        page = open_page(browser.new_context(), net.port, "ada")
+        cut_off(page, net)
+        codes = page.evaluate(FILL, {"url": f"ws://127.0.0.1:{net.port}/", "count": 1001})
+        assert codes == ["limit"], "one more than fit is refused, and nothing dropped for it"
+        say(page, "and from the page")
+        for _ in range(2):
+            expect(page.locator("#banner")).to_contain_text("also if you close this page")
+            page.reload()
+            await_state(page, "offline", "connecting")
+            expect(page.locator("#log .row.pending")).to_have_count(1001)
+        expect(page.locator("#banner")).to_contain_text("1,001 changes wait")
+        net.heal()
+        network_is_back(page)
+        await_head(page, 1001)
+        log = stored(server)
+        assert [text for text in log if text.startswith("number")] == [f"number {number}" for number in range(1, 1001)]
+        assert log.count("and from the page") == 1
+        assert len(log) == 1001
+        page.reload()
+        await_head(page, 1001)
+        assert len(stored(server)) == 1001
+        page.context.close()
+
+
+def test_the_queue_of_a_tab_that_crashed_is_sent_by_the_next_one_that_opens(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        crashing, living = open_page(context, net.port, "ada"), open_page(context, net.port, "bob")
+        cut_off(crashing, net)
+        await_state(living, "offline", "connecting")
+        for number in range(5):
+            say(crashing, f"ada {number}")
+            say(living, f"bob {number}")
+        expect(crashing.locator("#log .row.pending")).to_have_count(5)
+        crash(crashing)
+        third = open_page(context, net.port, "eve", state="offline")
+        expect(third.locator("#log .row.pending .text")).to_have_text([f"ada {number}" for number in range(5)])
+        say(third, "eve")
+        net.heal()
+        for page in (living, third):
+            network_is_back(page)
+        for page in (living, third):
+            await_head(page, 11)
+        log = stored(server)
+        assert [text for text in log if text.startswith("ada")] == [f"ada {number}" for number in range(5)]
+        assert [text for text in log if text.startswith("bob")] == [f"bob {number}" for number in range(5)]
+        assert len(log) == 11
+        context.close()
+
+
+def crash(page: Page) -> None:
+    """End the process behind a tab, at once."""
+    with page.expect_event("crash"), pytest.raises(Error):
+        page.goto("chrome://crash")
+
+
+def test_two_tabs_are_two_producers(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        tabs = [open_page(context, net.port, name) for name in ("ada", "bob")]
+        for tab in tabs:
+            expect(tab.locator("#members .person")).to_have_count(2)
+        for number in range(10):
+            for tab in tabs:
+                say(tab, f"message {number}")
+        for tab in tabs:
+            await_head(tab, 20)
+        tabs[0].reload()
+        await_head(tabs[0], 20)
+        for tab in tabs:
+            expect(tab.locator("#members .person")).to_have_count(2)
+            assert sorted(texts(tab)) == sorted(stored(server))
+        assert len(stored(server)) == 20
+        context.close()
+
+
+def test_a_page_that_slept_longer_than_the_retention_says_what_is_gone(browser: Browser, tmp_path: Path) -> None:
+    options = ("--retention", "lobby messages=5", "--retention-tick-s", "0.02")
+    with server_process(tmp_path, *options) as server, network() as net:
+        net.server_port = server.web_port
+        page = open_page(browser.new_context(), net.port, "ada")
+        say(page, "good night")
+        await_head(page, 1)
+        cut_off(page, net)
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("".join(f"message {number}\n" for number in range(2, 22)))
+        grace.await_sight("#lobby 21 grace: message 21\n")
+        while history(server)["trimmed"] < 16:
+            pass
+        net.heal()
+        network_is_back(page)
+        await_head(page, 21)
+        assert offsets(page) == [1, *range(17, 22)]
+        notice = page.locator("#log .notice[data-kind=trimmed]")
+        expect(notice).to_have_text(re.compile("Messages 2–16 are no longer kept"))
+        assert page.evaluate("document.querySelector('[data-kind=trimmed]').nextElementSibling.dataset.offset") == "17"
+        grace.close()
+        page.context.close()
