@@ -5,18 +5,20 @@ import json
 import re
 import shutil
 import tomllib
+import urllib.request
 from pathlib import Path
 
 import pytest
 
 from tests.browser.node import WEB, installed, needs_node, run_node, run_npm
-from tests.harness import server_process
+from tests.harness import PATIENCE_S, server_process
 
 pytestmark = needs_node
 
 CLIENT = Path(__file__).parent / "client"
 CLIENT_TESTS = sorted(CLIENT.glob("*.test.mjs"))
-GZIPPED_BYTES_MAX = 8 * 1024
+GZIPPED_BYTES_MAX = 8000
+DOCUMENTS = [WEB / "README.md", WEB / "trisync.d.ts", WEB.parent.parent / "README.md"]
 
 
 @pytest.mark.parametrize("tests", CLIENT_TESTS, ids=lambda path: path.name.removesuffix(".test.mjs"))
@@ -51,6 +53,38 @@ def test_the_package_as_npm_installs_it_talks_to_a_server(tmp_path: Path) -> Non
         "refusal": [True, "bad_request"],
         "members": ["bob"],
     }
+
+
+def javascript(document: Path) -> str:
+    """The program that a document shows."""
+    [program] = re.findall(r"^(?: \* )?```js\n(.*?)^(?: \* )?```$", document.read_text(), re.MULTILINE | re.DOTALL)
+    return re.sub(r"^ \* ?", "", program, flags=re.MULTILINE)
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
+def test_the_programs_that_documents_show_run(document: Path, tmp_path: Path) -> None:
+    websocket = (installed("ws") / "wrapper.mjs").as_uri()
+    program = javascript(document)
+    assert program.count('"/trisync.js"') + program.count('from "trisync"') == 1
+    program = program.replace('"/trisync.js"', '"trisync"').replace("ws://localhost:8000/", "SERVER")
+    install(tmp_path)
+    with server_process(tmp_path / "data") as server:
+        (tmp_path / "program.mjs").write_text(program.replace("SERVER", f"ws://127.0.0.1:{server.web_port}/"))
+        (tmp_path / "main.mjs").write_text(
+            f"globalThis.WebSocket = (await import({json.dumps(websocket)})).WebSocket;\n"
+            'await import("./program.mjs");\nconsole.log("done");\nprocess.exit(0);\n'
+        )
+        said = run_node("main.mjs", folder=tmp_path)
+    assert "hello" in said
+    assert said.endswith("done\n")
+
+
+def test_the_server_hands_out_the_client_with_its_types(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        for name, kind in (("trisync.js", "text/javascript"), ("trisync.d.ts", "text/plain")):
+            with urllib.request.urlopen(f"http://127.0.0.1:{server.web_port}/{name}", timeout=PATIENCE_S) as answer:
+                assert answer.headers.get_content_type() == kind
+                assert answer.read() == (WEB / name).read_bytes()
 
 
 def test_its_types_say_what_it_does(tmp_path: Path) -> None:

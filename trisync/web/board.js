@@ -48,16 +48,13 @@ class Line {
     this.#isItem = isItem(entry.data);
     this.row = element("li", this.#isItem ? "entry item" : "entry");
     this.row.dataset.key = key;
-    const name = this.#isItem ? "item" : key;
     this.done = /** @type {HTMLInputElement} */ (element("input", "done"));
     this.done.type = "checkbox";
-    this.done.ariaLabel = "Done";
     this.value = /** @type {HTMLInputElement} */ (element("input", "value"));
     this.value.ariaLabel = this.#isItem ? "Item" : `Value of ${key}`;
     this.value.enterKeyHint = "done";
     this.value.spellcheck = false;
     this.remove = button("remove", "×", () => board.write(board.replica?.delete(key)));
-    this.remove.ariaLabel = `Delete ${name}`;
     this.by = element("span", "by");
     this.row.append(...(this.#isItem ? [this.done] : [element("code", "key", key)]), this.value, this.by, this.remove);
     this.done.addEventListener("change", () => board.write(board.replica?.merge(key, { done: this.done.checked })));
@@ -73,7 +70,9 @@ class Line {
   /** @param {Entry} entry */
   draw({ data, pending }) {
     this.row.classList.toggle("pending", pending);
+    this.remove.ariaLabel = `Delete ${isItem(data) ? data.text : this.#key}`;
     if (isItem(data)) {
+      this.done.ariaLabel = `Done: ${data.text}`;
       this.done.checked = Boolean(data.done);
       this.row.classList.toggle("is-done", this.done.checked);
     }

@@ -12,7 +12,7 @@ const PROBE_TICKS = 4; // the same, when the network has just come back
 const UPDATE_TRIES = 100;
 const DEPTH_MAX = 64;
 const ENVELOPE_BYTES = 64; // what `op` and `id` add to an item
-const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side, which another try would repeat
+const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
 
@@ -30,7 +30,7 @@ const failure = (code, message, details) => new TrisyncError({ code, message, ..
 
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
-/** RFC 7396, as the server applies it. */
+/** RFC 7396. */
 function mergePatch(target, patch) {
   if (!isObject(patch)) return patch;
   const merged = new Map(isObject(target) ? Object.entries(target) : []);
@@ -75,7 +75,7 @@ class Emitter {
   }
 }
 
-// A cursor into one channel's log: `offset` is the last message passed on, undefined until the log says where it is.
+// A cursor into one channel's log; `offset` is the last message passed on, if that is known.
 export class Subscription extends Emitter {
   head = 0;
   live = false; // what comes before the `ok` is of an earlier subscription
@@ -95,8 +95,7 @@ export class Subscription extends Emitter {
     return { op: "subscribe", channel, presence, ...(offset === undefined ? { last } : { since: offset, epoch }) };
   }
 
-  // Another log is recognised here, not by its `gap`: a connection lost between the two would leave the new epoch with
-  // the old offset, and skip messages silently.
+  // Another log is known by the `ok`: its `gap` may be lost with the connection, and the old offset would go on.
   _begin({ offset: head, epoch, member }) {
     const isOther = this.offset !== undefined && (head < this.offset || epoch !== (this.epoch ?? epoch));
     Object.assign(this, { live: true, head, epoch, member });
@@ -153,29 +152,12 @@ export class Replica extends Subscription {
     return this.#view.size;
   }
 
-  keys() {
-    return this.#view.keys();
-  }
-
-  entry(key) {
-    return this.#view.get(key);
-  }
-
-  get(key) {
-    return this.entry(key)?.data;
-  }
-
-  set(key, data, options) {
-    return this._client.publish(this.channel, data, { ...options, key });
-  }
-
-  delete(key, options) {
-    return this.set(key, null, options);
-  }
-
-  merge(key, patch, options) {
-    return this.set(key, patch, { ...options, merge: true });
-  }
+  keys = () => this.#view.keys();
+  entry = (key) => this.#view.get(key);
+  get = (key) => this.entry(key)?.data;
+  set = (key, data, options) => this._client.publish(this.channel, data, { ...options, key });
+  delete = (key, options) => this.set(key, null, options);
+  merge = (key, patch, options) => this.set(key, patch, { ...options, merge: true });
 
   async update(key, change) {
     await this.ready;
@@ -282,17 +264,17 @@ export class Client extends Emitter {
   #listening = new AbortController();
 
   #lastId = 0;
-  #answers = new Map(); // request id → what to do with its answer
+  #answers = new Map(); // by the request's id
   #subscriptions = new Map();
 
   #store;
   #opened;
   #queues = [];
   #agreed; // the queue that the server is ready to take items of
-  #promises = new Map(); // item → how to settle what publish() returned
+  #promises = new Map(); // what publish() returned, by item
   #unsaved = new Set(); // items not in the store yet: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
-  #round = 0; // of sending them: an answer from an earlier one is no reason to send again
+  #round = 0; // of sending them; answers from earlier ones are no reason to send again
   #failures = 0;
   #resending = 0;
 
@@ -301,7 +283,7 @@ export class Client extends Emitter {
     this.url = new URL(url).href;
     this.#options = { WebSocket: globalThis.WebSocket, queueMax: 1000, ...options };
     const { WebSocket, name, debug, store } = this.#options;
-    if (!WebSocket) throw new TypeError("There is no WebSocket here: pass one.");
+    if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
     this.name = name;
     this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : debug || (() => {});
     this.#store = store ?? defaultStore(this.url);
@@ -323,26 +305,16 @@ export class Client extends Emitter {
     if (ephemeral) return this.request("publish", { channel, data, ephemeral });
     if (this.#queues.length === 0) await this.#opened;
     if (this.state === "closed") throw failure("closed", this.reason);
-    const { queueMax } = this.#options;
-    if (this.queue.length >= queueMax) {
-      throw failure("limit", `${queueMax} messages are waiting already.`, { limit: "queueMax", value: queueMax });
-    }
+    const { queueMax: value } = this.#options;
+    if (this.queue.length >= value) throw failure("limit", `${value} are waiting.`, { limit: "queueMax", value });
     this.#add(this.#queues.at(-1), item);
     this.#announce(item);
     return new Promise((resolve, reject) => this.#promises.set(item, { resolve, reject }));
   }
 
-  subscribe(channel, options = {}) {
-    return this.#join(new Subscription(this, channel, options));
-  }
-
-  replica(channel, options = {}) {
-    return this.#join(new Replica(this, channel, options));
-  }
-
-  history(channel, options) {
-    return this.request("history", { ...options, channel });
-  }
+  subscribe = (channel, options = {}) => this.#join(new Subscription(this, channel, options));
+  replica = (channel, options = {}) => this.#join(new Replica(this, channel, options));
+  history = (channel, options) => this.request("history", { ...options, channel });
 
   request(op, fields) {
     return new Promise((resolve, reject) => {
@@ -372,7 +344,7 @@ export class Client extends Emitter {
     for (const { reject } of this.#promises.values()) reject(failure("closed", reason));
   }
 
-  // -- the socket: open, watch, lose, come back
+  // -- the socket
 
   async #start() {
     try {
@@ -392,11 +364,11 @@ export class Client extends Emitter {
     this.#change("connecting", this.reason);
     this.#quietTicks = QUIET_TICKS;
     const socket = (this.#socket = new this.#options.WebSocket(this.url));
-    // What was abandoned may still speak while it closes: only the current one is listened to.
+    // What was abandoned may still speak: only the current one is listened to.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
-    socket.onerror = () => {}; // its close says more
+    socket.onerror = () => {}; // a close follows
     socket.onclose = ifCurrent(({ code }) => {
       if (FATAL_CLOSES.includes(code)) this.close(`the server refused this client (${code})`);
       else this.#lose(this.#goodbyeMs === undefined ? `the connection closed (${code})` : "the server stops");
@@ -410,7 +382,7 @@ export class Client extends Emitter {
     this.#change("offline", reason, delay);
   }
 
-  /** Leaves the socket without waiting for its closing handshake: a dead peer would never answer that. */
+  /** Does not wait for a closing handshake: a dead peer would never answer it. */
   #abandon() {
     const socket = this.#socket;
     const answers = [...this.#answers.values()];
@@ -421,11 +393,11 @@ export class Client extends Emitter {
     this.#resending = this.#heldTicks = 0;
     for (const subscription of this.#subscriptions.values()) subscription.live = false;
     socket?.close();
-    this.#log(`${answers.length} requests are unanswered, ${this.queue.length} publishes in the queue`);
+    this.#log(`${answers.length} unanswered, ${this.queue.length} in the queue`);
     for (const answer of answers) answer(failure("disconnected", "The connection was lost.", { retry: true }));
   }
 
-  // Ticks are counted instead of reading a clock: a machine that slept has not listened meanwhile.
+  // Ticks, and no clock: a machine that slept has not listened meanwhile.
   #tick() {
     if (!this.#socket) return;
     if (this.#isGreeted && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
@@ -444,7 +416,7 @@ export class Client extends Emitter {
     this._emit("state", { state, reason, retryMs });
   }
 
-  // -- requests and what comes back
+  // -- requests and answers
 
   #ask(fields, answer = () => {}) {
     const id = ++this.#lastId;
@@ -495,7 +467,7 @@ export class Client extends Emitter {
 
   #join(subscription) {
     const { channel } = subscription;
-    if (this.#subscriptions.has(channel)) throw new Error(`#${channel} is subscribed to already: close that first.`);
+    if (this.#subscriptions.has(channel)) throw new Error(`#${channel} has a subscription.`);
     this.#subscriptions.set(channel, subscription);
     for (const { key } of this._pending(channel)) subscription._refresh?.(key);
     if (this.#isGreeted) this._subscribe(subscription);
@@ -568,7 +540,7 @@ export class Client extends Emitter {
   #transmit(queue, item) {
     const round = this.#round;
     const sizeError = this.#sizeError(item);
-    // The server would close on what is too large. Without its data it is refused, which settles its seq.
+    // On what is too large the server would close; without data it is refused, which settles its seq.
     const data = sizeError ? undefined : item.data;
     this.#ask({ op: "publish", ...item, data }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
@@ -598,7 +570,7 @@ export class Client extends Emitter {
     this.#pump();
   }
 
-  /** A failure makes all that were sent behind it fail too: wait once, then send all in order. */
+  /** One failure makes all behind it fail: wait once, then send them in order. */
   #resendLater({ code, retry_ms: delay = backoffMs(++this.#failures) }) {
     this.#log("resending:", code, delay);
     this.#round++;
@@ -608,7 +580,7 @@ export class Client extends Emitter {
     }, delay);
   }
 
-  /** The server forgot this producer, or knows it from somebody else: go on as a new one. */
+  /** The server forgot this producer, or knows it from somebody else. */
   async #renew(queue) {
     this.#log("a new producer is needed");
     const socket = this.#socket;

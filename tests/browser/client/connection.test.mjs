@@ -187,7 +187,7 @@ test("debug logging tells the story of a lost connection", async (t) => {
   await settle();
   socket.end(1006);
   const told = story.join("\n");
-  for (const part of ["connecting", "online", "1 publishes in the queue", "offline the connection closed (1006) 100"]) {
+  for (const part of ["connecting", "online", "2 unanswered, 1 in the queue", "offline the connection closed (1006) 100"]) {
     assert.ok(told.includes(part), told);
   }
 });

@@ -165,7 +165,7 @@ test("a refused subscription tells its listener, or nobody overlooks it", async 
 test("a channel has one subscription", async (t) => {
   const { client } = await anOnlineClient(t);
   client.subscribe("lobby");
-  assert.throws(() => client.replica("lobby"), /subscribed to already/);
+  assert.throws(() => client.replica("lobby"), /has a subscription/);
 });
 
 test("presence is who is there, as it changes", async (t) => {

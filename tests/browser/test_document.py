@@ -1,0 +1,190 @@
+"""The shared document of the page: several people and a terminal edit it at once, offline too, and lose no words."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+import pytest
+from playwright.sync_api import Browser, Locator, Page, expect
+
+from tests.browser.cuts import Network, network
+from tests.browser.pages import Netcat, await_state, network_is_back, open_page
+from tests.harness import ServerProcess, server_process
+
+
+class World(NamedTuple):
+    """Two people before the same document, ada behind a network that can fail."""
+
+    server: ServerProcess
+    network: Network
+    ada: Page
+    bob: Page
+
+
+@pytest.fixture
+def world(browser: Browser, tmp_path: Path) -> Iterator[World]:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        contexts = [browser.new_context(viewport={"width": 1200, "height": 800}) for _ in range(2)]
+        ada = open_page(contexts[0], net.port, "ada")
+        bob = open_page(contexts[1], server.web_port, "bob")
+        yield World(server, net, ada, bob)
+        for context in contexts:
+            context.close()
+
+
+def add(page: Page, text: str) -> None:
+    page.fill("#add-text", text)
+    page.press("#add-text", "Enter")
+
+
+def line(page: Page, number: int = 0) -> Locator:
+    return page.locator("#entries .entry").nth(number)
+
+
+def value(page: Page, number: int = 0) -> Locator:
+    return line(page, number).locator(".value")
+
+
+def write(page: Page, text: str, number: int = 0) -> None:
+    value(page, number).fill(text)
+    value(page, number).press("Enter")
+
+
+def await_saved(*pages: Page) -> None:
+    for page in pages:
+        expect(page.locator("#entries .entry.pending")).to_have_count(0)
+
+
+def cut_off(world: World) -> None:
+    world.network.has_websockets = False
+    world.network.reset()
+    await_state(world.ada, "offline", "connecting")
+
+
+def mend(world: World) -> None:
+    world.network.heal()
+    network_is_back(world.ada)
+    await_state(world.ada, "online")
+
+
+def test_what_one_person_changes_others_see_at_once(world: World) -> None:
+    for text in ("tea", "bread"):
+        add(world.ada, text)
+    expect(value(world.bob, 1)).to_have_value("bread")
+    line(world.bob, 0).locator(".done").check()
+    expect(line(world.ada, 0).locator(".done")).to_be_checked()
+    expect(world.ada.locator("#board-summary")).to_have_text("1 of 2 done")
+    write(world.bob, "green tea")
+    expect(value(world.ada)).to_have_value("green tea")
+    expect(line(world.ada).locator(".by")).to_have_text("bob")
+    line(world.ada, 1).locator(".remove").click()
+    expect(world.bob.locator("#entries .entry")).to_have_count(1)
+    expect(world.ada.locator("#log .row.edit .text")).to_have_text(
+        ["list: tea", "list: bread", "done: tea", "done: green tea", "deleted an item"]
+    )
+
+
+def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
+    grace = Netcat(world.server.tcp_port, "grace")
+    grace.type('/set title Picnic\n/set size {"guests": 12}\n')
+    expect(value(world.ada, 0)).to_have_value('{"guests":12}')
+    expect(value(world.ada, 1)).to_have_value("Picnic")
+    write(world.ada, "Picnic on Saturday", 1)
+    grace.await_sight("ada: title = Picnic on Saturday\n")
+    write(world.ada, '{"guests":13}', 0)
+    grace.await_sight(r'ada: size = {"guests":13}\n')
+    grace.type("/set title null\n")
+    expect(world.bob.locator("#entries .entry")).to_have_count(1)
+    grace.close()
+
+
+def test_different_parts_of_one_item_are_changed_at_once_without_a_question(world: World) -> None:
+    add(world.ada, "tea")
+    expect(value(world.bob)).to_have_value("tea")
+    cut_off(world)
+    write(world.bob, "green tea")
+    line(world.ada).locator(".done").check()
+    mend(world)
+    for page in (world.ada, world.bob):
+        expect(value(page)).to_have_value("green tea")
+        expect(line(page).locator(".done")).to_be_checked()
+        expect(page.locator(".conflict")).to_have_count(0)
+
+
+@pytest.mark.parametrize("choice", ["mine", "theirs"])
+def test_who_changed_the_same_words_is_asked(world: World, choice: str) -> None:
+    add(world.ada, "tea")
+    expect(value(world.bob)).to_have_value("tea")
+    cut_off(world)
+    write(world.bob, "coffee")
+    write(world.ada, "water")
+    expect(value(world.ada)).to_have_value("water")
+    mend(world)
+    question = world.ada.locator(".conflict")
+    expect(question).to_contain_text("bob wrote “coffee”. You wrote “water”.")
+    expect(value(world.bob)).to_have_value("coffee")
+    question.locator(f".{choice}").click()
+    await_saved(world.ada)
+    for page in (world.ada, world.bob):
+        expect(value(page)).to_have_value("water" if choice == "mine" else "coffee")
+        expect(page.locator(".conflict")).to_have_count(0)
+
+
+def test_what_is_being_typed_is_not_overwritten(world: World) -> None:
+    add(world.ada, "tea")
+    expect(value(world.bob)).to_have_value("tea")
+    value(world.ada).click()
+    value(world.ada).press_sequentially(" with milk")
+    write(world.bob, "coffee")
+    expect(line(world.ada).locator(".by")).to_have_text("bob")
+    expect(value(world.ada)).to_have_value("tea with milk")
+    value(world.ada).press("Enter")
+    expect(world.ada.locator(".conflict")).to_contain_text("bob wrote “coffee”")
+    expect(value(world.ada)).to_have_value("coffee")
+
+
+def test_a_document_is_edited_offline_and_over_a_reload(world: World) -> None:
+    add(world.ada, "tea")
+    await_saved(world.ada)
+    cut_off(world)
+    add(world.ada, "bread")
+    write(world.ada, "green tea")
+    expect(world.ada.locator("#entries .entry.pending")).to_have_count(2)
+    world.ada.reload()
+    await_state(world.ada, "offline", "connecting")
+    for number, text in enumerate(("green tea", "bread")):
+        expect(world.ada.locator("#entries .entry.pending .value").nth(number)).to_have_value(text)
+    expect(world.ada.locator("#banner")).to_contain_text("2 changes wait")
+    mend(world)
+    await_saved(world.ada)
+    for page in (world.ada, world.bob):
+        expect(value(page, 0)).to_have_value("green tea")
+        expect(value(page, 1)).to_have_value("bread")
+
+
+def test_what_the_server_refuses_is_rolled_back_and_said(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path, "--keys-max", "1") as server:
+        page = open_page(browser.new_context(viewport={"width": 1200, "height": 800}), server.web_port, "ada")
+        add(page, "tea")
+        await_saved(page)
+        add(page, "bread")
+        expect(page.locator("#board-note")).to_contain_text("Not saved")
+        expect(page.locator("#entries .entry .value")).to_have_count(1)
+        page.context.close()
+
+
+def test_on_a_phone_the_chat_and_the_document_take_turns_and_everything_has_a_name(world: World) -> None:
+    page = world.ada
+    add(page, "tea")
+    page.set_viewport_size({"width": 320, "height": 568})
+    expect(page.locator(".board")).to_be_hidden()
+    page.get_by_role("button", name="Document").click()
+    expect(page.get_by_role("button", name="Document")).to_have_attribute("aria-pressed", "true")
+    expect(page.locator(".chat")).to_be_hidden()
+    assert page.evaluate("document.documentElement.scrollWidth") <= 320
+    expect(page.get_by_role("textbox", name="Item", exact=True)).to_have_value("tea")
+    expect(page.get_by_role("checkbox", name="Done: tea")).to_be_visible()
+    expect(page.get_by_role("button", name="Delete tea")).to_be_visible()
+    page.get_by_role("textbox", name="New item").press("Tab")
+    expect(page.get_by_role("button", name="Add")).to_be_focused()
