@@ -92,6 +92,7 @@ async def test_many_that_never_read_cost_what_one_batch_and_their_marks_cost(und
 
 REQUESTS = {
     "history": b'{"op":"history","id":%d,"channel":"attacked"}',
+    "state": b'{"op":"state","id":%d,"channel":"attacked"}',
     "ping": b'{"op":"ping","id":%d}',
     "unknown": b'{"op":"nope","id":%d}',
     "publish": b'{"op":"publish","id":%d,"channel":"no channel","data":1}',
@@ -102,16 +103,17 @@ REQUESTS = {
 async def test_who_does_not_read_the_replies_is_not_read_from(
     undisturbed: Undisturbed, dialect: str, asked: str
 ) -> None:
-    count = {"history": 60, "ping": 20_000, "unknown": 6_000, "publish": 10_000}[asked]
+    count = {"history": 60, "state": 60, "ping": 20_000, "unknown": 6_000, "publish": 10_000}[asked]
     # Publishes that are queued are all answered; other requests wait for each other's answers.
-    most = BACKLOG_MAX + {"history": 220 * KIB, "publish": MIB}.get(asked, KIB)
+    most = BACKLOG_MAX + {"history": 220 * KIB, "state": 220 * KIB, "publish": MIB}.get(asked, KIB)
     log_lines = int(asked in ("unknown", "publish"))
     async with (
         undisturbed(log_lines=log_lines, backlog_bytes_max=BACKLOG_MAX, queue_bytes_max=256 * KIB) as arena,
         arena.speaking("lines") as publisher,
         arena.speaking(dialect) as peer,
     ):
-        await publish(publisher, "x" * 10 * KIB, 20)
+        for key in range(20):
+            await publisher.request("publish", channel="attacked", key=f"{key}", data="x" * 10 * KIB)
         connection = await arena.squeeze(peer)
         requests = b"".join([peer.framed(REQUESTS[asked] % number) for number in range(count)])
         async with trio.open_nursery() as nursery:
