@@ -76,6 +76,7 @@ def test_a_scenario_passes_and_says_what_it_found(
             assert "times as long" in result.output
         case "soak":
             assert found["effort"]["server_growth_bytes_per_h"] is not None
+            assert "an hour (" in " ".join(result.output.split())
             assert sum(sample["opened_per_s"] for sample in found["series"]) > 0  # those who were cut off came back
         case "ingest":
             assert throughput["delivered"] == throughput["acked"] == throughput["sent"] > 0

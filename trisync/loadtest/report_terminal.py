@@ -212,7 +212,8 @@ def figures(result: Result) -> list[tuple[str, str]]:
             rows.append(("sent late by", _spread(result.lateness)))
     memory = size_text(effort.server_memory_max_bytes)
     if effort.server_growth_bytes_per_h is not None:
-        memory += f", growing {size_text(effort.server_growth_bytes_per_h)} an hour"
+        share = effort.server_growth_bytes_per_h / (effort.server_memory_last_bytes or 1)
+        memory += f", growing {size_text(effort.server_growth_bytes_per_h)} an hour ({share:.1%})"
     rows.append(("server", f"cpu {cores_text(effort.server_cpu)}, memory {memory}"))
     workers = ", ".join(cores_text(cores) for cores in effort.workers_cpu)
     rows.append(("generator", f"cpu {workers or '–'}; idle {cores_text(effort.machine_idle)} of a core"))
