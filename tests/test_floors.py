@@ -24,7 +24,7 @@ FLOORS: list[set[str]] = [
     },
     {"channels", "presence", "broker", "retention", "cursors"},
     {"outbox", "connection", "hooks", "session", "registry"},
-    {"sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
+    {"poller", "sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},
     {"client", "cli", "cli_client", "cli_copies", "cli_errors", "__main__", "loadtest"},
 ]

@@ -143,9 +143,13 @@ class Broker:
             return WireError("internal", "the server stopped meanwhile: whether it was stored is not known")
         return submission.verdicts[0]
 
+    def has_room(self, flow: Flow) -> bool:
+        """Whether the queue is below its bound or has nothing of this flow: its publisher may be read."""
+        return self._queue.size <= self._settings.queue_bytes_max or not flow.unsettled
+
     async def room(self, flow: Flow) -> None:
-        """Wait until the queue is below its bound or has nothing of this flow: until then its publisher is not read."""
-        while self._queue.size > self._settings.queue_bytes_max and flow.unsettled:
+        """Wait for has_room()."""
+        while not self.has_room(flow):
             await self._batch_settled.wait()
 
     async def settled(self) -> None:

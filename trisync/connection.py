@@ -15,14 +15,11 @@ from msgspec import UNSET, UnsetType
 from trisync.console import visible
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing
-from trisync.outbox import DirectStream, Outbox
+from trisync.outbox import RECEIVE_BYTES, DirectStream, Outbox, hand_on
 from trisync.settings import Settings
 from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
-
-RECEIVE_BYTES = 65536
-"""Most bytes of one read; all whole messages in it are handled together."""
 
 HUNG_UP = "the client hung up"
 DRAINING = "the server is stopping"
@@ -198,6 +195,20 @@ class Connection:
         if self._deadline == math.inf and not self.outbox.over:
             return self._stream.receive_some(RECEIVE_BYTES)  # no coroutine of ours for those who just listen
         return self._receive_in_time()
+
+    async def listen(self, take: Callable[[bytes], bool], settle: Callable[[], Awaitable[bool]]) -> None:
+        """Hand what the client sends to `take`, chunk by chunk and b"" at its end; raises as receive() does.
+
+        `take` handles what needs no waiting, perhaps while this task sleeps on; where it returns False, `settle` does
+        the rest in this task. The conversation is over when that returns False.
+        """
+        while await settle():
+            if self._deadline != math.inf or self.outbox.over:
+                take(bytes(await self._receive_in_time()))
+            elif isinstance(self._stream, DirectStream):
+                await self._stream.hand_on(take)
+            else:
+                await hand_on(self._stream, take)
 
     async def _receive_in_time(self) -> bytes | bytearray:
         if self.outbox.over:

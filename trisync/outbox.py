@@ -11,6 +11,9 @@ from typing import Protocol
 
 import trio
 
+RECEIVE_BYTES = 65536
+"""Most bytes of one read; all whole messages in it are handled together."""
+
 
 class DirectStream(trio.abc.HalfCloseableStream):
     """A stream that can also send as much as it takes without waiting."""
@@ -29,9 +32,22 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """The other side's address, for people."""
         return "somebody"
 
+    async def hand_on(self, take: Callable[[bytes], bool]) -> None:
+        """Hand what comes to `take`, chunk by chunk and b"" at the end, until that returns False.
+
+        `take` must not block; what it raises comes out of here. Cancelled, what came was taken, and nothing is lost.
+        """
+        await hand_on(self, take)
+
     def peer_is_lost(self, silent_s: float) -> bool:
         """Whether the peer has acknowledged nothing for so long though it was given reason to, where that is known."""
         return False
+
+
+async def hand_on(stream: trio.abc.ReceiveStream, take: Callable[[bytes], bool]) -> None:
+    """DirectStream.hand_on() for any stream."""
+    while take(bytes(await stream.receive_some(RECEIVE_BYTES))):
+        pass
 
 
 class Owner(Protocol):

@@ -5,6 +5,7 @@ import random
 import resource
 import secrets
 from collections.abc import Awaitable, Callable
+from contextlib import closing
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +18,7 @@ from trisync.embedding import Embedding
 from trisync.http import HttpDoor
 from trisync.log import Log
 from trisync.outbox import DirectStream
+from trisync.poller import Poller
 from trisync.registry import Registry
 from trisync.retention import Retention
 from trisync.retention_rules import Rules
@@ -53,6 +55,8 @@ class Doors(NamedTuple):
     tcp: Listeners
     web: Listeners
     address: Address
+    attend: Callable[[], Awaitable[None]] = trio.sleep_forever
+    """Runs while the doors are open, and as long as anybody who came in is there."""
 
 
 class Server(Embedding):
@@ -101,9 +105,10 @@ class Server(Embedding):
                     await listener.aclose()
                 raise
             address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
-            tcp: Listeners = [PeerListener(listener, settings) for listener in tcp_listeners]
-            web: Listeners = [PeerListener(listener, settings) for listener in web_listeners]
-            await self.serve_on(log, Doors(tcp, web, address), task_status=task_status)
+            with closing(Poller()) as poller:
+                tcp: Listeners = [PeerListener(listener, settings, poller) for listener in tcp_listeners]
+                web: Listeners = [PeerListener(listener, settings, poller) for listener in web_listeners]
+                await self.serve_on(log, Doors(tcp, web, address, poller.run), task_status=task_status)
         finally:
             await log.aclose()
 
@@ -126,6 +131,7 @@ class Server(Embedding):
         files = load_web_files(doors.address.tcp_port)
         web = HttpDoor(broker, registry, settings, self.hooks, settings.host, files)
         async with trio.open_nursery() as nursery:
+            nursery.start_soon(doors.attend)
             nursery.start_soon(broker.run)
             nursery.start_soon(broker.presence.run)
             if settings.retention:
@@ -187,12 +193,13 @@ def port_of(listeners: list[trio.SocketListener]) -> int:
 class PeerListener(trio.abc.Listener[DirectStream]):
     """A listening socket whose clients' streams can send without waiting."""
 
-    def __init__(self, listener: trio.SocketListener, settings: Settings) -> None:
+    def __init__(self, listener: trio.SocketListener, settings: Settings, poller: Poller) -> None:
         self._listener = listener
         self._settings = settings
+        self._poller = poller
 
     async def accept(self) -> DirectStream:
-        stream = SocketStream.take_over(await self._listener.accept())
+        stream = SocketStream.take_over(await self._listener.accept(), self._poller)
         stream.configure(self._settings)
         return stream
 

@@ -15,7 +15,7 @@ from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
 from trisync.hooks import Client, Door, Hooks
-from trisync.log import Duplicate, Flow, LogUnavailable, Refused, Submission
+from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,
@@ -112,6 +112,33 @@ class Session:
     async def _room(self) -> None:
         if self._flow is not None:
             await self._broker.room(self._flow)
+
+    def receive_at_once(self, payloads: list[bytes]) -> bool:
+        """Handle payloads if nothing about them has to wait; False where some of it has to, and nothing was done.
+
+        For receive() is what it leaves, and also the wait for room in the broker's queue, before more is read.
+        """
+        if self._publish_hooks is not None:
+            return False
+        if sum(map(len, payloads)) + ITEM_OVERHEAD_BYTES * len(payloads) > SUBMISSION_BYTES_MAX:
+            return False
+        try:
+            requests = [decode_request(payload) for payload in payloads]
+        except BadRequest:
+            return False
+        for request in requests:
+            if type(request) is not Publish or request.conditional:
+                return False
+        for request, payload in zip(requests, payloads, strict=True):
+            assert type(request) is Publish
+            self._collect(request, len(payload))
+        self._submit()
+        return True
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether more may be read only when receive() has waited for room."""
+        return self._flow is not None and not self._broker.has_room(self._flow)
 
     async def _settle_up(self) -> None:
         """Wait until what was collected is answered, and the answers were taken: they may be large."""

@@ -2,10 +2,13 @@
 
 import socket
 import struct
+from collections.abc import Callable
 
+import outcome
 import trio
 
-from trisync.outbox import DirectStream
+from trisync.outbox import RECEIVE_BYTES, DirectStream
+from trisync.poller import Poller
 from trisync.settings import Settings
 
 _TCP_INFO = struct.Struct("=2xBB52xI")
@@ -14,17 +17,21 @@ _TCP_INFO = struct.Struct("=2xBB52xI")
 class SocketStream(DirectStream):
     """A connected TCP socket of its own: trio's has no way to send without waiting."""
 
-    __slots__ = ("_sock",)
+    __slots__ = ("_poller", "_sock", "_take", "_task", "_watched")
 
-    def __init__(self, sock: socket.socket) -> None:
+    def __init__(self, sock: socket.socket, poller: Poller | None = None) -> None:
         sock.setblocking(False)
         self._sock = sock
+        self._poller = poller
+        self._watched = False
+        self._task: trio.lowlevel.Task | None = None  # who sleeps in hand_on()
+        self._take: Callable[[bytes], bool] | None = None
 
     @staticmethod
-    def take_over(stream: trio.SocketStream) -> "SocketStream":
+    def take_over(stream: trio.SocketStream, poller: Poller | None = None) -> "SocketStream":
         """The socket of an accepted stream, which must not be used again."""
         old = stream.socket
-        return SocketStream(socket.socket(old.family, old.type, old.proto, fileno=old.detach()))
+        return SocketStream(socket.socket(old.family, old.type, old.proto, fileno=old.detach()), poller)
 
     @property
     def peer(self) -> str:
@@ -96,6 +103,56 @@ class SocketStream(DirectStream):
             except OSError as error:
                 raise trio.BrokenResourceError from error
 
+    async def hand_on(self, take: Callable[[bytes], bool]) -> None:
+        if self._poller is None:
+            await super().hand_on(take)
+            return
+        if self._sock.fileno() == -1:
+            raise trio.ClosedResourceError
+        if not self._watched:
+            self._poller.watch(self._sock.fileno(), self._ready)
+            self._watched = True
+        self._task, self._take = trio.lowlevel.current_task(), take
+        await trio.lowlevel.wait_task_rescheduled(self._abort)
+
+    def _abort(self, raise_cancel: object) -> trio.lowlevel.Abort:
+        self._task = self._take = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _ready(self) -> None:
+        """There is something to read, or an end. Who sleeps in hand_on() is woken only when `take` says so."""
+        if self._take is None:
+            self._unwatch()  # it is busy, or reads otherwise: until it sleeps again, nobody wants to know
+            return
+        try:
+            chunk = self._sock.recv(RECEIVE_BYTES)
+        except BlockingIOError:
+            return
+        except OSError as error:
+            broken = trio.BrokenResourceError()
+            broken.__cause__ = error
+            self._wake(outcome.Error(broken))
+            return
+        try:
+            more = self._take(chunk)
+        except Exception as error:
+            self._wake(outcome.Error(error))
+        else:
+            if not more:
+                self._wake(outcome.Value(None))
+
+    def _wake(self, end: outcome.Outcome[None]) -> None:
+        task = self._task
+        if task is not None:  # `take` may have cancelled it
+            self._task = self._take = None
+            trio.lowlevel.reschedule(task, end)
+
+    def _unwatch(self) -> None:
+        if self._watched:
+            assert self._poller is not None
+            self._watched = False
+            self._poller.unwatch(self._sock.fileno())
+
     async def send_eof(self) -> None:
         await trio.lowlevel.checkpoint()
         try:
@@ -105,6 +162,7 @@ class SocketStream(DirectStream):
 
     async def aclose(self) -> None:
         if self._sock.fileno() != -1:
+            self._unwatch()
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
         await trio.lowlevel.checkpoint()

@@ -61,7 +61,17 @@ class TcpDoor:
 class _Conversation:
     """What one TCP client sends, from its first byte."""
 
-    __slots__ = ("_bytes_max", "_connection", "_first_word", "_session", "_telnet")
+    __slots__ = (
+        "_bytes_max",
+        "_connection",
+        "_first_word",
+        "_hung_up",
+        "_left",
+        "_progress",
+        "_session",
+        "_splitter",
+        "_telnet",
+    )
 
     def __init__(
         self,
@@ -75,20 +85,51 @@ class _Conversation:
         self._bytes_max = settings.message_bytes_max
         self._first_word = first_word
         self._telnet: TelnetFilter | None = None
+        self._splitter: Splitter | None = None
+        self._left: list[bytes] | None = None  # payloads that have to wait for something
+        self._progress = False  # whether the last chunk ended a message
+        self._hung_up = False
 
     async def run(self) -> None:
         """Find the dialect, then hand payloads to the session until the client hangs up or cannot be understood."""
-        splitter, chunk = await self._begin()
-        while splitter is not None and chunk:
-            payloads = splitter.feed(chunk)
-            if payloads:
-                await self._session.receive(payloads)
-            if splitter.failed:
-                self._connection.refuse(splitter.failed)
-                return
-            self._connection.expect(partial=splitter.partial, progress=bool(payloads))
-            del chunk, payloads  # who only listens from now on does not hold on to what it said last
-            chunk = bytes(await self._receive())
+        self._splitter, head = await self._begin()
+        if self._splitter is not None:
+            self._feed(self._splitter, head)
+            del head
+            await self._connection.listen(self._take, self._settle)
+
+    def _take(self, chunk: bytes) -> bool:
+        """Handle what the client sent as far as that needs no waiting; whether nothing is left for _settle()."""
+        assert self._splitter is not None
+        self._hung_up = not chunk
+        self._progress = False
+        if self._telnet is not None and chunk:
+            chunk = self._filtered(chunk)
+            if not chunk:
+                return True
+        return bool(chunk) and self._feed(self._splitter, chunk)
+
+    def _feed(self, splitter: Splitter, chunk: bytes) -> bool:
+        payloads = splitter.feed(chunk)
+        self._progress = bool(payloads)
+        if payloads and not self._session.receive_at_once(payloads):
+            self._left = payloads
+            return False
+        return not (splitter.failed or splitter.partial or self._session.must_wait or self._connection.outbox.over)
+
+    async def _settle(self) -> bool:
+        """Do what _take() left; whether the conversation goes on."""
+        splitter, payloads = self._splitter, self._left
+        assert splitter is not None
+        if self._hung_up:
+            return False
+        self._left = None
+        await self._session.receive(payloads or [])
+        if splitter.failed:
+            self._connection.refuse(splitter.failed)
+            return False
+        self._connection.expect(partial=splitter.partial, progress=self._progress)
+        return True
 
     async def _begin(self) -> tuple[Splitter | None, bytes]:
         """What splits the client's bytes, and the first of them; None where it speaks no machine dialect (any more)."""

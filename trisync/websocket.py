@@ -69,7 +69,20 @@ class WebSocketDoor:
 class WebSocket:
     """One WebSocket client."""
 
-    __slots__ = ("_answer", "_heard_at", "_key", "_open", "_pinged", "_reader", "_rest", "connection", "session")
+    __slots__ = (
+        "_answer",
+        "_heard_at",
+        "_hung_up",
+        "_key",
+        "_left",
+        "_open",
+        "_pinged",
+        "_progress",
+        "_reader",
+        "_rest",
+        "connection",
+        "session",
+    )
 
     def __init__(
         self, connection: Connection, session: Session, key: bytes, rest: bytes, answer: bytes | None, bytes_max: int
@@ -80,13 +93,16 @@ class WebSocket:
         self._rest = rest
         self._answer = answer
         self._reader = FrameReader(bytes_max)
+        self._left: list[bytes] | None = None  # messages that have to wait for something
+        self._progress = False  # whether the last chunk ended a message
+        self._hung_up = False
         self._open = False
         self._heard_at = trio.current_time()
         self._pinged = False
 
     async def converse(self) -> None:
         """Shake hands, then handle messages until the client closes, hangs up or breaks the rules."""
-        connection, reader = self.connection, self._reader
+        connection = self.connection
         if self._answer is None:
             await shake_hands(self._key, connection)
         else:
@@ -95,21 +111,41 @@ class WebSocket:
         self._open = True
         self.session.speak(Framing.WEBSOCKET)
         await self.session.begin()
-        chunk, self._rest = self._rest or bytes(await connection.receive()), b""
-        while chunk:
-            self._heard_at = trio.current_time()
-            messages = reader.feed(chunk)
-            if messages:
-                await self.session.receive(messages)
-            if answers := reader.take_answers():
-                connection.outbox.write(answers)
-            if reader.close is not None:
-                code, reason = reader.close
-                connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
-                return
-            connection.expect(partial=reader.partial, progress=bool(messages))
-            del chunk, messages  # who only listens from now on does not hold on to what it said last
-            chunk = bytes(await connection.receive())
+        if self._rest:
+            self._take(self._rest)
+            self._rest = b""
+        await connection.listen(self._take, self._settle)
+
+    def _take(self, chunk: bytes) -> bool:
+        """Handle what the client sent as far as that needs no waiting; whether nothing is left for _settle()."""
+        self._heard_at = trio.current_time()
+        self._hung_up = not chunk
+        reader = self._reader
+        messages = reader.feed(chunk)
+        self._progress = bool(messages)
+        if messages and not self.session.receive_at_once(messages):
+            self._left = messages
+            return False
+        if answers := reader.take_answers():
+            self.connection.outbox.write(answers)
+        over = self.connection.outbox.over
+        return bool(chunk) and not (reader.close or reader.partial or self.session.must_wait or over)
+
+    async def _settle(self) -> bool:
+        """Do what _take() left; whether the conversation goes on."""
+        if self._hung_up:
+            return False
+        reader, messages = self._reader, self._left
+        self._left = None
+        await self.session.receive(messages or [])
+        if answers := reader.take_answers():
+            self.connection.outbox.write(answers)
+        if reader.close is not None:
+            code, reason = reader.close
+            self.connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
+            return False
+        self.connection.expect(partial=reader.partial, progress=self._progress)
+        return True
 
     def farewell(self) -> None:
         """Send the Close frame."""
