@@ -8,7 +8,7 @@ import pytest
 import trio
 
 from trisync.settings import Settings
-from trisync.sockets import SocketStream
+from trisync.sockets import SocketStream, configure
 
 
 @pytest.fixture
@@ -55,10 +55,22 @@ def test_a_peer_is_lost_when_it_answers_nothing_for_long(
 def test_the_kernels_own_answer_about_a_living_peer_is_understood(pair: tuple[socket.socket, socket.socket]) -> None:
     ours, theirs = pair
     stream = SocketStream(ours)
-    stream.configure(Settings())
     stream.try_send(b"x")
     assert theirs.recv(1) == b"x"
     assert not stream.peer_is_lost(0.0)
+
+
+def test_an_accepted_socket_has_what_the_listening_one_was_given() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        configure(listener, Settings(tcp_keepalive_s=47))
+        with socket.create_connection(listener.getsockname()):
+            accepted, _ = listener.accept()
+            with accepted:
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+                assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 47
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
 
 
 async def test_what_does_not_fit_is_said_and_the_rest_can_be_waited_for(

@@ -23,7 +23,7 @@ from trisync.registry import Registry
 from trisync.retention import Retention
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
-from trisync.sockets import SocketStream
+from trisync.sockets import SocketStream, configure
 from trisync.sqlite_log import SqliteLog
 from trisync.tcp import TcpDoor
 from trisync.tokens import seeded_tokens
@@ -194,14 +194,12 @@ class PeerListener(trio.abc.Listener[DirectStream]):
     """A listening socket whose clients' streams can send without waiting."""
 
     def __init__(self, listener: trio.SocketListener, settings: Settings, poller: Poller) -> None:
+        configure(listener.socket, settings)
         self._listener = listener
-        self._settings = settings
         self._poller = poller
 
     async def accept(self) -> DirectStream:
-        stream = SocketStream.take_over(await self._listener.accept(), self._poller)
-        stream.configure(self._settings)
-        return stream
+        return SocketStream.take_over(await self._listener.accept(), self._poller)
 
     async def aclose(self) -> None:
         await self._listener.aclose()
