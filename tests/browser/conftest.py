@@ -8,7 +8,7 @@ from playwright.sync_api import Browser, sync_playwright
 from tests.browser.pages import CHROMIUM, FLAGS
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="package")  # while it is open, no other event loop can run in this thread
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
         pytest.skip("chromium is missing: apt-get install chromium")
