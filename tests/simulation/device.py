@@ -6,11 +6,13 @@ It does what a good client does and writes down what it was told; whether that w
 import math
 import random
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import trio
 
 from tests.simulation.determinism import fork
+from tests.simulation.following import Following
+from tests.simulation.habits import Habits
 from tests.simulation.history import (
     Answered,
     Asked,
@@ -30,44 +32,13 @@ from tests.simulation.history import (
     Wrong,
 )
 from tests.simulation.network import Network
-from tests.simulation.wire import Dialect, Lost, Wire
-from trisync.log import Extent
+from tests.simulation.publishing import Publishing, request_of
+from tests.simulation.wire import Lost, Wire
 
 SILENCE_S = 15.0
 """A connection on which nothing came for so long is asked for a sign of life, and given up after as long again."""
 HELLO_S = 20.0
 """How long a server may take to answer a hello."""
-
-
-class Wish(NamedTuple):
-    """A channel that a device follows."""
-
-    channel: str
-    begin: Literal["start", "head", "last"]
-    state: bool = False
-    presence: bool = False
-
-
-class Habits(NamedTuple):
-    """What a device is like."""
-
-    name: str
-    dialect: Dialect
-    producer: str | None
-    wishes: list[Wish]
-    plain: list[str]
-    """Channels that it publishes to."""
-    keyed: list[str]
-    """Channels whose keys it writes."""
-    publishes: int
-    pace_s: float
-    window: int
-    """How many publishes it has unanswered at most."""
-    data_bytes_max: int
-    deaf_s: float
-    """How long it may look away between two reads."""
-    restless: float
-    """How often, between two publishes, it does something else."""
 
 
 class Mood:
@@ -87,43 +58,6 @@ class Mood:
         self.changed = trio.Event()
 
 
-class Following:
-    """One channel that a device follows: its cursor, and its replica of the state."""
-
-    def __init__(self, wish: Wish) -> None:
-        self.wish = wish
-        self.number: int | None = None
-        """The subscription's, while the connection has one."""
-        self.cursor: int | None = None
-        self.epoch: str | None = None
-        self.entries: dict[str, tuple[int, Any]] = {}
-        """By key, its newest offset and data; deleted ones are kept with None."""
-        self.complete = not wish.state
-        """Whether all pages of the state have come."""
-        self.with_state = False
-        """Whether the subscription was asked for with the state, and begins it anew by itself behind a gap."""
-        self.stale = False
-        """Whether the state must be asked for anew."""
-        self.members: dict[str, str | None] = {}
-        self.member: str | None = None
-
-    def is_at(self, extent: Extent) -> bool:
-        """Whether it has everything that there is, as far as it can know."""
-        nothing_came = self.cursor is None or (self.cursor == 0 and extent.trimmed == extent.head)
-        return nothing_came or self.cursor == extent.head
-
-    def take(self, key: str, offset: int, data: Any) -> None:
-        """A word on a key; the newest counts."""
-        if offset > self.entries.get(key, (0, None))[0]:
-            self.entries[key] = (offset, data)
-
-    def begin_state(self) -> None:
-        """The pages of the state begin (anew)."""
-        self.entries.clear()
-        self.complete = False
-        self.stale = False
-
-
 class Device:
     """One client, over all its connections."""
 
@@ -135,13 +69,7 @@ class Device:
         self._random = source
         self._wire_random = fork(source)
         self._mood = mood
-        self._made = 0
-        self._producer = habits.producer
-        self._seq = 0
-        self._settled_seq = 0
-        self._quota = habits.publishes
-        self._unanswered: dict[int, Op] = {}
-        self._known: dict[tuple[str, str], int] = {}
+        self._publishing = Publishing(habits, source)
         self._asking: dict[str, Callable[[Json], None]] = {}
         self._asked = 0
         self._resend_at = math.inf
@@ -156,8 +84,7 @@ class Device:
         """Whether everything it wanted is done, and all that it follows is live."""
         return (
             self._greeted
-            and self._made >= self._quota
-            and not self._unanswered
+            and self._publishing.done
             and all(following.number and following.complete for following in self.followings.values())
         )
 
@@ -165,8 +92,8 @@ class Device:
         """What is not settled yet, for people."""
         missing = [channel for channel, f in self.followings.items() if not (f.number and f.complete)]
         return (
-            f"{self.habits.name}: greeted {self._greeted}, {self._made} of {self._quota} made, "
-            f"unanswered {list(self._unanswered)[:5]}, not following {missing}"
+            f"{self.habits.name}: greeted {self._greeted}, {self._publishing.made} of {self._publishing.quota} made, "
+            f"unanswered {list(self._publishing.unanswered)[:5]}, not following {missing}"
         )
 
     def _note(self, event: Event) -> None:
@@ -215,12 +142,9 @@ class Device:
         self._greeted = False
         self._resend_at = math.inf
         for following in self.followings.values():
-            following.number = None
-            following.members.clear()
-            if not following.complete:
-                following.stale = True
+            following.lose()
         if self.habits.producer is None:
-            self._unanswered.clear()  # never to be known
+            self._publishing.unanswered.clear()  # never to be known
 
     async def _listen(self, wire: Wire, scope: trio.CancelScope) -> None:
         asked = False
@@ -267,8 +191,8 @@ class Device:
         match message["op"]:
             case "message":
                 self._hear_message(message)
-            case "ok" | "error" | "pong" if isinstance(id, int) and id in self._unanswered:
-                self._hear_verdict(self._unanswered[id], message)
+            case "ok" | "error" | "pong" if isinstance(id, int) and id in self._publishing.unanswered:
+                self._hear_verdict(self._publishing.unanswered[id], message)
             case "ok" | "error" | "pong" if isinstance(id, int):
                 pass  # the second answer to a publish that was sent twice
             case "ok" | "error" | "pong" if id == "alive":
@@ -278,12 +202,9 @@ class Device:
             case "gap":
                 self._hear_gap(message)
             case "state":
-                following = self.followings[message["channel"]]
-                for key, entry in message["entries"].items():
-                    following.take(key, entry["offset"], entry["data"])
-                following.complete = not message["more"]
+                self.followings[message["channel"]].hear_state(message)
             case "presence":
-                self._hear_presence(message)
+                self.followings[message["channel"]].hear_presence(message)
             case "goodbye":
                 self._pause_s = message["reconnect_ms"] / 1000
             case _:
@@ -296,11 +217,10 @@ class Device:
             return
         self._note(Seen(following.number, message))
         if "offset" in message:
-            following.cursor = message["offset"]
+            following.hear_message(message)
             if "key" in message:
-                following.take(message["key"], message["offset"], message["data"])
                 deleted = message["data"] is None
-                self._known[message["channel"], message["key"]] = 0 if deleted else message["offset"]
+                self._publishing.known[message["channel"], message["key"]] = 0 if deleted else message["offset"]
 
     def _hear_gap(self, message: Json) -> None:
         following = self.followings[message["channel"]]
@@ -308,20 +228,7 @@ class Device:
             self._note(Wrong(f"{self.habits.name} is not subscribed, but got {message}"))
             return
         self._note(Gap(following.number, message["reason"], message.get("from", 0), message.get("to", 0)))
-        following.cursor = message.get("to", 0)
-        if following.wish.state:
-            following.begin_state()
-            following.stale = not following.with_state
-
-    def _hear_presence(self, message: Json) -> None:
-        members = self.followings[message["channel"]].members
-        if "members" in message:
-            members.clear()
-        for kind in ("members", "joined", "updated"):
-            for member in message.get(kind, ()):
-                members[member["member"]] = member.get("name")
-        for member in message.get("left", ()):
-            members.pop(member["member"], None)
+        following.hear_gap(message)
 
     def _hear_verdict(self, op: Op, answer: Json) -> None:
         if answer["op"] == "ok":
@@ -336,22 +243,18 @@ class Device:
                 )
             )
             if op.key is not None:
-                self._known[op.channel, op.key] = 0 if op.data is None else answer.get("offset", 0)
-            self._settle(op)
+                self._publishing.known[op.channel, op.key] = 0 if op.data is None else answer.get("offset", 0)
+            self._publishing.settle(op)
             return
         code = answer["code"]
         outcome: Literal["refused", "retry"] = "retry" if answer["retry"] else "refused"
         self._note(Answered(op, outcome, answer.get("offset", 0), code, answer.get("data"), self._connection))
         if code == "conflict" and op.key is not None:
-            self._known[op.channel, op.key] = answer["offset"]
-        if outcome == "refused" or self._producer is None:
-            self._settle(op)
+            self._publishing.known[op.channel, op.key] = answer["offset"]
+        if outcome == "refused" or self._publishing.producer is None:
+            self._publishing.settle(op)
         elif self._resend_at == math.inf:
             self._resend_at = trio.current_time() + self._random.uniform(0.1, 1)
-
-    def _settle(self, op: Op) -> None:
-        del self._unanswered[op.number]
-        self._settled_seq = max(self._settled_seq, op.seq or 0)
 
     # What it says
 
@@ -365,7 +268,7 @@ class Device:
                 await self._follow_all(wire)
                 if self._resend_at <= trio.current_time():
                     await self._resend(wire)
-                elif self._made < self._quota and len(self._unanswered) < self.habits.window:
+                elif self._publishing.room > 0:
                     await self._publish(wire)
                     await trio.sleep(self._random.uniform(0, self.habits.pace_s))
                 else:
@@ -395,62 +298,31 @@ class Device:
         def handle(answer: Json) -> None:
             if answer["op"] == "ok":
                 seq = answer.get("seq", 0)
-                self._note(Greeted(self.habits.name, self._connection, answer["epoch"], self._producer, seq))
-                if seq < self._settled_seq:
-                    self._begin_anew()
+                self._note(Greeted(self.habits.name, self._connection, answer["epoch"], self._publishing.producer, seq))
+                if seq < self._publishing.settled_seq:
+                    self._publishing.begin_anew()
                 else:
                     self._greeted = True
 
         while not self._greeted:
-            greeting = {"name": self.name} | ({"producer": self._producer} if self._producer is not None else {})
+            producer = self._publishing.producer
+            greeting = {"name": self.name} if producer is None else {"name": self.name, "producer": producer}
             await self._ask(wire, "hello", handle, **greeting)
             if not self._greeted:
                 await trio.sleep(0.5)  # the log could not be read just now, or has forgotten the producer
-        if self._producer is not None:
+        if self._publishing.producer is not None:
             await self._resend(wire)
-
-    def _begin_anew(self) -> None:
-        """Be another producer: the log has forgotten this one, and what is in doubt stays so."""
-        self._producer = f"producer-{self.habits.name}-{self._random.getrandbits(64):016x}"
-        self._seq = self._settled_seq = 0
-        self._unanswered.clear()
 
     async def _resend(self, wire: Wire) -> None:
         self._resend_at = math.inf
-        if self._unanswered:
-            await self._send(wire, *[_request(op) for op in self._unanswered.values()])
+        if self._publishing.unanswered:
+            await self._send(wire, *[request_of(op) for op in self._publishing.unanswered.values()])
 
     async def _publish(self, wire: Wire) -> None:
-        room = min(self.habits.window - len(self._unanswered), self._quota - self._made)
-        ops = [self._make_op() for _ in range(self._random.randint(1, max(1, min(room, 8))))]
+        ops = self._publishing.make(self._connection)
         for op in ops:
-            self._unanswered[op.number] = op
             self._note(Invoked(op))
-        await self._send(wire, *[_request(op) for op in ops])
-
-    def _make_op(self) -> Op:
-        self._made += 1
-        source, habits = self._random, self.habits
-        tag = f"{habits.name}-{self._made}"
-        fields: Json = {"tag": tag, "device": habits.name, "number": self._made, "connection": self._connection}
-        if self._producer is not None:
-            self._seq += 1
-            fields |= {"producer": self._producer, "seq": self._seq}
-        data: Any = {"tag": tag, "pad": "x" * source.choice((0, 0, 10, habits.data_bytes_max))}
-        if not habits.keyed or (habits.plain and source.random() < 0.5):
-            if self._producer is None and source.random() < 0.1:
-                fields["ephemeral"] = True
-            return Op(channel=source.choice(habits.plain), data=data, **fields)
-        channel, key = source.choice(habits.keyed), source.choice("pqr")
-        if source.random() < 0.6:
-            fields["expect"] = self._known.get((channel, key), 0)
-        match source.randrange(6):
-            case 0:
-                data = None
-            case 1 | 2:
-                fields["merge"] = True
-                data[source.choice("abc")] = source.choice((None, self._made))
-        return Op(channel=channel, key=key, data=data, **fields)
+        await self._send(wire, *[request_of(op) for op in ops])
 
     async def _follow_all(self, wire: Wire) -> None:
         for following in self.followings.values():
@@ -459,40 +331,21 @@ class Device:
                     await trio.sleep(0.5)
 
     async def _follow(self, wire: Wire, following: Following) -> bool:
-        wish, source = following.wish, self._random
-        fields: Json = {"channel": wish.channel}
-        whole = wish.state and (following.stale or not following.complete or source.random() < 0.3)
-        if whole:
-            fields["state"] = True
-        if following.cursor is not None and not (whole and source.random() < 0.5):
-            fields |= {"since": following.cursor, "epoch": following.epoch}
-        elif following.cursor is None and wish.begin == "start":
-            fields["since"] = 0
-        elif following.cursor is None and wish.begin == "last":
-            fields["last"] = source.randint(1, 20)
-        if wish.presence:
-            fields["presence"] = True
+        request = following.request(self._random)
         self._mood.subscriptions += 1
         number = self._mood.subscriptions
-        since, epoch, last = (fields.get(name) for name in ("since", "epoch", "last"))
-        self._note(Asked(number, self.habits.name, self._connection, wish.channel, since, epoch, last, whole))
+        since, epoch, last = (request.get(name) for name in ("since", "epoch", "last"))
+        asked = (number, self.habits.name, self._connection, following.wish.channel)
+        self._note(Asked(*asked, since, epoch, last, "state" in request))
 
         def handle(answer: Json) -> None:
-            if answer["op"] != "ok":
-                return
-            if following.number is not None:
-                self._note(Ended(following.number))
-            following.number = number
-            following.epoch = answer["epoch"]
-            following.member = answer.get("member")
-            if since is None:
-                following.cursor = answer["offset"] if whole or last is None else None
-            following.with_state = whole
-            if whole:
-                following.begin_state()
-            self._note(Subscribed(number, answer["offset"], answer["epoch"]))
+            if answer["op"] == "ok":
+                if following.number is not None:
+                    self._note(Ended(following.number))
+                following.begin(number, request, answer)
+                self._note(Subscribed(number, answer["offset"], answer["epoch"]))
 
-        await self._ask(wire, "subscribe", handle, **fields)
+        await self._ask(wire, "subscribe", handle, **request)
         return following.number == number
 
     # What else it does while times are rough
@@ -530,8 +383,7 @@ class Device:
         def handle(answer: Json) -> None:
             if following.number is not None:
                 self._note(Ended(following.number))
-            following.number = None
-            following.members.clear()
+            following.end()
 
         await self._ask(wire, "unsubscribe", handle, channel=following.wish.channel)
 
@@ -552,17 +404,5 @@ class Device:
 
     def wrap_up(self) -> None:
         """Times are calm: a few publishes more, to show that the service is back."""
-        self._quota = self._made + 2 if self.habits.publishes else 0
+        self._publishing.quota = self._publishing.made + 2 if self.habits.publishes else 0
         self._deaf_until = 0
-
-
-def _request(op: Op) -> Json:
-    request: Json = {"op": "publish", "id": op.number, "channel": op.channel, "data": op.data}
-    for name in ("seq", "key", "expect"):
-        value = getattr(op, name)
-        if value is not None:
-            request[name] = value
-    for name in ("merge", "ephemeral"):
-        if getattr(op, name):
-            request[name] = True
-    return request

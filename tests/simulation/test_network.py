@@ -7,7 +7,8 @@ import pytest
 import trio
 
 from tests.simulation.determinism import Trace, run_seeded
-from tests.simulation.network import CALM, KEEPALIVE_S, Network, SimStream, Weather
+from tests.simulation.links import CALM, KEEPALIVE_S, SimStream, Weather
+from tests.simulation.network import Network
 
 ROUGH = Weather(latency_s_max=0.3, jitter_s_max=0.2, window_bytes=(300,), torn=1.0)
 
@@ -125,8 +126,8 @@ def test_closing_with_bytes_unread_resets_and_otherwise_ends() -> None:
 
 
 def test_nobody_listening_is_refused() -> None:
-    async def scene(client: SimStream, server: SimStream) -> None:
+    async def main() -> None:
         with pytest.raises(ConnectionRefusedError):
-            await client.link.network.connect("web")
+            await Network(random.Random(1), Trace(), CALM).connect("tcp")
 
-    in_network(CALM, 1, scene)
+    run_seeded(1, main)

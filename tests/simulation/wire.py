@@ -8,7 +8,8 @@ import msgspec
 import trio
 
 from tests.simulation.history import Json
-from tests.simulation.network import Network, SimStream
+from tests.simulation.links import SimStream
+from tests.simulation.network import Network
 from trisync.loadtest.transports import CLOSE, HANDSHAKE_END, PING, PONG, SPLIT, TEXT, join_frames, join_lines
 
 Dialect = Literal["lines", "frames", "ws"]

@@ -18,14 +18,15 @@ import trio
 
 from tests.simulation.checker import check
 from tests.simulation.determinism import Trace, fork, run_seeded
-from tests.simulation.device import Device, Habits, Mood, Wish
+from tests.simulation.device import Device, Mood
 from tests.simulation.disk import Disk, random_trouble
+from tests.simulation.habits import KEYED, PLAIN, draw_devices, draw_settings, draw_weather
 from tests.simulation.history import Members, read_final_log
+from tests.simulation.links import CALM
 from tests.simulation.machine import Kill, Machine, Overheard, Point
-from tests.simulation.network import CALM, Network, Weather
+from tests.simulation.network import Network
 from tests.simulation.nuisance import pester
 from trisync.log import Extent
-from trisync.settings import Settings
 from trisync.sqlite_schema import FILE_NAME
 
 LIVENESS_S = 120.0
@@ -34,9 +35,6 @@ PEACE_S = 45.0
 """Then, until all who vanished are found out: probes, deadlines for peers, the grace of presence."""
 STOP_S = 60.0
 """For a stop in good order."""
-
-PLAIN = ["lobby", "news", "cut/a"]
-KEYED = ["doc", "cut/doc"]
 
 
 class Outcome(NamedTuple):
@@ -253,67 +251,3 @@ class World:
 
 class Stuck(Exception):
     """Somebody did not get what is theirs in time, long after the last fault."""
-
-
-def draw_weather(source: random.Random) -> Weather:
-    """A network for rough times."""
-    return Weather(
-        latency_s_max=source.choice((0.0, 0.01, 0.3)),
-        jitter_s_max=source.choice((0.0, 0.01, 0.2)),
-        window_bytes=source.choice(((65536,), (1024, 65536), (300, 1024, 4096))),
-        torn=source.choice((0.0, 0.3, 1.0)),
-    )
-
-
-def draw_settings(source: random.Random) -> Settings:
-    """Settings with small bounds, so that they are met."""
-    return Settings(
-        retention=[source.choice(("cut/a age_s=5", "cut/a messages=3")), f"cut/* messages={source.choice((1, 5, 30))}"],
-        batch_messages_max=source.choice((1, 3, 4096)),
-        queue_bytes_max=source.choice((2000, 16 << 20)),
-        durability=source.choice(("full", "full", "normal")),
-        backlog_bytes_max=source.choice((500, 4000, 1 << 20)),
-        cache_bytes_max=source.choice((1, 5000, 1 << 20)),
-        cache_ttl_s=source.choice((1.0, 300.0)),
-        cached_heads_max=source.choice((1, 3, 1000)),
-        message_bytes_max=source.choice((4096, 1 << 20)),
-        presence_grace_s=source.choice((0.0, 3.0)),
-        retention_tick_s=2.0,
-        peer_timeout_s=10.0,
-        ping_s=10.0,
-        pong_s=5.0,
-        drain_s=source.choice((0.5, 5.0)),
-        linger_s=0.2,
-    )
-
-
-def draw_devices(source: random.Random, settings: Settings) -> list[Habits]:
-    """A few clients, each with its own habits."""
-    return [draw_habits(source, f"d{number}", settings) for number in range(source.randint(2, 7))]
-
-
-def draw_habits(source: random.Random, name: str, settings: Settings) -> Habits:
-    """What one client is like."""
-    wishes = [
-        Wish(
-            channel,
-            source.choice(("start", "head", "last")),
-            state=channel in KEYED and source.random() < 0.7,
-            presence=source.random() < 0.3,
-        )
-        for channel in source.sample([*PLAIN, *KEYED], source.randint(0, 4))
-    ]
-    return Habits(
-        name=name,
-        dialect=source.choice(("lines", "frames", "ws")),
-        producer=f"producer-{name}-{source.getrandbits(64):016x}" if source.random() < 0.5 else None,
-        wishes=wishes,
-        plain=source.sample(PLAIN, source.randint(1, 3)),
-        keyed=source.sample(KEYED, source.randint(0, 2)),
-        publishes=source.choice((0, 5, 20, 60)) if wishes else source.choice((5, 20, 60)),
-        pace_s=source.choice((0.0, 0.3, 2.0)),
-        window=source.choice((1, 5, 30, 256)),
-        data_bytes_max=source.choice((50, 1000)),
-        deaf_s=source.choice((0.0, 0.0, 0.0, 1.0)),
-        restless=source.choice((0.0, 0.05, 0.3)),
-    )
