@@ -111,8 +111,11 @@ def test_the_page_fits_and_asks_nobody_else_for_anything(
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(f"http://127.0.0.1:{server.web_port}/")
         await_state(page, "online")
-        say(page, "a_very_long_word_" * 30)
-        await_head(page, 1)
+        for offset in range(1, 4):
+            say(page, "a_very_long_word_" * 30)
+            await_head(page, offset)
+        expect(page.locator("#log .row").last).to_be_in_viewport()
+        expect(page.locator("#newer")).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{server.web_port}"}
         assert complaints == []

@@ -27,6 +27,7 @@ export class Log {
   #arriving = [];
   #scheduled = 0;
   #following = true; // the reader is at the end, and wants to stay there
+  #top = 0; // where the scrolling stood
   #unread = 0;
   #last = 0; // the newest offset in the document
   #own = new Set(); // offsets that this page published
@@ -69,8 +70,9 @@ export class Log {
   add(message) {
     this.#arrive(() => {
       this.#last = message.offset ?? this.#last;
-      if (message.key === undefined && (!this.#following || document.hidden)) this.#unread += 1;
-      return messageRow(message, this.#isOwn(message));
+      const isOwn = this.#isOwn(message);
+      if (message.key === undefined && !isOwn && (!this.#following || document.hidden)) this.#unread += 1;
+      return messageRow(message, isOwn);
     });
   }
 
@@ -220,7 +222,10 @@ export class Log {
 
   #onScroll() {
     const { scrollHeight, scrollTop, clientHeight } = this.#scroller;
-    this.#following = scrollHeight - scrollTop - clientHeight < BOTTOM_PX;
+    const isAtEnd = scrollHeight - scrollTop - clientHeight < BOTTOM_PX;
+    // Only going up is a wish to read on there: what arrives below, or a keyboard, moves the end away too.
+    if (isAtEnd || scrollTop < this.#top) this.#following = isAtEnd;
+    this.#top = scrollTop;
     this.#showUnread();
   }
 
