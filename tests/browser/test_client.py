@@ -33,19 +33,21 @@ def test_the_client_is_small() -> None:
     assert size < GZIPPED_BYTES_MAX, f"{size} bytes gzipped"
 
 
-def install(folder: Path) -> None:
-    """Pack the client as npm publishes it, and install that into a folder."""
+@pytest.fixture(scope="module")
+def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the client is installed, packed as npm would publish it."""
+    folder = tmp_path_factory.mktemp("package")
     [packed] = json.loads(run_npm("pack", WEB, "--json", "--pack-destination", folder, folder=folder))
     assert {file["path"] for file in packed["files"]} == {"package.json", "README.md", "trisync.js", "trisync.d.ts"}
     (folder / "package.json").write_text('{"private": true, "type": "module"}')
     run_npm("install", folder / packed["filename"], folder=folder)
+    return folder
 
 
-def test_the_package_as_npm_installs_it_talks_to_a_server(tmp_path: Path) -> None:
+def test_the_package_as_npm_installs_it_talks_to_a_server(package: Path, tmp_path: Path) -> None:
     websocket = installed("ws") / "wrapper.mjs"
-    install(tmp_path)
-    program = shutil.copy(CLIENT / "installed_program.mjs", tmp_path)
-    with server_process(tmp_path / "data") as server:
+    program = shutil.copy(CLIENT / "installed_program.mjs", package)
+    with server_process(tmp_path) as server:
         said = json.loads(run_node(program, f"ws://127.0.0.1:{server.web_port}/", websocket.as_uri()))
     assert said == {
         "heard": [[number + 1, "ada", number] for number in range(20)],
@@ -62,19 +64,18 @@ def javascript(document: Path) -> str:
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: path.name)
-def test_the_programs_that_documents_show_run(document: Path, tmp_path: Path) -> None:
+def test_the_programs_that_documents_show_run(document: Path, package: Path, tmp_path: Path) -> None:
     websocket = (installed("ws") / "wrapper.mjs").as_uri()
     program = javascript(document)
     assert program.count('"/trisync.js"') + program.count('from "trisync"') == 1
     program = program.replace('"/trisync.js"', '"trisync"').replace("ws://localhost:8000/", "SERVER")
-    install(tmp_path)
-    with server_process(tmp_path / "data") as server:
-        (tmp_path / "program.mjs").write_text(program.replace("SERVER", f"ws://127.0.0.1:{server.web_port}/"))
-        (tmp_path / "main.mjs").write_text(
+    with server_process(tmp_path) as server:
+        (package / "program.mjs").write_text(program.replace("SERVER", f"ws://127.0.0.1:{server.web_port}/"))
+        (package / "main.mjs").write_text(
             f"globalThis.WebSocket = (await import({json.dumps(websocket)})).WebSocket;\n"
             'await import("./program.mjs");\nconsole.log("done");\nprocess.exit(0);\n'
         )
-        said = run_node("main.mjs", folder=tmp_path)
+        said = run_node("main.mjs", folder=package)
     assert "hello" in said
     assert said.endswith("done\n")
 
@@ -87,13 +88,11 @@ def test_the_server_hands_out_the_client_with_its_types(tmp_path: Path) -> None:
                 assert answer.read() == (WEB / name).read_bytes()
 
 
-def test_its_types_say_what_it_does(tmp_path: Path) -> None:
+def test_its_types_say_what_it_does(package: Path) -> None:
     compiler = installed("typescript") / "bin" / "tsc"
-    install(tmp_path)
-    shutil.copy(CLIENT / "typed_program.ts", tmp_path)
+    shutil.copy(CLIENT / "typed_program.ts", package)
     options = ["--noEmit", "--strict", "--module", "nodenext", "--target", "es2022", "--lib", "es2022,dom"]
-    run_node(compiler, *options, "typed_program.ts", folder=tmp_path)
-    run_node(compiler, *options, tmp_path / "node_modules" / "trisync" / "trisync.d.ts", folder=tmp_path)
+    run_node(compiler, *options, "typed_program.ts", folder=package)
 
 
 def test_its_types_name_everything_that_it_exports() -> None:
