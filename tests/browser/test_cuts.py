@@ -148,9 +148,26 @@ def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser
         assert [text for text in log if text.startswith("number")] == [f"number {number}" for number in range(1, 1001)]
         assert log.count("and from the page") == 1
         assert len(log) == 1001
+        page.context.close()
+
+
+def test_what_is_written_after_a_reload_is_not_taken_for_what_was_written_before(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        page = open_page(browser.new_context(), net.port, "ada")
+        say(page, "one")
+        await_head(page, 1)
+        cut_off(page, net)
         page.reload()
-        await_head(page, 1001)
-        assert len(stored(server)) == 1001
+        await_state(page, "offline", "connecting")
+        say(page, "two")
+        say(page, "three")
+        net.heal()
+        network_is_back(page)
+        await_head(page, 3)
+        assert stored(server) == ["one", "two", "three"]
         page.context.close()
 
 
