@@ -7,7 +7,6 @@ processor time and three turns of the loop. Here a call costs 30 µs and one tur
 import os
 import threading
 from collections.abc import Callable
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import trio
@@ -20,7 +19,10 @@ class WriterThread:
     """Runs blocking calls, one at a time, in a thread of its own. close() must be called at the end."""
 
     def __init__(self) -> None:
-        self._calls: SimpleQueue[Callable[[], Any] | None] = SimpleQueue()
+        self._call: Callable[[], Any] | None = None
+        # Not a queue: waking a thread while holding the interpreter's lock has it wait for that at once. A descriptor
+        # is written to without the lock.
+        self._begun = os.eventfd(0, os.EFD_CLOEXEC)
         self._ended = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._outcome: Outcome[Any] | None = None
         self._thread = threading.Thread(target=self._work, name="trisync writer", daemon=True)
@@ -32,7 +34,8 @@ class WriterThread:
         Cancelled before the call began, it is not made; afterwards it runs to its end, and is waited for.
         """
         await trio.lowlevel.checkpoint_if_cancelled()
-        self._calls.put(call)
+        self._call = call
+        os.eventfd_write(self._begun, 1)
         with trio.CancelScope(shield=True):
             await trio.lowlevel.wait_readable(self._ended)
         os.eventfd_read(self._ended)
@@ -43,12 +46,14 @@ class WriterThread:
 
     def close(self) -> None:
         """End the thread. No call may be under way."""
-        self._calls.put(None)
+        self._call = None
+        os.eventfd_write(self._begun, 1)
         self._thread.join()
+        os.close(self._begun)
         os.close(self._ended)
 
     def _work(self) -> None:
-        while (call := self._calls.get()) is not None:
-            self._outcome = capture(call)
-            del call  # a batch is not kept until the next one comes
+        while os.eventfd_read(self._begun) and self._call is not None:
+            self._outcome = capture(self._call)
+            self._call = None  # a batch is not kept until the next one comes
             os.eventfd_write(self._ended, 1)
