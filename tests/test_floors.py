@@ -23,7 +23,7 @@ FLOORS: list[set[str]] = [
         "fair_queue",
     },
     {"channels", "presence", "broker", "retention", "cursors"},
-    {"outbox", "connection", "hooks", "session", "registry"},
+    {"outbox", "connection", "hooks", "session", "console_session", "registry"},
     {"poller", "sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},
     {"client", "cli", "cli_client", "cli_copies", "cli_errors", "__main__", "loadtest"},

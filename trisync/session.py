@@ -10,7 +10,6 @@ from msgspec import UNSET, UnsetType
 
 from trisync.broker import Broker
 from trisync.connection import DRAINING, Connection
-from trisync.console import Console, GoOnInJson, Quit, Say
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
@@ -36,7 +35,6 @@ from trisync.protocol import (
     encode_text,
 )
 from trisync.settings import Settings
-from trisync.telnet import edited
 from trisync.version import __version__
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
@@ -118,8 +116,7 @@ class Session:
 
         For receive() is what it leaves, and also the wait for room in the broker's queue, before more is read.
         """
-        if self._publish_hooks is not None:
-            return False
+        hooks = self._publish_hooks
         if sum(map(len, payloads)) + ITEM_OVERHEAD_BYTES * len(payloads) > SUBMISSION_BYTES_MAX:
             return False
         try:
@@ -127,7 +124,7 @@ class Session:
         except BadRequest:
             return False
         for request in requests:
-            if type(request) is not Publish or request.conditional:
+            if type(request) is not Publish or request.conditional or (hooks and hooks(request.channel)):
                 return False
         for request, payload in zip(requests, payloads, strict=True):
             assert type(request) is Publish
@@ -390,39 +387,3 @@ class Session:
         after = "" if request.after is UNSET else request.after
         members, more = self._broker.presence.members(request.channel, after, self._settings.message_bytes_max)
         self._ok(request.id, members=members, more=more)
-
-
-class ConsoleSession:
-    """A person's conversation: their lines become requests of an ordinary session."""
-
-    def __init__(self, session: Session, connection: Connection) -> None:
-        self._session = session
-        self._connection = connection
-        self._console = Console()
-        session.speak(Framing.CONSOLE, lambda payload: self._console.render(payload).encode())
-
-    async def receive(self, lines: list[bytes]) -> list[bytes] | None:
-        """Handle typed lines. After a `/json` returns those that follow it, which are for the session itself."""
-        for number, line in enumerate(lines):
-            try:
-                actions = self._console.read(edited(line).decode())
-            except UnicodeDecodeError:
-                self._connection.refuse(WireError("bad_json", "that was not UTF-8"))
-                continue
-            for action in actions:
-                match action:
-                    case Say(text):
-                        await self._connection.room()
-                        self._connection.outbox.write(text.encode())
-                    case GoOnInJson():
-                        self._session.speak(Framing.LINES)
-                        return lines[number + 1 :]
-                    case Quit():
-                        self._connection.end("the person left")
-                    case Publish():
-                        await self._session.handle(action)
-                    case _:
-                        # People expect one thing after the other: what they said is seen before what they ask.
-                        await self._connection.answered()
-                        await self._session.handle(action)
-        return None

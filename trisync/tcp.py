@@ -7,11 +7,12 @@ import trio
 
 from trisync.broker import Broker
 from trisync.connection import Connection
+from trisync.console_session import ConsoleSession
 from trisync.dialects import Dialect, skip_blanks, tell_dialect
 from trisync.framing import FrameSplitter, Framing, LineSplitter, Splitter
 from trisync.hooks import Hooks
 from trisync.registry import Registry
-from trisync.session import ConsoleSession, Session
+from trisync.session import Session
 from trisync.settings import Settings
 from trisync.telnet import TelnetFilter
 
