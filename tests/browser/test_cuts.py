@@ -1,9 +1,11 @@
 """The page against servers that are killed, networks that are cut, and tabs that are reloaded or crash."""
 
+import itertools
 import json
 import re
 import signal
 import socket
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from playwright.sync_api import Browser, Error, Page, expect
 from tests.browser.cuts import Network, network
 from tests.browser.pages import Netcat, await_head, await_state, network_is_back, offsets, open_page, say, texts
 from tests.harness import PATIENCE_S, ServerProcess, server_process
+from trisync.client import connect_sync
 
 KILLS = 10
 
@@ -44,15 +47,29 @@ def cut_off(page: Page, network: Network) -> None:
     await_state(page, "offline", "connecting")
 
 
-def test_two_pages_and_a_netcat_agree_while_the_server_is_killed_ten_times(browser: Browser, tmp_path: Path) -> None:
+def break_network(network: Network, fault: str) -> None:
+    match fault:
+        case "reset":
+            network.reset()
+        case "half-close":
+            network.half_close()
+        case "black hole":
+            network.become_a_black_hole()
+
+
+def test_two_pages_a_python_client_and_a_netcat_agree_while_the_server_is_killed_ten_times(
+    browser: Browser, tmp_path: Path
+) -> None:
     faults = ("none", "reset", "half-close", "black hole", "delay")
-    with network() as net:
-        pages: dict[str, Page] = {}
+    pages: dict[str, Page] = {}
+    with ExitStack() as programs, network() as net:
         for round in range(KILLS):
             with server_process(tmp_path) as server:
                 net.server_port = server.web_port
                 if not pages:
                     pages = {name: open_page(browser.new_context(), net.port, name) for name in ("ada", "bob")}
+                    carol = programs.enter_context(connect_sync(f"ws://127.0.0.1:{net.port}", name="carol"))
+                    messages = programs.enter_context(carol.subscribe("lobby", since=0))
                 grace = Netcat(server.tcp_port, "grace")
                 fault = faults[round % len(faults)]
                 if fault == "delay":
@@ -60,41 +77,44 @@ def test_two_pages_and_a_netcat_agree_while_the_server_is_killed_ten_times(brows
                 for name, page in pages.items():
                     network_is_back(page)
                     say(page, f"{name} {round} before")
+                carol.nudge()
+                carol.post("lobby", f"carol {round} before")
                 grace.type(f"grace {round}\n")
                 grace.await_sight(f"grace: grace {round}\n")
-                if fault == "reset":
-                    net.reset()
-                elif fault == "half-close":
-                    net.half_close()
-                elif fault == "black hole":
-                    net.become_a_black_hole()
+                break_network(net, fault)
                 for name, page in pages.items():
                     say(page, f"{name} {round} during")
+                carol.post("lobby", f"carol {round} during")
                 grace.close()
                 server.stop(signal.SIGKILL)
             net.heal()
             net.reset()
             for name, page in pages.items():
                 say(page, f"{name} {round} after")
+            carol.post("lobby", f"carol {round} after")
         with server_process(tmp_path) as server:
             net.server_port = server.web_port
             for page in pages.values():
                 network_is_back(page)
-            count = 7 * KILLS
+            carol.nudge()
+            count = 10 * KILLS
             for page in pages.values():
                 await_head(page, count)
+            seen = list(itertools.islice(messages, count))
             log = stored(server)
             assert len(log) == count
-            for name, page in pages.items():
+            for name in (*pages, "carol"):
                 expected = [
                     f"{name} {round} {when}" for round in range(KILLS) for when in ("before", "during", "after")
                 ]
                 assert [text for text in log if text.startswith(name)] == expected
+            assert [text for text in log if text.startswith("grace")] == [f"grace {round}" for round in range(KILLS)]
+            assert [(message.offset, message.data) for message in seen] == [*enumerate(log, start=1)]
+            for page in pages.values():
                 assert texts(page) == log
                 assert offsets(page) == [*range(1, count + 1)]
                 assert page.locator("#log .notice").count() == 0
                 page.context.close()
-            assert [text for text in log if text.startswith("grace")] == [f"grace {round}" for round in range(KILLS)]
 
 
 def test_a_connection_that_died_without_a_word_is_noticed(browser: Browser, tmp_path: Path) -> None:

@@ -118,6 +118,11 @@ class SyncClient:
         """How this client is connected, and why it is so."""
         return self._client.status
 
+    def nudge(self) -> None:
+        """Connect at once, or make sure that the connection is still one. As Client.nudge()."""
+        portal, client = self._parts
+        portal.call(client.nudge)
+
     def publish(
         self,
         channel: str,
