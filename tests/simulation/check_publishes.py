@@ -48,6 +48,7 @@ def tag_of(data: Any) -> str | None:
 
 
 def check_publishes(history: list[Event], log: FinalLog) -> Iterator[str]:
+    """Each publish is in the log as its answers say, and in its order."""
     publishes = publishes_of(history, log)
     stored: dict[str, list[tuple[str, Stored]]] = {}
     deletions: dict[tuple[str, str | None], list[int]] = {}

@@ -85,6 +85,7 @@ class _Acknowledged:
 
 
 def check_subscriptions(history: list[Event], log: FinalLog) -> Iterator[str]:
+    """Each subscription got its slice of the log, each history its page, and none what nobody else could have got."""
     subscriptions: dict[int, _Subscription] = {}
     witness = _Witness(log)
     answered: dict[str, None] = {}

@@ -67,6 +67,8 @@ class Asked(NamedTuple):
 
 
 class Subscribed(NamedTuple):
+    """A subscription was granted, at this head of the channel."""
+
     subscription: int
     head: int
     epoch: str
@@ -86,6 +88,8 @@ class Seen(NamedTuple):
 
 
 class Gap(NamedTuple):
+    """A subscription was told what it will not get: the messages from the first to the last, or all of another log."""
+
     subscription: int
     reason: str
     first: int

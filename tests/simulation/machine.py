@@ -49,8 +49,8 @@ class Machine:
         self.settings = settings
         self.server: Server | None = None
         """None while the machine is down."""
-        self.has_served = False
-        """Whether there is a log to look at."""
+        self.log: SqliteLog | None = None
+        """The server's, or the last one's; None before the first has served."""
         self.skew_ms = 0
         self.down_s_max = 3.0
         self.retired = trio.Event()
@@ -127,8 +127,7 @@ class Machine:
         doors = Doors([self._network.listen("tcp")], [self._network.listen("web")], Address("127.0.0.1", 1, 2, "sim"))
         async with trio.open_nursery() as nursery:
             await nursery.start(lambda task_status: server.serve_on(log, doors, task_status=task_status))
-            self.server = server
-            self.has_served = True
+            self.server, self.log = server, log
             self._up.set()
             self._up = trio.Event()
 

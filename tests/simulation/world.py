@@ -10,7 +10,7 @@ import random
 import shutil
 import tempfile
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
@@ -60,7 +60,7 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
             if isinstance(error, KeyboardInterrupt):
                 raise
             problems += [f"{said}: {_innermost(said)}" for said in _leaves(error)]
-        if world.machine.has_served:
+        if world.machine.log is not None:
             problems += check(
                 world.mood.history, read_final_log(world.disk.folder / FILE_NAME, world.machine.settings.durability)
             )
@@ -165,9 +165,9 @@ class World:
                 nursery.start_soon(device.live)
             task_status.started(nursery.cancel_scope)
 
-    async def _within(self, seconds: float, wait: Callable[[], object], what: str) -> None:
+    async def _within(self, seconds: float, wait: Callable[[], Awaitable[None]], what: str) -> None:
         with trio.move_on_after(seconds) as patience:
-            await wait()  # type: ignore[misc]
+            await wait()
         if patience.cancelled_caught:
             waiting = [device.waits_for() for device in self.devices if not device.settled]
             raise Stuck(f"within {seconds:g} s not everybody could {what}: {waiting}")
@@ -185,9 +185,9 @@ class World:
             await trio.sleep(0.5)
 
     async def _extents(self) -> dict[str, Extent]:
-        server = await self.machine.running()
-        assert server._broker is not None
-        return {channel: await server._broker.head(channel) for channel in (*PLAIN, *KEYED)}
+        await self.machine.running()
+        assert self.machine.log is not None
+        return {channel: await self.machine.log.extent(channel) for channel in (*PLAIN, *KEYED)}
 
     async def _ask_for_members(self) -> None:
         server = await self.machine.running()
