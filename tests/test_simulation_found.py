@@ -25,7 +25,7 @@ class FailingConnection(sqlite3.Connection):
     def execute(self, sql: str, parameters: Any = (), /) -> sqlite3.Cursor:
         if sql.startswith(self.beginning) and self.failures:
             self.failures -= 1
-            raise sqlite3.OperationalError("disk I/O error")
+            raise sqlite3.OperationalError("disk I/O error")  # without a code, as sqlite3's own errors are
         return super().execute(sql, parameters)
 
 

@@ -141,7 +141,7 @@ def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
         raise click.ClickException(str(first_of(group))) from None
     except* (LogGone, sqlite3.Error) as group:
         failure = first_of(group)
-        name = f" ({failure.sqlite_errorname})" if isinstance(failure, sqlite3.Error) else ""
+        name = f" ({failure.sqlite_errorname})" if hasattr(failure, "sqlite_errorname") else ""
         raise click.ClickException(
             f"stopped at once, because the log failed: {failure}{name}. "
             "What was not acknowledged may be stored or not; the next start finds out."

@@ -358,9 +358,10 @@ class SqliteLog(Log):
 
     def _say_unless_passing(self, error: sqlite3.Error) -> None:
         """Say, once, what will not be better the next time: whoever wants those messages goes on waiting for them."""
-        if unavailable(error) is None and error.sqlite_errorname not in self._said:
-            self._said.add(error.sqlite_errorname)
-            logger.error("the log cannot be read where it may be damaged: %s (%s)", error, error.sqlite_errorname)
+        name = getattr(error, "sqlite_errorname", "no SQLite code")  # what is not UTF-8 has none: sqlite3 finds it
+        if unavailable(error) is None and name not in self._said:
+            self._said.add(name)
+            logger.error("the log cannot be read where it may be damaged: %s (%s)", error, name)
 
     async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reading:
