@@ -19,8 +19,8 @@ from tests.simulation.planted import PLANTS, planted
 from tests.simulation.world import simulate
 
 WORLDS = 2000
-PLANTED_WORLDS = 400
-"""In so many worlds at most, a planted bug must show itself. Most do in the first few; who is last needs about 120."""
+PLANTED_WORLDS = 1000
+"""In so many worlds at most, a planted bug must show itself. Most do in the first ten; the last needs about 240."""
 PROCESSES = 2
 TOOL = Path(__file__).parents[2] / "tools" / "simulate.py"
 
