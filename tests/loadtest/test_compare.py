@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -442,12 +441,3 @@ def test_a_signal_stops_everything_and_leaves_nothing_behind(tmp_path: Path) -> 
     _, said = process.communicate(timeout=PATIENCE_S)
     assert (process.returncode, said) == (INTERRUPTED, b"")
     assert list(tmp_path.iterdir()) == []
-
-
-def test_the_launcher_says_what_to_do_where_its_packages_are_missing(tmp_path: Path) -> None:
-    launcher = tmp_path / "tools" / "compare.py"
-    launcher.parent.mkdir()
-    shutil.copy(LAUNCHER, launcher)
-    done = subprocess.run([sys.executable, "-S", "-E", str(launcher)], capture_output=True, text=True, timeout=50)
-    assert done.returncode == 1
-    assert "run tools/serve or tools/test once" in done.stderr

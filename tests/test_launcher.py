@@ -1,0 +1,39 @@
+"""The tools beside tools/serve: they start from any folder, under any Python, or say what is missing."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.harness import PATIENCE_S
+
+TOOLS = Path(__file__).parent.parent / "tools"
+LAUNCHED = ["loadtest", "compare", "simulate", "torture"]
+
+
+def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, *arguments], cwd=folder, capture_output=True, text=True, timeout=3 * PATIENCE_S, check=False
+    )
+
+
+@pytest.mark.parametrize("tool", LAUNCHED)
+def test_a_tool_starts_from_any_folder(tmp_path: Path, tool: str) -> None:
+    done = run(TOOLS / f"{tool}.py", "--help", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith(f"Usage: {tool} ")
+
+
+@pytest.mark.parametrize("tool", LAUNCHED)
+def test_a_tool_says_what_to_do_where_its_packages_are_missing(tmp_path: Path, tool: str) -> None:
+    folder = tmp_path / "tools"
+    folder.mkdir()
+    for name in (tool, "launcher"):
+        shutil.copy(TOOLS / f"{name}.py", folder)
+    # -S leaves out the installed packages: this Python is as bare as a new machine's.
+    done = run("-S", "-E", folder / f"{tool}.py", folder=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.startswith(f"tools/{tool}.py: its packages are not there; run tools/")
+    assert done.stderr.count("\n") == 1
