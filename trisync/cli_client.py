@@ -33,7 +33,8 @@ def _run(talk: Callable[[], Awaitable[None]]) -> None:
     # That a connection was lost and is back is said on standard error; meanwhile the command waits.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
-        trio.run(talk)
+        # Ctrl-C then comes where the command waits, not in the middle of what the client or Trio is doing.
+        trio.run(talk, restrict_keyboard_interrupt_to_checkpoints=True)
     except (ClientError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     except BaseException as error:

@@ -143,6 +143,13 @@ FILL = """async ({url, count}) => {
     }
     await new Promise((stored) => setTimeout(stored, 0));
     while (client.queue.length < count - 1) await new Promise((next) => setTimeout(next, 10));
+    const result = (request) => new Promise((done) => (request.onsuccess = () => done(request.result)));
+    const database = await result(indexedDB.open(`trisync ${client.url}`));
+    for (let kept = 0; kept < count - 1; ) {
+        const keys = await result(database.transaction("queue").objectStore("queue").getAllKeys());
+        kept = keys.filter(([producer, seq]) => seq > 0).length;
+    }
+    database.close();
     return codes;
 }"""
 

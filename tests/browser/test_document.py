@@ -102,6 +102,7 @@ def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
 def test_different_parts_of_one_item_are_changed_at_once_without_a_question(world: World) -> None:
     add(world.ada, "tea")
     expect(value(world.bob)).to_have_value("tea")
+    await_saved(world.ada)
     cut_off(world)
     write(world.bob, "green tea")
     line(world.ada).locator(".done").check()
@@ -116,6 +117,7 @@ def test_different_parts_of_one_item_are_changed_at_once_without_a_question(worl
 def test_who_changed_the_same_words_is_asked(world: World, choice: str) -> None:
     add(world.ada, "tea")
     expect(value(world.bob)).to_have_value("tea")
+    await_saved(world.ada)
     cut_off(world)
     write(world.bob, "coffee")
     write(world.ada, "water")
