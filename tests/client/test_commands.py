@@ -31,6 +31,8 @@ def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.Co
 @contextmanager
 def running(url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     """A client command that goes on; ended at the end."""
+    # What a shell starts in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
         [sys.executable, "-m", "trisync", *arguments, "--url", url],
         stdin=subprocess.PIPE,
@@ -38,6 +40,7 @@ def running(url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
         stderr=subprocess.PIPE,
         text=True,
     )
+    signal.signal(signal.SIGINT, before)
     try:
         yield process
     finally:
