@@ -1,5 +1,6 @@
 """What the simulation found in the server, each as the smallest case that shows it: so that it stays found."""
 
+import json
 import sqlite3
 from pathlib import Path
 from typing import Any
@@ -70,3 +71,18 @@ async def test_a_start_that_fails_at_its_last_step_leaves_the_folder_free(tmp_pa
         await SqliteLog.open(tmp_path, Settings(), connect=connect_failing)
     log = await SqliteLog.open(tmp_path, Settings())
     await log.aclose()
+
+
+async def test_the_pages_of_a_state_are_as_new_as_the_ok_though_older_messages_are_asked_for_too() -> None:
+    """Seed 302693: with `last`, a page from before the newest words was still good enough, and they were never told."""
+    async with a_world() as world:
+        await world.subscriber("doc", state=True)  # its page, an empty one, is shared with those who come
+        await wait_all_tasks_blocked()
+        submission = Submission(lambda submission: None)
+        submission.add(Publish(channel="doc", data=Raw(b"1"), key="title"), 10)
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        outlet, _ = await world.subscriber("doc", state=True, last=10)
+        await wait_all_tasks_blocked()
+        pages = [message for message in map(json.loads, outlet.lines()) if message["op"] == "state"]
+        assert [page["entries"] for page in pages] == [{"title": {"offset": 1, "data": 1}}]

@@ -44,7 +44,18 @@ class Outlet(Protocol):
 class Subscription:
     """One connection's cursor into one channel."""
 
-    __slots__ = ("channel", "cursor", "era", "fell_behind", "framing", "offer", "outlet", "pages_after", "with_state")
+    __slots__ = (
+        "begun_at",
+        "channel",
+        "cursor",
+        "era",
+        "fell_behind",
+        "framing",
+        "offer",
+        "outlet",
+        "pages_after",
+        "with_state",
+    )
 
     def __init__(
         self,
@@ -58,6 +69,8 @@ class Subscription:
         self.channel = channel
         self.outlet = outlet
         self.offer = outlet.offer
+        self.begun_at = channel.head
+        """The head that the client was told: pages of the state are not older, wherever the cursor begins."""
         self.cursor = cursor
         """The offset up to which everything has been written to the connection, or LEFT."""
         self.framing: Framing | None = None

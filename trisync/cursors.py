@@ -182,9 +182,9 @@ class Subscriptions:
                 subscription.cursor = run.last
 
     async def _write_state(self, subscription: Subscription, after: str) -> None:
-        """Write the next page of the state, as it was when the cursor was the head or later."""
+        """Write the next page of the state: no older than what the client was told, and than the cursor."""
         channel, cursor, era = subscription.channel, subscription.cursor, subscription.channel.era
-        page = await self._broker.state_behind(channel, after, cursor)
+        page = await self._broker.state_behind(channel, after, max(cursor, subscription.begun_at))
         if subscription.cursor != cursor or channel.era != era:
             return
         framing = self._outlet.framing
