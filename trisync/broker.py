@@ -23,7 +23,6 @@ from trisync.log import (
     Flow,
     Log,
     LogUnavailable,
-    Once,
     Page,
     Refused,
     Run,
@@ -121,7 +120,7 @@ class Broker:
         self._queue.push(submission)
         self._arrived.set()
 
-    async def publish(self, item: Publish, sender: str | None = None, once: Once | None = None) -> Verdict:
+    async def publish(self, item: Publish, sender: str | None = None) -> Verdict:
         """Publish one message that no connection sent, and wait for its verdict, while the server drains too.
 
         Cancelled, the publish is still stored, or not.
@@ -131,7 +130,7 @@ class Broker:
         if self._ended:
             return WireError("draining", "the server has stopped; nothing was stored")
         answered = trio.Event()
-        submission = Submission(lambda submission: answered.set(), sender, once=once)
+        submission = Submission(lambda submission: answered.set(), sender)
         submission.add(item, len(item.data))
         self._queue_up(submission)
         self._waiting.add(answered)
@@ -353,10 +352,6 @@ class Broker:
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
         """Channels by name, behind a name. Raises LogUnavailable."""
         return await self._log.channels(after, count_max)
-
-    async def head(self, name: str) -> Extent:
-        """Where a channel's messages lie. Raises LogUnavailable."""
-        return await self._log.extent(name)
 
     # Cutting
 
