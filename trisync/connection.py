@@ -91,7 +91,7 @@ class Connection:
                     await self._hang_up(farewell)
                 self._nursery.cancel_scope.cancel()
         finally:
-            self.outbox.close()
+            self.outbox.discard()
             self._nursery = None
             await trio.aclose_forcefully(self._stream)
             logger.log(

@@ -60,6 +60,20 @@ class Owner(Protocol):
         """Called once, when the stream will take nothing more."""
 
 
+class _Nobody:
+    """The owner of an outbox that is done with."""
+
+    __slots__ = ()
+
+    def start_soon(self, work: Callable[[], Awaitable[None]]) -> None:
+        """There is nothing to write."""
+
+    def broke(self) -> None:
+        """There is nobody to tell."""
+
+
+_NOBODY = _Nobody()
+
 WRITE_BYTES = 256 * 1024
 """Small pieces of the backlog are joined up to about this size for one send()."""
 
@@ -143,6 +157,18 @@ class Outbox:
         """Take nothing more; what was taken is still sent."""
         self._closed = True
 
+    def discard(self) -> None:
+        """Take nothing more, and forget what was not sent and whose this is.
+
+        An owner and its outbox know each other: left so, both and the backlog would stay until the garbage collector
+        comes, which may be long.
+        """
+        self._closed = True
+        self.backlog = 0
+        self._queue = None
+        self._owner = _NOBODY
+        self._wake()
+
     async def room(self) -> None:
         """Wait until the backlog is below half its mark, or the stream is dead."""
         await self._wait_below(self._backlog_max // 2)
@@ -180,9 +206,6 @@ class Outbox:
             self._wake()
 
     def _break(self) -> None:
-        self._closed = True
-        self.backlog = 0
-        if self._queue is not None:
-            self._queue.clear()
-        self._wake()
-        self._owner.broke()
+        owner = self._owner
+        self.discard()
+        owner.broke()

@@ -60,7 +60,10 @@ class Registry:
         """End the connections whose peers acknowledge nothing for so long. Runs until cancelled."""
         while True:
             await trio.sleep(silent_s / CHECKS_PER_DEADLINE)
-            for number, connection in enumerate(list(self._sessions), start=1):
-                connection.check_peer(silent_s)
-                if number % YIELD_EVERY == 0:
-                    await trio.lowlevel.checkpoint()
+            await self._check_peers(silent_s)
+
+    async def _check_peers(self, silent_s: float) -> None:
+        for number, connection in enumerate(list(self._sessions), start=1):
+            connection.check_peer(silent_s)
+            if number % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()

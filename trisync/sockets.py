@@ -28,6 +28,13 @@ def configure(listener: socket.socket | trio.socket.SocketType, settings: Settin
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT, 3)
 
 
+def _broken(cause: OSError) -> trio.BrokenResourceError:
+    # In a function of its own: a frame that is in its own variable's traceback stays until the garbage collector comes.
+    error = trio.BrokenResourceError()
+    error.__cause__ = cause
+    return error
+
+
 class SocketStream(DirectStream):
     """A connected TCP socket of its own: trio's has no way to send without waiting."""
 
@@ -127,9 +134,7 @@ class SocketStream(DirectStream):
         except BlockingIOError:
             return
         except OSError as error:
-            broken = trio.BrokenResourceError()
-            broken.__cause__ = error
-            self._wake(outcome.Error(broken))
+            self._wake(outcome.Error(_broken(error)))
             return
         try:
             more = self._take(chunk)

@@ -59,11 +59,14 @@ class WebSocketDoor:
         ping_s, pong_s = self._settings.ping_s, self._settings.pong_s
         while True:
             await trio.sleep(min(ping_s, pong_s) / SWEEPS_PER_DEADLINE)
-            now = trio.current_time()
-            for number, client in enumerate(list(self._clients), start=1):
-                client.look_alive(now, ping_s, pong_s)
-                if number % YIELD_EVERY == 0:
-                    await trio.lowlevel.checkpoint()
+            await self._look_alive(ping_s, pong_s)
+
+    async def _look_alive(self, ping_s: float, pong_s: float) -> None:
+        now = trio.current_time()
+        for number, client in enumerate(list(self._clients), start=1):
+            client.look_alive(now, ping_s, pong_s)
+            if number % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()
 
 
 class WebSocket:

@@ -4,6 +4,7 @@ undisturbed() runs a server with bystanders on it. Once the attack is over and i
 bystanders must still get what a fresh client publishes, and the log must have got the lines that were expected.
 """
 
+import gc
 import logging
 import socket
 import struct
@@ -143,6 +144,12 @@ class Arena:
         with trio.fail_after(PATIENCE_S):
             while len(self.registry) > count:
                 await self.registry.left()
+
+    def connections_in_memory(self) -> int:
+        """How many connections of the server there are as objects, whether or not they have ended."""
+        self.registry.seen.clear()
+        self._peaks.clear()
+        return sum(type(thing) is Connection for thing in gc.get_objects())
 
 
 Undisturbed = Callable[..., AbstractAsyncContextManager[Arena]]
