@@ -80,9 +80,10 @@ async def test_what_arrives_during_a_commit_is_committed_together() -> None:
 
 
 async def test_a_batch_is_bounded_in_messages_and_bytes() -> None:
+    flow = Flow()
     async with a_world(batch_messages_max=5) as world:
         for _ in range(4):
-            world.broker.submit(publishes(3))
+            world.broker.submit(publishes(3, flow=flow))
         await wait_all_tasks_blocked()
         assert world.log.batches == [2, 2]
     async with a_world(batch_bytes_max=1000) as world:

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import publishes
-from trisync.fair_queue import FairQueue
+from trisync.fair_queue import FEW, FairQueue
 from trisync.log import Flow, Submission
 
 UNBOUNDED = 10**9
@@ -79,6 +79,35 @@ def test_a_batch_is_bounded_in_messages_and_bytes() -> None:
     assert len(queue.take(UNBOUNDED, 2 * size)) == 2
     assert len(queue.take(1, 1)) == 1  # never none
     assert len(queue.take(UNBOUNDED, UNBOUNDED)) == 4
+
+
+def test_a_batch_is_half_as_large_where_several_publish() -> None:
+    queue = FairQueue()
+    queued(queue, Flow(), [10] * 10)
+    queued(queue, Flow(), [100])
+    assert len(queue.take(40, UNBOUNDED)) == 2
+    assert len(queue.take(1, UNBOUNDED)) == 1
+
+
+def test_who_publishes_little_does_not_wait_for_a_flood_to_be_stored_with_it() -> None:
+    queue = FairQueue()
+    flood = queued(queue, Flow(), [100] * 4)
+    first, second = publishes(1), publishes(FEW)
+    queue.push(first)
+    queue.push(second)
+    assert queue.take(UNBOUNDED, UNBOUNDED) == [first, second]
+    third = publishes(1)
+    queue.push(third)
+    assert queue.take(UNBOUNDED, UNBOUNDED) == [third, *flood]  # a flood does not wait twice in a row
+    queued(queue, Flow(), [100] * 4)
+    queue.push(first := publishes(1))
+    assert queue.take(UNBOUNDED, UNBOUNDED) == [first]
+
+
+def test_the_end_of_a_flood_is_stored_with_it() -> None:
+    queue = FairQueue()
+    flood = queued(queue, Flow(), [1, 100, 1, 100, 1])
+    assert queue.take(UNBOUNDED, UNBOUNDED) == flood
     assert not queue
 
 

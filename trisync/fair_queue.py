@@ -9,6 +9,9 @@ from heapq import heappop, heappush
 
 from trisync.log import Submission
 
+FEW = 32
+"""Publishes of one flow that has no more: a batch of such is not filled up with a flood that they would wait for."""
+
 
 class FairQueue:
     """Submissions that wait for a batch, and those of the batch under way."""
@@ -17,6 +20,7 @@ class FairQueue:
         self.size = 0
         """Bytes of the submissions that are not settled, as they count them."""
         self._waiting: list[tuple[int, int, Submission]] = []  # a heap, by place, then by arrival
+        self._few_came_alone = False  # in the last batch
         self._flows = 0  # those that have something waiting
         self._now = 0  # in bytes that each flow has got which always had something waiting
         self._arrived = 0
@@ -44,11 +48,25 @@ class FairQueue:
         heappush(self._waiting, (flow.place, submission.arrival, submission))
 
     def take(self, count_max: int, bytes_max: int) -> list[Submission]:
-        """The next batch, which must be settled before the next is taken; it may exceed a bound by one submission."""
+        """The next batch, which must be settled before the next is taken; it may exceed a bound by one submission.
+
+        Where several flows wait, it has half as many publishes. And those who publish little, and now and then, need
+        not wait until a flood is stored with theirs: they have a batch of their own, though never twice in a row.
+        """
+        if self._flows > 1:
+            count_max = (count_max + 1) // 2
         batch: list[Submission] = []
         count = size = 0
+        only_few = not self._few_came_alone
+        self._few_came_alone = False
         while self._waiting and count < count_max and size < bytes_max:
-            place, _, submission = heappop(self._waiting)
+            place, _, submission = self._waiting[0]
+            if only_few:
+                only_few = len(submission.items) <= FEW and submission.flow.waiting == 1
+                if batch and not only_few:
+                    self._few_came_alone = True
+                    break
+            heappop(self._waiting)
             batch.append(submission)
             submission.flow.waiting -= 1
             self._now = self._now + submission.size // self._flows if self._waiting else max(self._now, place)

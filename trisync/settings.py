@@ -82,7 +82,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     batch_bytes_max: Annotated[Count, Meta(description="Publishes committed in one transaction, in bytes")] = 4 * MIB
     batch_messages_max: Annotated[
         Count,
-        Meta(description="Publishes committed in one transaction: bounds how long one holds the others up"),
+        Meta(
+            description="Publishes committed in one transaction, half as many where several clients publish: "
+            "bounds how long one holds the others up"
+        ),
     ] = 1024
     cache_bytes_max: Annotated[Count, Meta(description="Recent messages kept encoded in memory")] = 64 * MIB
     cache_ttl_s: Annotated[

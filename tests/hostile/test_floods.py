@@ -56,7 +56,7 @@ async def test_a_polite_publisher_is_in_the_next_batch_each_time(
     queue_bytes_max: int, autojump_clock: MockClock
 ) -> None:
     async with (
-        memory_doors(batch_messages_max=500, queue_bytes_max=queue_bytes_max) as doors,
+        memory_doors(batch_messages_max=2000, queue_bytes_max=queue_bytes_max) as doors,
         trio.open_nursery() as nursery,
     ):
         held = HeldLog(doors)
