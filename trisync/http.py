@@ -15,6 +15,7 @@ import trio
 from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.hooks import Hooks
+from trisync.http_answers import render
 from trisync.http_api import HttpSession
 from trisync.http_calls import HttpCalls
 from trisync.http_routes import is_for_api
@@ -247,17 +248,6 @@ class _Exchange:
 
     def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
-        response = h11.Response(
-            status_code=status,
-            reason=HTTPStatus(status).phrase.encode(),
-            headers=[
-                (b"Content-Type", file.content_type),
-                (b"Content-Length", str(len(file.body)).encode()),
-                *headers,
-            ],
-        )
-        data = self._http.send(response) or b""
-        if not self._head_only:
-            data += self._http.send(h11.Data(data=file.body)) or b""
-        data += self._http.send(h11.EndOfMessage()) or b""
+        about = ((b"Content-Type", file.content_type), (b"Content-Length", b"%d" % len(file.body)))
+        data = render(self._http, status, (*about, *headers), file.body, head_only=self._head_only)
         self._connection.outbox.write(data)

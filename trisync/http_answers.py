@@ -1,8 +1,10 @@
 """What the HTTP interface answers with: statuses for the wire's errors, the headers all answers have, CORS. Sans-IO."""
 
 from collections.abc import Iterable
+from http import HTTPStatus
 from typing import Any, NamedTuple
 
+import h11
 import msgspec
 
 from trisync.errors import WireError
@@ -109,3 +111,14 @@ def preflight(allow: bytes) -> Answer:
             (b"Access-Control-Max-Age", b"%d" % PREFLIGHT_MAX_AGE_S),
         ),
     )
+
+
+def render(
+    http: h11.Connection, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, head_only: bool
+) -> bytes:
+    """The bytes of a whole response; `head_only` where its request was a HEAD."""
+    response = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=list(headers))
+    events: list[h11.Event] = [response, h11.EndOfMessage()]
+    if body and not head_only:
+        events.insert(1, h11.Data(data=body))
+    return b"".join([http.send(event) or b"" for event in events])

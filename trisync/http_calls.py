@@ -3,8 +3,6 @@
 http.py reads the heads and hands them on; what a call does is in http_api.py.
 """
 
-from http import HTTPStatus
-
 import h11
 import trio
 
@@ -12,7 +10,16 @@ from trisync.connection import Connection
 from trisync.errors import WireError
 from trisync.event_stream import COMMENT, join_events
 from trisync.framing import too_large
-from trisync.http_answers import EVENT_STREAM, RETRY_AFTER_S, Answer, HttpError, common_headers, preflight, refused
+from trisync.http_answers import (
+    EVENT_STREAM,
+    RETRY_AFTER_S,
+    Answer,
+    HttpError,
+    common_headers,
+    preflight,
+    refused,
+    render,
+)
 from trisync.http_api import HttpSession
 from trisync.http_routes import Call, Resource, allowed_methods, find_resource, is_for_events, read_call
 from trisync.http_rules import Headers, HttpRefusal, header
@@ -167,12 +174,7 @@ class HttpCalls:
             headers += [(b"Content-Type", answer.content_type), (b"Content-Length", b"%d" % len(answer.body))]
         if closes:
             headers.append((b"Connection", b"close"))
-        reason = HTTPStatus(answer.status).phrase.encode()
-        response = h11.Response(status_code=answer.status, reason=reason, headers=headers)
-        data = self._http.send(response) or b""
-        if answer.body and not self._head_only:
-            data += self._http.send(h11.Data(data=answer.body)) or b""
-        return data + (self._http.send(h11.EndOfMessage()) or b"")
+        return render(self._http, answer.status, headers, answer.body, head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
         """The response to a call that has met a fault of the server."""
