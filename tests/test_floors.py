@@ -16,7 +16,7 @@ FLOORS: list[set[str]] = [
         *("writer_thread", "sqlite_log", "sqlite_backup"),
     },
     {"channels", "presence", "broker", "retention", "cursors"},
-    {"outbox", "connection", "hooks", "session", "console_session", "registry"},
+    {"outbox", "connection", "hook_requests", "hooks", "session", "console_session", "registry"},
     {"poller", "sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},
     {"client", "cli", "cli_client", "cli_copies", "cli_errors", "__main__", "loadtest"},

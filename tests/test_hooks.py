@@ -17,16 +17,8 @@ from msgspec import UNSET, Raw
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from trisync.errors import WireError
-from trisync.hooks import (
-    CHANNELS_REMEMBERED,
-    DEADLINE_DEFAULT_S,
-    REFUSE_CODES,
-    Client,
-    Hooks,
-    PublishRequest,
-    Refuse,
-    SubscribeRequest,
-)
+from trisync.hook_requests import REFUSE_CODES, Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.hooks import CHANNELS_REMEMBERED, DEADLINE_DEFAULT_S, Hooks
 from trisync.log import Refused
 from trisync.protocol import (
     DEPTH_MAX,

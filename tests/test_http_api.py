@@ -12,7 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.harness import Running, running_server
 from tests.web_calls import Caller, error_in, open_caller
-from trisync.hooks import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
 from trisync.sqlite_log import SqliteLog
 
 LOBBY = "/channels/lobby/messages"

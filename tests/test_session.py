@@ -7,7 +7,8 @@ from trio.testing import memory_stream_pair
 from tests.test_broker import World, a_world
 from trisync.connection import Connection
 from trisync.framing import Framing
-from trisync.hooks import Hooks, PublishRequest
+from trisync.hook_requests import PublishRequest
+from trisync.hooks import Hooks
 from trisync.session import Session
 
 

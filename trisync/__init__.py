@@ -12,13 +12,13 @@ from trisync.version import __version__
 
 _HOMES = {
     "Address": "server",
-    "Client": "hooks",
+    "Client": "hook_requests",
     "Entry": "embedding",
-    "PublishRequest": "hooks",
-    "Refuse": "hooks",
+    "PublishRequest": "hook_requests",
+    "Refuse": "hook_requests",
     "Server": "server",
     "Settings": "settings",
-    "SubscribeRequest": "hooks",
+    "SubscribeRequest": "hook_requests",
     "WireError": "errors",
     "connect": "client",
     "connect_sync": "client",

@@ -2,10 +2,10 @@ from trisync.client import connect as connect
 from trisync.client import connect_sync as connect_sync
 from trisync.embedding import Entry as Entry
 from trisync.errors import WireError as WireError
-from trisync.hooks import Client as Client
-from trisync.hooks import PublishRequest as PublishRequest
-from trisync.hooks import Refuse as Refuse
-from trisync.hooks import SubscribeRequest as SubscribeRequest
+from trisync.hook_requests import Client as Client
+from trisync.hook_requests import PublishRequest as PublishRequest
+from trisync.hook_requests import Refuse as Refuse
+from trisync.hook_requests import SubscribeRequest as SubscribeRequest
 from trisync.server import Address as Address
 from trisync.server import Server as Server
 from trisync.settings import Settings as Settings

@@ -13,7 +13,8 @@ from trisync.connection import DRAINING, Connection
 from trisync.cursors import Subscriptions
 from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
-from trisync.hooks import Client, Door, Hooks
+from trisync.hook_requests import Client, Door
+from trisync.hooks import Hooks
 from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
