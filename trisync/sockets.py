@@ -7,7 +7,7 @@ from collections.abc import Callable
 import outcome
 import trio
 
-from trisync.outbox import RECEIVE_BYTES, DirectStream
+from trisync.outbox import DirectStream
 from trisync.poller import Poller
 from trisync.settings import Settings
 
@@ -124,13 +124,13 @@ class SocketStream(DirectStream):
         self._task = self._take = None
         return trio.lowlevel.Abort.SUCCEEDED
 
-    def _ready(self) -> None:
+    def _ready(self, bytes_max: int) -> None:
         """There is something to read, or an end. Who sleeps in hand_on() is woken only when `take` says so."""
         if self._take is None:
             self._unwatch()  # it is busy, or reads otherwise: until it sleeps again, nobody wants to know
             return
         try:
-            chunk = self._sock.recv(RECEIVE_BYTES)
+            chunk = self._sock.recv(bytes_max)
         except BlockingIOError:
             return
         except OSError as error:
