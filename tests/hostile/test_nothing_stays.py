@@ -38,7 +38,7 @@ async def gets_a_backlog(arena: Arena, publisher: RawPeer, peer: RawPeer) -> Non
     connection = await arena.squeeze(peer)
     await peer.request("subscribe", channel="attacked")
     await publish(publisher, "x" * 20 * KIB, 300)
-    assert connection.outbox.over
+    assert connection.outbox.backlog
 
 
 async def is_reset_with_a_backlog(arena: Arena, publisher: RawPeer, peer: RawPeer) -> None:
