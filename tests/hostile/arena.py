@@ -4,6 +4,7 @@ undisturbed() runs a server with bystanders on it. Once the attack is over and i
 bystanders must still get what a fresh client publishes, and the log must have got the lines that were expected.
 """
 
+import ctypes
 import gc
 import logging
 import socket
@@ -27,6 +28,8 @@ from trisync.sockets import SocketStream
 MIB = 1024 * 1024
 LOWEST_LIMIT = 1024
 """The smallest `message_bytes_max`: what is about the limit is quicker to send there."""
+
+SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python's socket module has no name for it
 
 
 class News:
@@ -240,3 +243,12 @@ def reset(stream: trio.SocketStream) -> None:
     """Close a connection as a crash does: with a reset instead of an end."""
     stream.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     stream.socket.close()
+
+
+def vanish(stream: trio.SocketStream) -> None:
+    """Let a peer be gone as when its cable is pulled: from now on it hears nothing, and acknowledges nothing.
+
+    The filter takes no packet (struct sock_fprog of linux/filter.h; one instruction, BPF_RET with 0).
+    """
+    take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
+    stream.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(take_nothing)))

@@ -1,27 +1,13 @@
 """Peers that are gone without a word: found out, and what they had asked for is done."""
 
-import ctypes
 import socket
-import struct
 
 import pytest
-import trio
 
-from tests.hostile.arena import Arena, Undisturbed, publish, reset, socket_of
+from tests.hostile.arena import Arena, Undisturbed, publish, reset, socket_of, vanish
 
 KIB = 1024
 BACKLOG_MAX = 64 * KIB
-
-SO_ATTACH_FILTER = 26  # asm-generic/socket.h; Python's socket module has no name for it
-
-
-def vanish(stream: trio.SocketStream) -> None:
-    """Let a peer be gone as when its cable is pulled: from now on it hears nothing, and acknowledges nothing.
-
-    The filter takes no packet (struct sock_fprog of linux/filter.h; one instruction, BPF_RET with 0).
-    """
-    take_nothing = ctypes.create_string_buffer(struct.pack("HBBI", 0x06, 0, 0, 0))
-    stream.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, struct.pack("HP", 1, ctypes.addressof(take_nothing)))
 
 
 @pytest.mark.parametrize("count", [1, 300], ids=["what was sent", "a backlog"])
