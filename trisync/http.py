@@ -15,7 +15,7 @@ import trio
 from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.hooks import Hooks
-from trisync.http_answers import render
+from trisync.http_answers import Answer, render
 from trisync.http_api import HttpSession
 from trisync.http_calls import HttpCalls
 from trisync.http_routes import is_for_api
@@ -248,6 +248,5 @@ class _Exchange:
 
     def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
-        about = ((b"Content-Type", file.content_type), (b"Content-Length", b"%d" % len(file.body)))
-        data = render(self._http, status, (*about, *headers), file.body, head_only=self._head_only)
-        self._connection.outbox.write(data)
+        answer = Answer(status, file.body, content_type=file.content_type)
+        self._connection.outbox.write(render(self._http, answer, headers, head_only=self._head_only))

@@ -113,12 +113,14 @@ def preflight(allow: bytes) -> Answer:
     )
 
 
-def render(
-    http: h11.Connection, status: int, headers: Iterable[tuple[bytes, bytes]], body: bytes, *, head_only: bool
-) -> bytes:
-    """The bytes of a whole response; `head_only` where its request was a HEAD."""
-    response = h11.Response(status_code=status, reason=HTTPStatus(status).phrase.encode(), headers=list(headers))
-    events: list[h11.Event] = [response, h11.EndOfMessage()]
-    if body and not head_only:
-        events.insert(1, h11.Data(data=body))
+def render(http: h11.Connection, answer: Answer, headers: Iterable[tuple[bytes, bytes]], *, head_only: bool) -> bytes:
+    """The bytes of a whole response, with these headers beside its own; `head_only` where its request was a HEAD."""
+    listed = [*answer.headers, *headers]
+    if answer.status not in (204, 304):
+        listed += [(b"Content-Type", answer.content_type), (b"Content-Length", b"%d" % len(answer.body))]
+    reason = HTTPStatus(answer.status).phrase.encode()
+    events: list[h11.Event] = [h11.Response(status_code=answer.status, reason=reason, headers=listed)]
+    if answer.body and not head_only:
+        events.append(h11.Data(data=answer.body))
+    events.append(h11.EndOfMessage())
     return b"".join([http.send(event) or b"" for event in events])

@@ -169,12 +169,8 @@ class HttpCalls:
     # Answers
 
     def _render(self, answer: Answer, *, closes: bool) -> bytes:
-        headers = [*answer.headers, *self._common]
-        if answer.status not in (204, 304):
-            headers += [(b"Content-Type", answer.content_type), (b"Content-Length", b"%d" % len(answer.body))]
-        if closes:
-            headers.append((b"Connection", b"close"))
-        return render(self._http, answer.status, headers, answer.body, head_only=self._head_only)
+        headers = [*self._common, (b"Connection", b"close")] if closes else self._common
+        return render(self._http, answer, headers, head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
         """The response to a call that has met a fault of the server."""

@@ -63,6 +63,7 @@ class Registry:
             await self._check_peers(silent_s)
 
     async def _check_peers(self, silent_s: float) -> None:
+        # In a function of its own: watch_peers() would keep the last connection until it looks again.
         for number, connection in enumerate(list(self._sessions), start=1):
             connection.check_peer(silent_s)
             if number % YIELD_EVERY == 0:

@@ -62,6 +62,7 @@ class WebSocketDoor:
             await self._look_alive(ping_s, pong_s)
 
     async def _look_alive(self, ping_s: float, pong_s: float) -> None:
+        # In a function of its own: keep_alive() would keep the last client until it looks again.
         now = trio.current_time()
         for number, client in enumerate(list(self._clients), start=1):
             client.look_alive(now, ping_s, pong_s)
