@@ -114,7 +114,10 @@ class Arena:
     def _sides_of(self, peer: LinesPeer) -> list[Connection]:
         assert isinstance(peer.stream, trio.SocketStream)
         host, port = peer.stream.socket.getsockname()
-        return [connection for connection in self.registry.seen if connection.peer.endswith(f" {host}:{port}")]
+        _, at_door = peer.stream.socket.getpeername()
+        # The kernel may give two clients the same port, if they connect to different doors.
+        name = f"{'tcp' if at_door == self.running.address.tcp_port else 'web'} {host}:{port}"
+        return [connection for connection in self.registry.seen if connection.peer == name]
 
     async def connection_of(self, peer: LinesPeer) -> Connection:
         """The server's side of a peer."""
