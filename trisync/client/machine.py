@@ -2,7 +2,7 @@
 
 Sans-IO: a driver opens connections when the machine wants one, hands it what was received, sends what it gives, and
 calls tick() when a deadline has come. Time and randomness are passed in, so that every promise can be tested with
-any order of events, from a seed. The parts are in publishes.py, feeds.py and replica.py.
+any order of events, from a seed. The parts are in publishes.py, subscriptions.py and requests.py.
 """
 
 import logging
@@ -12,11 +12,13 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
+from trisync.client.backoff import Backoff
 from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, refusal
-from trisync.client.feeds import Feed, Inbox, Members, Start
+from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.publishes import Publish, Publishes
 from trisync.client.replica import Replica
 from trisync.client.requests import Request, Requests
+from trisync.client.subscriptions import Subscriptions
 from trisync.client.wire import (
     GapNotice,
     Goodbye,
@@ -26,7 +28,6 @@ from trisync.client.wire import (
     PresenceNotice,
     Refusal,
     StatePage,
-    check_channel,
     check_size,
     decode,
     details_of,
@@ -102,10 +103,9 @@ class Machine:
         self.on_change: Callable[[], None] = lambda: None
         self.on_status: Callable[[], None] = lambda: None
         self._timer = timer
-        self._random = random
-        self._feeds: dict[str, Feed] = {}
         self._requests = Requests()
-        self._attempt = 0
+        self._subscriptions = Subscriptions(self._say_now, self._changed, timer, random)
+        self._backoff = Backoff(random, BACKOFF_S_BASE, BACKOFF_S_MAX, least=0)
         self._retry_at = -math.inf
         self._goodbye_s: float | None = None
         self._online_at: float | None = None
@@ -113,10 +113,6 @@ class Machine:
         self._heard_at = 0.0
         self._due_at = math.inf
         self._was_reading = True
-        self._full: set[Feed] = set()
-        self._feed_failures = 0
-        self._retry_feeds_at = math.inf
-        self._feeds_to_retry: set[str] = set()
 
     # What a program asks
 
@@ -162,49 +158,22 @@ class Machine:
 
     def subscribe(self, channel: str, start: Start) -> Inbox:
         """Want a channel's messages. Raises BadRequest, Closed, and RuntimeError where they are wanted already."""
-        feed = self._feed(channel)
-        if feed.inbox is not None:
-            raise RuntimeError(f"this client is subscribed to {channel} already")
-        feed.inbox = Inbox(channel, start, lambda: self._flow(feed))
-        self._ask_for(feed)
-        return feed.inbox
+        self._check_open()
+        return self._subscriptions.subscribe(channel, start)
 
     def replicate(self, channel: str) -> Replica:
         """Want a channel's state. As subscribe()."""
-        feed = self._feed(channel)
-        if feed.replica is not None:
-            raise RuntimeError(f"this client has the state of {channel} already")
-        feed.replica = Replica(channel)
-        self._ask_for(feed)
-        return feed.replica
+        self._check_open()
+        return self._subscriptions.replicate(channel)
 
     def watch(self, channel: str) -> Members:
         """Want to know who is in a channel. As subscribe()."""
-        feed = self._feed(channel)
-        if feed.members is not None:
-            raise RuntimeError(f"this client watches who is in {channel} already")
-        feed.members = Members()
-        self._ask_for(feed)
-        return feed.members
+        self._check_open()
+        return self._subscriptions.watch(channel)
 
     def leave(self, channel: str, part: Inbox | Replica | Members) -> None:
         """Want that no longer; no error if it had ended by itself."""
-        feed = self._feeds.get(channel)
-        if feed is None:
-            return
-        if part is feed.inbox:
-            feed.inbox = None
-            self._full.discard(feed)
-        elif part is feed.replica:
-            feed.replica = None
-        elif part is feed.members:
-            feed.members = None
-        if not feed.wanted:
-            del self._feeds[channel]
-            self._feeds_to_retry.discard(channel)
-            if self.status.state is State.ONLINE:
-                self.request("unsubscribe", {"channel": channel}, lambda _: None, once=True)
-        self.on_change()
+        self._subscriptions.leave(channel, part)
 
     def close(self, reason: str, error: ClientError | None = None) -> int:
         """The end: all that waits fails, with `error` or Closed. Returns how many publishes were not settled."""
@@ -213,21 +182,19 @@ class Machine:
         self.error = error or Closed(reason)
         if self.status.state is State.ONLINE:
             asked = [request.fields for request in self._requests.of_kind("unsubscribe")]
-            leaving = [*asked, *({"channel": channel} for channel in self._feeds)]
+            leaving = [*asked, *({"channel": channel} for channel in self._subscriptions.channels)]
             self.last_words = [encode_request("unsubscribe", "bye", fields) for fields in leaving]
         self._set_status(Status(State.CLOSED, reason))
         self.hang_up = reason
+        self._subscriptions.fail(self.error)
         self._requests.fail(self.error)
-        feeds, self._feeds = list(self._feeds.values()), {}
-        for feed in feeds:
-            feed.fail(self.error)
         left = self.publishes.fail(self.error)
         self.on_change()
         return left
 
     def nudge(self) -> None:
         """The network may be back: connect at once, or see whether the connection is still one."""
-        self._attempt = 0
+        self._backoff.reset()
         if self.status.state is State.OFFLINE:
             self._retry_at = -math.inf
         elif self.status.state is State.ONLINE and self._due_at == math.inf:
@@ -238,14 +205,7 @@ class Machine:
         if self.error is not None:
             raise self.error
 
-    def _feed(self, channel: str) -> Feed:
-        self._check_open()
-        check_channel(channel)
-        return self._feeds.setdefault(channel, Feed(channel))
-
-    def _ask_for(self, feed: Feed) -> None:
-        if self.status.state is State.ONLINE:
-            self._subscribe(feed)
+    def _changed(self) -> None:
         self.on_change()
 
     # What a driver does
@@ -253,12 +213,7 @@ class Machine:
     def may_read(self) -> bool:
         """Whether the connection should be read. Not while all that is wanted are messages that wait to be taken,
         unless an answer is awaited: who takes them may be who awaits it."""
-        reading = (
-            len(self._full) < len(self._feeds)
-            or bool(self._requests.awaited or self.publishes.in_flight)
-            or not self._full
-            or any(feed.replica is not None or feed.members is not None for feed in self._full)
-        )
+        reading = bool(self._requests.awaited or self.publishes.in_flight) or not self._subscriptions.all_full
         if reading and not self._was_reading:
             self._heard_at = self._timer()  # it was not the server who was silent
         self._was_reading = reading
@@ -271,7 +226,7 @@ class Machine:
 
     def connecting(self, where: str) -> None:
         """A connection is being opened."""
-        logger.debug("connecting to %s, attempt %d", where, self._attempt + 1)
+        logger.debug("connecting to %s, attempt %d", where, self._backoff.failures + 1)
         if self.error is None:
             self._set_status(Status(State.CONNECTING, f"connecting to {where}"))
 
@@ -282,8 +237,7 @@ class Machine:
         self._heard_at = self._timer()
         self._due_at = self._heard_at + ANSWER_S
         hello = {"producer": self.producer} | ({} if self.name is None else {"name": self.name})
-        if self.error is None:
-            self._say_now("hello", hello, self._on_hello)
+        self._say_now("hello", hello, self._on_hello)
 
     def lost(self, reason: str) -> None:
         """There is no connection any more, or none could be opened."""
@@ -292,26 +246,21 @@ class Machine:
         now = self._timer()
         was_online = self._online_at is not None
         if self._online_at is not None and now - self._online_at >= STABLE_S:
-            self._attempt = 0
+            self._backoff.reset()
         self._online_at = None
-        pause_s = self._goodbye_s
-        if pause_s is None:
-            pause_s = self._random.uniform(0, min(BACKOFF_S_MAX, BACKOFF_S_BASE * 2 ** min(self._attempt, 30)))
-        self._goodbye_s = None
-        self._attempt += 1
+        pause_s = self._backoff.failed()
+        if self._goodbye_s is not None:
+            pause_s, self._goodbye_s = self._goodbye_s, None
         self._retry_at = now + pause_s
         self._due_at = math.inf
         self.hang_up = None
-        self._retry_feeds_at = math.inf
-        self._feeds_to_retry.clear()
         in_doubt = self.publishes.in_flight
         self.publishes.lost()
-        for feed in self._feeds.values():
-            feed.live = False
+        self._subscriptions.lost()
         logger.log(
             logging.INFO if was_online else logging.DEBUG,
             "%s; %d publishes in doubt, %d queued, %d subscriptions; next attempt in %.2f s",
-            *(reason, in_doubt, len(self.publishes), len(self._feeds), pause_s),
+            *(reason, in_doubt, len(self.publishes), len(self._subscriptions), pause_s),
         )
         self._set_status(Status(State.OFFLINE, reason, pause_s))
         self._requests.lost(reason)
@@ -341,7 +290,7 @@ class Machine:
     def deadline(self) -> float:
         """When tick() is to be called, on the timer's scale, while there is a connection."""
         resend_at = self.publishes.resend_at
-        at = min(math.inf if resend_at is None else resend_at, self._retry_feeds_at)
+        at = min(math.inf if resend_at is None else resend_at, self._subscriptions.retry_at)
         return min(at, self._due_at, self._quiet_until()) if self._was_reading else at
 
     def tick(self) -> None:
@@ -350,11 +299,7 @@ class Machine:
         if now < self.deadline():
             return
         self.publishes.tick(now)
-        if now >= self._retry_feeds_at:
-            self._retry_feeds_at = math.inf
-            for channel in sorted(self._feeds_to_retry):
-                self._subscribe(self._feeds[channel])
-            self._feeds_to_retry.clear()
+        self._subscriptions.tick(now)
         if self._was_reading and now >= self._due_at:
             self.hang_up = f"the server said nothing for {now - self._heard_at:.0f} s"
         elif self._was_reading and now >= self._quiet_until():
@@ -377,9 +322,7 @@ class Machine:
     def _take(self, payload: bytes) -> None:
         said = decode(payload)
         if type(said) is Message or type(said) is GapNotice or type(said) is StatePage or type(said) is PresenceNotice:
-            feed = self._feeds.get(said.channel)
-            if feed is not None:
-                feed.take(said)
+            self._subscriptions.take(said)
         elif type(said) is Ok or type(said) is Pong:
             if type(said) is Ok and type(said.id) is int:
                 self.publishes.accepted(said)
@@ -403,7 +346,8 @@ class Machine:
 
     def _say_now(self, op: str, fields: dict[str, Any], on_done: Callable[[Request], None]) -> None:
         """Ask on this connection, or not at all."""
-        self.request(op, fields, on_done, once=True)
+        if self.error is None:
+            self.request(op, fields, on_done, once=True)
 
     def _on_hello(self, request: Request) -> None:
         if self.error is not None or isinstance(request.error, NotConnected):
@@ -427,55 +371,11 @@ class Machine:
         logger.log(
             logging.INFO if self._was_online else logging.DEBUG,
             "online with %s as session %s, epoch %s; %d publishes and %d subscriptions to go on with",
-            *(ok.server, ok.session, ok.epoch, len(self.publishes), len(self._feeds)),
+            *(ok.server, ok.session, ok.epoch, len(self.publishes), len(self._subscriptions)),
         )
         self._was_online = True
         self._set_status(Status(State.ONLINE, f"connected to {ok.server}"))
-        for feed in self._feeds.values():
-            self._subscribe(feed)
-
-    # Subscriptions
-
-    def _subscribe(self, feed: Feed) -> None:
-        fields = feed.request()
-        generation = feed.asked
-
-        def on_done(request: Request) -> None:
-            if feed.asked != generation or self._feeds.get(feed.channel) is not feed:
-                return
-            if type(request.reply) is Ok:
-                self._feed_failures = 0
-                if feed.begin(request.reply):
-                    self._subscribe(feed)
-            elif request.error is not None and not isinstance(request.error, NotConnected):
-                self._subscription_failed(feed, request.error)
-
-        self._say_now("subscribe", fields, on_done)
-
-    def _subscription_failed(self, feed: Feed, error: ClientError) -> None:
-        if getattr(error, "retry", False):
-            self._feeds_to_retry.add(feed.channel)
-            if self._retry_feeds_at == math.inf:
-                ceiling = min(BACKOFF_S_MAX, BACKOFF_S_BASE * 2**self._feed_failures)
-                self._retry_feeds_at = self._timer() + self._random.uniform(ceiling / 2, ceiling)
-                self._feed_failures = min(self._feed_failures + 1, 30)
-            logger.debug("%s cannot be had now, it will be asked for again: %s", feed.channel, error)
-        else:
-            del self._feeds[feed.channel]
-            self._full.discard(feed)
-            feed.fail(error)
-
-    def _flow(self, feed: Feed) -> None:
-        """An inbox has become full, has let go of messages, or is full no longer."""
-        assert feed.inbox is not None
-        if feed.inbox.is_full():
-            self._full.add(feed)
-        else:
-            self._full.discard(feed)
-        # What was let go of is not to come before there is room for it, and then it is.
-        if feed.inbox.overflowed and feed.live and feed.parked is not feed.inbox.is_overflowing:
-            self._subscribe(feed)
-        self.on_change()
+        self._subscriptions.greeted()
 
     def _set_status(self, status: Status) -> None:
         if status != self.status:

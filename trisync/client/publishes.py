@@ -9,6 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
+from trisync.client.backoff import Backoff
 from trisync.client.errors import ClientError, ProtocolError, QueueFull, refusal
 from trisync.client.wire import Ok, Refusal, check_size
 from trisync.protocol import UNANSWERED_MAX
@@ -70,7 +71,7 @@ class Publishes:
         self._count_max = count_max
         self._bytes_max = bytes_max
         self._timer = timer
-        self._random = random
+        self._backoff = Backoff(random, RESEND_S_BASE, RESEND_S_MAX, least=0.5)
         self._sent: deque[Publish] = deque()  # with a seq, which grow by one from the first to the last
         self._unsent: deque[Publish] = deque()
         self._bytes = 0
@@ -79,7 +80,6 @@ class Publishes:
         self._greeted = False
         self._holding = False
         self._pause_s: float | None = None
-        self._failures = 0
         self._expected = 0  # by an out_of_sequence, while holding
 
     def __len__(self) -> int:
@@ -184,7 +184,7 @@ class Publishes:
     def accepted(self, ok: Ok) -> None:
         """A publish is stored. Raises ProtocolError for an answer to none."""
         publish = self._find(ok.id)
-        self._failures = 0
+        self._backoff.reset()
         self._remove(publish)
         publish.settle(ok.offset)
         self._resume_if_all_answered()
@@ -223,9 +223,8 @@ class Publishes:
         if answer.code == "out_of_sequence":
             self._expected = max(self._expected, answer.seq + 1)
         elif self._pause_s is None:
-            ceiling = min(RESEND_S_MAX, RESEND_S_BASE * 2**self._failures)
-            self._pause_s = answer.retry_ms / 1000 or self._random.uniform(ceiling / 2, ceiling)
-            self._failures = min(self._failures + 1, 30)
+            pause_s = self._backoff.failed()
+            self._pause_s = answer.retry_ms / 1000 or pause_s
             logger.debug("the server takes no publish now (%s): again in %.2f s", answer.code, self._pause_s)
         self._holding = True
 
