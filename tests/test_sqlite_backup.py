@@ -16,7 +16,7 @@ import pytest
 import trio
 
 from tests.harness import PATIENCE_S, LinesPeer, ServerProcess, server_process
-from tests.test_sqlite_log import contents, data_of, opened, publish, put
+from tests.sqlite_logs import contents, data_of, opened, publish, put
 from trisync import sqlite_backup
 from trisync.log import LogRefused
 from trisync.sqlite_backup import backup, restore

@@ -10,7 +10,7 @@ import msgspec
 import pytest
 from msgspec import UNSET, Raw
 
-from tests.test_sqlite_log import opened, put
+from tests.sqlite_logs import opened, put
 from tests.torture.checking import problems_of
 from tests.torture.clients import CHANNELS, Data, Heard, Producer, Subscriber, make_clients
 from trisync.protocol import Publish

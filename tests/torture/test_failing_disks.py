@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests import test_sqlite_log
+from tests import sqlite_logs
 from tests.torture.checking import damage_of
 from tests.torture.places import mounting_works, on_small_disk, read_only, seen_by
 from tests.torture.points import SYNC, WAL, strace_works, traced
@@ -29,8 +29,8 @@ def make_log(folder: Path, *data: Any) -> None:
     """A log that was left in good order."""
 
     async def write() -> None:
-        async with test_sqlite_log.opened(folder) as log:
-            await test_sqlite_log.put(log, *map(test_sqlite_log.publish, data))
+        async with sqlite_logs.opened(folder) as log:
+            await sqlite_logs.put(log, *map(sqlite_logs.publish, data))
 
     trio.run(write)
 
@@ -63,8 +63,8 @@ def stored(folder: Path) -> list[Any]:
     """The data of the lobby, as the next start finds it."""
 
     async def read() -> list[Any]:
-        async with test_sqlite_log.opened(folder) as log:
-            return await test_sqlite_log.data_of(log)
+        async with sqlite_logs.opened(folder) as log:
+            return await sqlite_logs.data_of(log)
 
     return trio.run(read)
 

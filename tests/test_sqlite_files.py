@@ -1,0 +1,217 @@
+"""The log on SQLite: its folder and its files, who may have them, and who else may read them."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import sqlite_utils
+
+from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
+from trisync.log import LogRefused, LogUnavailable
+from trisync.settings import Settings
+from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, SqliteLog
+from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
+
+
+async def test_a_second_server_on_the_folder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        before = contents(tmp_path)
+        with pytest.raises(LogRefused, match=f"in use by another trisync server .process {os.getpid()}."):
+            await SqliteLog.open(tmp_path, Settings())
+        assert contents(tmp_path) == before
+        assert await put(log, publish()) == [2]
+    async with opened(tmp_path) as log:
+        assert await put(log, publish()) == [3]
+
+
+async def test_the_folder_is_free_again_even_if_it_could_not_be_left_cleanly(tmp_path: Path) -> None:
+    log = await SqliteLog.open(tmp_path, Settings(busy_ms=0))
+    await put(log, publish())
+    other = sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    try:
+        await log.aclose()
+    except LogUnavailable:
+        pass  # the log's own way to say it; what was acknowledged is on the disk
+    other.execute("ROLLBACK")
+    other.close()
+    async with opened(tmp_path) as log:
+        assert await data_of(log) == ["x"]
+
+
+async def test_a_folder_that_is_made_is_made_durably(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    synced: list[str] = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    async with opened(tmp_path / "a" / "b"):
+        assert synced == [str(tmp_path / "a"), str(tmp_path)]
+    async with opened(tmp_path / "a" / "b"):
+        assert len(synced) == 2
+
+
+async def test_a_folder_is_made_where_there_is_none(tmp_path: Path) -> None:
+    async with opened(tmp_path / "deep" / "down") as log:
+        assert await put(log, publish()) == [1]
+    assert {file.name for file in (tmp_path / "deep" / "down").iterdir()} == {FILE_NAME, LOCK_NAME}
+
+
+def foreign_database(path: Path, application_id: int = 0, user_version: int = 0) -> None:
+    connection = sqlite3.connect(path)
+    connection.execute("CREATE TABLE theirs (x)")
+    connection.execute("INSERT INTO theirs VALUES (1)")
+    connection.execute(f"PRAGMA application_id = {application_id}")
+    connection.execute(f"PRAGMA user_version = {user_version}")
+    connection.commit()
+    connection.close()
+
+
+TRIS = 0x74726973
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (lambda path: path.write_bytes(b"x"), "not a SQLite database"),
+        (lambda path: path.write_bytes(b"SQLite format 3\0"), "not a SQLite database"),
+        (lambda path: path.write_text("my diary\n" * 100), "not a SQLite database"),
+        (lambda path: foreign_database(path), "another program"),
+        (lambda path: foreign_database(path, 0x0F055111), "another program"),
+        (lambda path: foreign_database(path, TRIS, SCHEMA_VERSION + 1), "newer trisync"),
+        (lambda path: foreign_database(path, TRIS, 2**31 - 1), "newer trisync"),
+    ],
+)
+async def test_a_file_that_is_not_ours_is_refused_and_stays_as_it_is(
+    tmp_path: Path, make: Callable[[Path], None], reason: str
+) -> None:
+    make(tmp_path / FILE_NAME)
+    before = contents(tmp_path)
+    stat = (tmp_path / FILE_NAME).stat()
+    for _ in range(2):
+        with pytest.raises(LogRefused, match=reason) as caught:
+            await SqliteLog.open(tmp_path, Settings())
+        assert FILE_NAME in str(caught.value)
+    after = contents(tmp_path)
+    after.pop(LOCK_NAME)
+    assert after == before
+    assert (tmp_path / FILE_NAME).stat().st_mtime_ns == stat.st_mtime_ns
+
+
+async def test_what_this_version_writes_is_refused_by_an_older_one_from_the_header_alone(tmp_path: Path) -> None:
+    async with opened(tmp_path):
+        header = (tmp_path / FILE_NAME).read_bytes()[:100]
+    assert int.from_bytes(header[60:64], "big") == SCHEMA_VERSION
+    assert int.from_bytes(header[68:72], "big") == TRIS
+
+
+async def test_an_empty_file_is_a_new_log(tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).touch()
+    async with opened(tmp_path) as log:
+        assert await put(log, publish()) == [1]
+
+
+async def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish("x" * 100) for _ in range(500)))
+    file = tmp_path / FILE_NAME
+    file.write_bytes(file.read_bytes()[:4096] + b"\xff" * 100_000)
+    with pytest.raises(LogRefused, match="cannot be opened"):
+        await SqliteLog.open(tmp_path, Settings())
+
+
+async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        file = tmp_path / FILE_NAME
+        at_first = file.read_bytes()
+        big = publish("x" * (CHECKPOINT_BYTES // 4))
+        for _ in range(3):
+            await put(log, big)
+            await log.maintain()
+        reader = open_reader(file, busy_ms=0)
+        assert reader.execute("SELECT count(*) FROM messages").fetchone() == (3,)
+        reader.close()  # neither reading nor leaving moves anything into the file
+        assert file.read_bytes() == at_first
+        await put(log, big)
+        assert file.read_bytes() == at_first
+        await log.maintain()
+        assert len(file.read_bytes()) > CHECKPOINT_BYTES
+
+
+async def test_many_small_commits_are_checkpointed_too(tmp_path: Path) -> None:
+    async with opened(tmp_path, durability="normal") as log:
+        at_first = (tmp_path / FILE_NAME).read_bytes()
+        log._uncheckpointed_commits = CHECKPOINT_COMMITS - 2
+        await put(log, publish())
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() == at_first
+        await put(log, publish())
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() != at_first
+
+
+async def test_readers_cannot_write(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        for reader in [*log._idle_readers, open_reader(tmp_path / FILE_NAME, busy_ms=0)]:
+            reader.execute("PRAGMA query_only = OFF")  # it is the file that is opened so
+            with pytest.raises(sqlite3.OperationalError, match="readonly"):
+                reader.execute("DELETE FROM messages")
+            if reader not in log._idle_readers:
+                reader.close()
+
+
+async def test_full_and_normal_are_what_sqlite_is_told(tmp_path: Path) -> None:
+    for durability, synchronous in (("full", 2), ("normal", 1)):
+        async with opened(tmp_path, durability=durability) as log:
+            assert log._connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
+            assert log._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
+            assert log._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+async def test_people_read_the_log_with_sqlite_utils_while_it_is_written(tmp_path: Path) -> None:
+    clock = Clock()
+    clock.ms = 1_766_000_000_123
+    async with opened(tmp_path, clock) as log:
+        await put(log, publish({"n": 1}), publish("two", channel="b"), sender="alice")
+        await put(log, publish(3))
+        connection = sqlite3.connect(f"{(tmp_path / FILE_NAME).as_uri()}?mode=ro", uri=True)
+        database = sqlite_utils.Database(connection)
+        assert {"channels", "messages", "producers", "meta"} <= set(database.table_names())
+        assert list(database.query("SELECT * FROM log")) == [
+            {
+                "channel": "lobby",
+                "offset": 1,
+                "time": "2025-12-17 19:33:20.123",
+                "from": "alice",
+                "key": None,
+                "data": '{"n": 1}',
+            },
+            {
+                "channel": "b",
+                "offset": 1,
+                "time": "2025-12-17 19:33:20.123",
+                "from": "alice",
+                "key": None,
+                "data": '"two"',
+            },
+            {
+                "channel": "lobby",
+                "offset": 2,
+                "time": "2025-12-17 19:33:20.123",
+                "from": None,
+                "key": None,
+                "data": "3",
+            },
+        ]
+        await put(log, publish(4))
+        assert database["messages"].count == 4
+        connection.close()
+    assert sqlite_utils.Database(tmp_path / FILE_NAME)["messages"].count == 4
+
+
+async def test_a_channel_forgotten_by_the_writers_cache_goes_on_where_it_was(tmp_path: Path) -> None:
+    async with opened(tmp_path, cached_heads_max=2) as log:
+        for round in range(1, 4):
+            for channel in "abcde":
+                assert await put(log, publish(channel=channel, seq=round), producer=channel * 16) == [round]
