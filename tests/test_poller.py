@@ -185,13 +185,3 @@ async def test_a_closed_stream_cannot_be_read(polled: Pair) -> None:
     await stream.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await ends(lambda: stream.hand_on(Taker()))
-
-
-async def test_a_stream_without_a_poller_is_read_in_its_own_task(
-    sockets: tuple[socket.socket, socket.socket],
-) -> None:
-    take = Taker(enough=b"x")
-    sockets[1].send(b"x")
-    await ends(lambda: SocketStream(sockets[0]).hand_on(take))
-    assert take.taken == [b"x"]
-    assert not any("Poller.run" in name for name in take.tasks)

@@ -1,14 +1,20 @@
-"""Plain sockets: sending without waiting, and telling a lost peer from a slow one."""
+"""Plain sockets: how they are accepted, sending without waiting, and telling a lost peer from a slow one."""
 
+import errno
+import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import closing
 
 import pytest
 import trio
+import trio.testing
 
+from trisync.outbox import DirectStream
+from trisync.poller import Poller
 from trisync.settings import Settings
-from trisync.sockets import SocketStream, configure
+from trisync.sockets import PeerListener, SocketStream, configure
 
 
 @pytest.fixture
@@ -18,6 +24,26 @@ def pair() -> Iterator[tuple[socket.socket, socket.socket]]:
         theirs, _ = listener.accept()
         with ours, theirs:
             yield ours, theirs
+
+
+@pytest.fixture
+async def poller() -> AsyncIterator[Poller]:
+    with closing(Poller()) as poller:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            yield poller
+            nursery.cancel_scope.cancel()
+
+
+@pytest.fixture
+async def listener(poller: Poller) -> AsyncIterator[PeerListener]:
+    (opened,) = await trio.open_tcp_listeners(0, host="127.0.0.1")
+    async with PeerListener(opened, Settings(), poller) as listener:
+        yield listener
+
+
+def connect_to(listener: PeerListener) -> socket.socket:
+    return socket.create_connection(listener._sock.getsockname())
 
 
 class SocketWithInfo:
@@ -48,13 +74,16 @@ class SocketWithInfo:
 def test_a_peer_is_lost_when_it_answers_nothing_for_long(
     retransmits: int, probes: int, last_ack_ms: int, lost: bool
 ) -> None:
-    stream = SocketStream(SocketWithInfo(retransmits, probes, last_ack_ms))  # type: ignore[arg-type]
+    with closing(Poller()) as poller:
+        stream = SocketStream(SocketWithInfo(retransmits, probes, last_ack_ms), poller)  # type: ignore[arg-type]
     assert stream.peer_is_lost(30.0) is lost
 
 
-def test_the_kernels_own_answer_about_a_living_peer_is_understood(pair: tuple[socket.socket, socket.socket]) -> None:
+async def test_the_kernels_own_answer_about_a_living_peer_is_understood(
+    pair: tuple[socket.socket, socket.socket], poller: Poller
+) -> None:
     ours, theirs = pair
-    stream = SocketStream(ours)
+    stream = SocketStream(ours, poller)
     stream.try_send(b"x")
     assert theirs.recv(1) == b"x"
     assert not stream.peer_is_lost(0.0)
@@ -74,9 +103,9 @@ def test_an_accepted_socket_has_what_the_listening_one_was_given() -> None:
 
 
 async def test_what_does_not_fit_is_said_and_the_rest_can_be_waited_for(
-    pair: tuple[socket.socket, socket.socket],
+    pair: tuple[socket.socket, socket.socket], poller: Poller
 ) -> None:
-    ours, theirs = SocketStream(pair[0]), SocketStream(pair[1])
+    ours, theirs = SocketStream(pair[0], poller), SocketStream(pair[1], poller)
     data = bytes(range(256)) * 100_000
     sent = ours.try_send(data)
     assert 0 < sent < len(data)
@@ -98,13 +127,28 @@ async def test_what_does_not_fit_is_said_and_the_rest_can_be_waited_for(
         nursery.start_soon(receive)
         await ours.send_all(data[sent:])
     assert received == data
+    for stream in (ours, theirs):
+        await stream.aclose()
 
 
-async def test_a_closed_stream_wakes_who_waits_on_it(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours = SocketStream(pair[0])
+async def test_a_read_takes_as_much_as_was_asked_for_and_no_more(
+    pair: tuple[socket.socket, socket.socket], poller: Poller
+) -> None:
+    async with SocketStream(pair[0], poller) as ours:
+        pair[1].sendall(b"x" * 100_000)
+        assert await ours.receive_some(3) == b"xxx"
+        rest = bytearray()
+        while len(rest) < 100_000 - 3:
+            rest += await ours.receive_some()
+        pair[1].shutdown(socket.SHUT_WR)
+        assert await ours.receive_some() == b""
+
+
+async def test_a_closed_stream_wakes_who_waits_on_it(pair: tuple[socket.socket, socket.socket], poller: Poller) -> None:
+    ours = SocketStream(pair[0], poller)
 
     async def wait() -> None:
-        with pytest.raises(trio.ClosedResourceError):
+        with trio.fail_after(10), pytest.raises(trio.ClosedResourceError):
             await ours.receive_some()
 
     async with trio.open_nursery() as nursery:
@@ -115,11 +159,94 @@ async def test_a_closed_stream_wakes_who_waits_on_it(pair: tuple[socket.socket, 
         await ours.send_all(b"x")
 
 
-async def test_a_peer_that_reset_the_connection_is_a_broken_stream(pair: tuple[socket.socket, socket.socket]) -> None:
-    ours = SocketStream(pair[0])
+async def test_a_peer_that_reset_the_connection_is_a_broken_stream(
+    pair: tuple[socket.socket, socket.socket], poller: Poller
+) -> None:
+    ours = SocketStream(pair[0], poller)
     pair[1].setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     pair[1].close()
     with pytest.raises(trio.BrokenResourceError):
         await ours.receive_some()
     with pytest.raises(trio.BrokenResourceError):
         await ours.send_all(b"x")
+    await ours.aclose()
+
+
+async def test_clients_are_accepted_as_streams(listener: PeerListener) -> None:
+    with connect_to(listener) as theirs, trio.fail_after(10):
+        async with await listener.accept() as ours:
+            host, port = theirs.getsockname()
+            assert ours.peer == f"{host}:{port}"
+            theirs.sendall(b"hello")
+            assert await ours.receive_some() == b"hello"
+            assert ours.try_send(b"welcome") == 7
+            assert theirs.recv(100) == b"welcome"
+
+
+async def test_a_client_is_waited_for_and_not_lost_by_a_cancelled_wait(listener: PeerListener) -> None:
+    accepted: list[DirectStream] = []
+
+    async def accept() -> None:
+        accepted.append(await listener.accept())
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(accept)
+        await trio.testing.wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert accepted == []
+    with connect_to(listener), trio.fail_after(10):
+        with trio.CancelScope() as scope:
+            scope.cancel()
+            await accept()
+        assert (scope.cancelled_caught, accepted) == (True, [])
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(accept)
+    await accepted[0].aclose()
+
+
+class Accepting:
+    """A listening socket whose first accept() fails so; a dead client's error is passed over, others are not."""
+
+    def __init__(self, sock: socket.socket, failure: int) -> None:
+        self._sock = sock
+        self.failures = [failure]
+
+    def accept(self) -> object:
+        if self.failures:
+            raise OSError(failure := self.failures.pop(), os.strerror(failure))
+        return self._sock.accept()
+
+    def fileno(self) -> int:
+        return self._sock.fileno()
+
+    def close(self) -> None:
+        self._sock.close()
+
+
+@pytest.mark.parametrize("failure", [errno.ECONNABORTED, errno.EPROTO, errno.ENETUNREACH])
+async def test_a_client_that_is_gone_before_it_is_accepted_does_not_stop_the_others(
+    listener: PeerListener, failure: int
+) -> None:
+    with connect_to(listener), trio.fail_after(10):
+        listener._sock = accepting = Accepting(listener._sock, failure)  # type: ignore[assignment]
+        async with await listener.accept():
+            assert accepting.failures == []
+
+
+@pytest.mark.parametrize("failure", [errno.EMFILE, errno.ENOMEM])
+async def test_what_keeps_everybody_out_is_told_to_who_accepts(listener: PeerListener, failure: int) -> None:
+    listener._sock = Accepting(listener._sock, failure)  # type: ignore[assignment]
+    with pytest.raises(OSError, match=os.strerror(failure)):
+        await listener.accept()
+
+
+async def test_a_closed_listener_wakes_who_waits_for_a_client(listener: PeerListener) -> None:
+    async def wait() -> None:
+        with trio.fail_after(10), pytest.raises(trio.ClosedResourceError):
+            await listener.accept()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(wait)
+        await trio.testing.wait_all_tasks_blocked()
+        await listener.aclose()
+    await wait()

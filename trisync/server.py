@@ -23,7 +23,7 @@ from trisync.registry import Registry
 from trisync.retention import Retention
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
-from trisync.sockets import SocketStream, configure
+from trisync.sockets import PeerListener
 from trisync.sqlite_log import SqliteLog
 from trisync.tcp import TcpDoor
 from trisync.tokens import seeded_tokens
@@ -188,21 +188,6 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
 def port_of(listeners: list[trio.SocketListener]) -> int:
     """The port that listeners are on."""
     return int(listeners[0].socket.getsockname()[1])
-
-
-class PeerListener(trio.abc.Listener[DirectStream]):
-    """A listening socket whose clients' streams can send without waiting."""
-
-    def __init__(self, listener: trio.SocketListener, settings: Settings, poller: Poller) -> None:
-        configure(listener.socket, settings)
-        self._listener = listener
-        self._poller = poller
-
-    async def accept(self) -> DirectStream:
-        return SocketStream.take_over(await self._listener.accept(), self._poller)
-
-    async def aclose(self) -> None:
-        await self._listener.aclose()
 
 
 async def open_door(

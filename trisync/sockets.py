@@ -1,5 +1,6 @@
 """Plain TCP sockets as streams that can also send without waiting, and that know when their peer is lost."""
 
+import errno
 import socket
 import struct
 from collections.abc import Callable
@@ -7,11 +8,18 @@ from collections.abc import Callable
 import outcome
 import trio
 
-from trisync.outbox import DirectStream
+from trisync.outbox import RECEIVE_BYTES, DirectStream
 from trisync.poller import Poller
 from trisync.settings import Settings
 
 _TCP_INFO = struct.Struct("=2xBB52xI")
+
+
+_PASSING = {
+    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+}
+"""What accept() reports of one client that will not come after all: accept(2), "Error handling"."""
 
 
 def configure(listener: socket.socket | trio.socket.SocketType, settings: Settings) -> None:
@@ -35,24 +43,59 @@ def _broken(cause: OSError) -> trio.BrokenResourceError:
     return error
 
 
+class PeerListener(trio.abc.Listener[DirectStream]):
+    """A listening socket whose clients come as SocketStreams; of trio's it takes only the socket.
+
+    Trio's own would make two socket objects and a stream for each of them, and set what they inherit.
+    """
+
+    def __init__(self, listener: trio.SocketListener, settings: Settings, poller: Poller) -> None:
+        old = listener.socket
+        configure(old, settings)
+        self._sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
+        self._sock.setblocking(False)
+        self._poller = poller
+
+    async def accept(self) -> DirectStream:
+        """The next client. Raises ClosedResourceError, and OSError where there is no descriptor or memory for it."""
+        while True:
+            await trio.lowlevel.checkpoint_if_cancelled()
+            if self._sock.fileno() == -1:
+                raise trio.ClosedResourceError
+            try:
+                sock, _ = self._sock.accept()
+            except BlockingIOError:
+                await trio.lowlevel.wait_readable(self._sock)
+            except OSError as error:
+                if error.errno not in _PASSING:
+                    raise
+            else:
+                await trio.lowlevel.cancel_shielded_checkpoint()
+                return SocketStream(sock, self._poller)
+
+    async def aclose(self) -> None:
+        if self._sock.fileno() != -1:
+            trio.lowlevel.notify_closing(self._sock)
+            self._sock.close()
+        await trio.lowlevel.checkpoint()
+
+
 class SocketStream(DirectStream):
-    """A connected TCP socket of its own: trio's has no way to send without waiting."""
+    """A connected TCP socket. Trio's has no way to send without waiting, and waits for each read by itself.
 
-    __slots__ = ("_poller", "_sock", "_take", "_task", "_watched")
+    What comes is read in the sweeps of a poller, whichever way it is asked for; its run() must be running.
+    """
 
-    def __init__(self, sock: socket.socket, poller: Poller | None = None) -> None:
+    __slots__ = ("_bytes_max", "_poller", "_sock", "_take", "_task", "_watched")
+
+    def __init__(self, sock: socket.socket, poller: Poller) -> None:
         sock.setblocking(False)
         self._sock = sock
         self._poller = poller
         self._watched = False
-        self._task: trio.lowlevel.Task | None = None  # who sleeps in hand_on()
+        self._task: trio.lowlevel.Task | None = None  # who sleeps until it is woken by what comes
         self._take: Callable[[bytes], bool] | None = None
-
-    @staticmethod
-    def take_over(stream: trio.SocketStream, poller: Poller | None = None) -> "SocketStream":
-        """The socket of an accepted stream, which must not be used again."""
-        old = stream.socket
-        return SocketStream(socket.socket(old.family, old.type, old.proto, fileno=old.detach()), poller)
+        self._bytes_max = 0
 
     @property
     def peer(self) -> str:
@@ -97,27 +140,25 @@ class SocketStream(DirectStream):
         await trio.lowlevel.wait_writable(self._sock)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
-        while True:
-            if self._sock.fileno() == -1:
-                raise trio.ClosedResourceError
-            await trio.lowlevel.wait_readable(self._sock)
-            try:
-                return self._sock.recv(max_bytes or 65536)
-            except BlockingIOError:
-                continue
-            except OSError as error:
-                raise trio.BrokenResourceError from error
+        came: list[bytes] = []
+
+        def take(chunk: bytes) -> bool:
+            came.append(chunk)
+            return False
+
+        await self._read(take, max_bytes or RECEIVE_BYTES)
+        return came[0]
 
     async def hand_on(self, take: Callable[[bytes], bool]) -> None:
-        if self._poller is None:
-            await super().hand_on(take)
-            return
+        await self._read(take, RECEIVE_BYTES)
+
+    async def _read(self, take: Callable[[bytes], bool], bytes_max: int) -> None:
         if self._sock.fileno() == -1:
             raise trio.ClosedResourceError
         if not self._watched:
             self._poller.watch(self._sock.fileno(), self._ready)
             self._watched = True
-        self._task, self._take = trio.lowlevel.current_task(), take
+        self._task, self._take, self._bytes_max = trio.lowlevel.current_task(), take, bytes_max
         await trio.lowlevel.wait_task_rescheduled(self._abort)
 
     def _abort(self, raise_cancel: object) -> trio.lowlevel.Abort:
@@ -125,12 +166,12 @@ class SocketStream(DirectStream):
         return trio.lowlevel.Abort.SUCCEEDED
 
     def _ready(self, bytes_max: int) -> None:
-        """There is something to read, or an end. Who sleeps in hand_on() is woken only when `take` says so."""
+        """There is something to read, or an end. Who waits for it is woken only when `take` says so."""
         if self._take is None:
-            self._unwatch()  # it is busy, or reads otherwise: until it sleeps again, nobody wants to know
+            self._unwatch()  # its reader is busy: until it sleeps again, nobody wants to know
             return
         try:
-            chunk = self._sock.recv(bytes_max)
+            chunk = self._sock.recv(min(bytes_max, self._bytes_max))
         except BlockingIOError:
             return
         except OSError as error:
@@ -152,7 +193,6 @@ class SocketStream(DirectStream):
 
     def _unwatch(self) -> None:
         if self._watched:
-            assert self._poller is not None
             self._watched = False
             self._poller.unwatch(self._sock.fileno())
 
@@ -166,6 +206,7 @@ class SocketStream(DirectStream):
     async def aclose(self) -> None:
         if self._sock.fileno() != -1:
             self._unwatch()
+            self._wake(outcome.Error(trio.ClosedResourceError()))
             trio.lowlevel.notify_closing(self._sock)
             self._sock.close()
         await trio.lowlevel.checkpoint()
