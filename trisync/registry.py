@@ -1,6 +1,8 @@
 """Who is connected: a bound on how many, and the way to say something to all."""
 
 import logging
+from collections.abc import Callable, Iterable
+from typing import TypeVar
 
 import trio
 
@@ -9,10 +11,20 @@ from trisync.session import Session
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 CHECKS_PER_DEADLINE = 4
 """How often a connection is looked at within the time that a lost peer has."""
 YIELD_EVERY = 1000
-"""Connections looked at before others get a turn."""
+"""Clients looked at before others get a turn."""
+
+
+async def look_at_all(clients: Iterable[T], look: Callable[[T], None]) -> None:
+    """Call `look` with each of many. Who does so again and again keeps none of them in between."""
+    for number, client in enumerate(list(clients), start=1):
+        look(client)
+        if number % YIELD_EVERY == 0:
+            await trio.lowlevel.checkpoint()
 
 
 class Registry:
@@ -60,11 +72,4 @@ class Registry:
         """End the connections whose peers acknowledge nothing for so long. Runs until cancelled."""
         while True:
             await trio.sleep(silent_s / CHECKS_PER_DEADLINE)
-            await self._check_peers(silent_s)
-
-    async def _check_peers(self, silent_s: float) -> None:
-        # In a function of its own: watch_peers() would keep the last connection until it looks again.
-        for number, connection in enumerate(list(self._sessions), start=1):
-            connection.check_peer(silent_s)
-            if number % YIELD_EVERY == 0:
-                await trio.lowlevel.checkpoint()
+            await look_at_all(self._sessions, lambda connection: connection.check_peer(silent_s))

@@ -13,16 +13,13 @@ from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.framing import Framing
 from trisync.hooks import Hooks
-from trisync.registry import Registry
+from trisync.registry import Registry, look_at_all
 from trisync.session import Session
 from trisync.settings import Settings
 from trisync.wsframes import PING_FRAME, Close, FrameReader, close_frame
 
 SWEEPS_PER_DEADLINE = 4
 """How often within the shorter of `ping_s` and `pong_s` the silent clients are looked for."""
-YIELD_EVERY = 1000
-"""Clients looked at before others get a turn."""
-
 _NORMAL, _GOING_AWAY, _POLICY, _INTERNAL = 1000, 1001, 1008, 1011  # RFC 6455, section 7.4.1
 
 
@@ -59,15 +56,7 @@ class WebSocketDoor:
         ping_s, pong_s = self._settings.ping_s, self._settings.pong_s
         while True:
             await trio.sleep(min(ping_s, pong_s) / SWEEPS_PER_DEADLINE)
-            await self._look_alive(ping_s, pong_s)
-
-    async def _look_alive(self, ping_s: float, pong_s: float) -> None:
-        # In a function of its own: keep_alive() would keep the last client until it looks again.
-        now = trio.current_time()
-        for number, client in enumerate(list(self._clients), start=1):
-            client.look_alive(now, ping_s, pong_s)
-            if number % YIELD_EVERY == 0:
-                await trio.lowlevel.checkpoint()
+            await look_at_all(self._clients, lambda client: client.look_alive(ping_s, pong_s))
 
 
 class WebSocket:
@@ -165,11 +154,12 @@ class WebSocket:
             case reason:
                 return Close(_INTERNAL if reason.startswith("internal") else _POLICY, reason)
 
-    def look_alive(self, now: float, ping_s: float, pong_s: float) -> None:
+    def look_alive(self, ping_s: float, pong_s: float) -> None:
         """Ping a client silent for `ping_s`; end one that then stays silent for `pong_s` more.
 
         Who has not yet taken what was sent to it is slow, not silent; the kernel tells when such a peer is gone.
         """
+        now = trio.current_time()
         silent_s = now - self._heard_at
         if silent_s < ping_s or self.connection.outbox.backlog or not self._open:
             self._pinged = False
