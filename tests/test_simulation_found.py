@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
@@ -86,3 +87,26 @@ async def test_the_pages_of_a_state_are_as_new_as_the_ok_though_older_messages_a
         await wait_all_tasks_blocked()
         pages = [message for message in map(json.loads, outlet.lines()) if message["op"] == "state"]
         assert [page["entries"] for page in pages] == [{"title": {"offset": 1, "data": 1}}]
+
+
+async def test_who_enters_a_channel_learns_of_a_batch_only_when_its_publishers_have_their_answers() -> None:
+    """Seed 2016887: a subscription began behind publishes of its own connection that were stored and not answered."""
+    async with a_world() as world:
+        world.log.stored = trio.Event()
+        submission = Submission(lambda submission: told.append("answered"))
+        submission.add(Publish(channel="lobby", data=Raw(b"1")), 10)
+        told: list[str] = []
+
+        async def subscribe() -> None:
+            channel = await world.broker.enter("lobby")
+            told.append(f"head {channel.head}")
+
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        assert (await world.log.extent("lobby")).head == 1
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(subscribe)
+            await wait_all_tasks_blocked()
+            assert told == []
+            world.log.stored.set()
+        assert told == ["answered", "head 1"]

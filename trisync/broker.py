@@ -75,6 +75,7 @@ class Broker:
         self._channels: dict[str, Channel] = {}
         self._queue = FairQueue()
         self._arrived = trio.Event()
+        self._storing = False  # from when a batch goes to the log until all of it is answered
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
@@ -226,6 +227,7 @@ class Broker:
 
     async def _commit(self, batch: list[Submission]) -> None:
         runs: list[Run] = []
+        self._storing = True
         if any(submission.durable for submission in batch):
             try:
                 runs = await self._log.append(batch)
@@ -241,6 +243,7 @@ class Broker:
                 submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
         for submission in batch:
             submission.settle(submission)
+        self._storing = False
         for run in runs:
             self._cache.add(run)
             channel = self._channels.get(run.channel)
@@ -272,7 +275,10 @@ class Broker:
             try:
                 async with channel.loading:
                     if channel.loading is not None:
-                        channel.learn(await self._log.extent(name))
+                        extent = await self._log.extent(name)
+                        if self._storing:  # in the log, it may be seen before its publishers have their answers
+                            await self._batch_settled.wait()
+                        channel.learn(extent)
                         channel.loading = None
             except BaseException:
                 self.leave(channel)

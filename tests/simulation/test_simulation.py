@@ -19,6 +19,8 @@ from tests.simulation.planted import PLANTS, planted
 from tests.simulation.world import simulate
 
 WORLDS = 2000
+FOUND = (302693, 2016887)
+"""Worlds that showed what the first two thousand do not; what it was is kept in tests/test_simulation_found.py."""
 PLANTED_WORLDS = 1000
 """In so many worlds at most, a planted bug must show itself. Most do in the first ten; the last needs about 240."""
 PROCESSES = 2
@@ -26,7 +28,7 @@ TOOL = Path(__file__).parents[2] / "tools" / "simulate.py"
 
 
 def test_no_promise_is_broken_in_two_thousand_worlds() -> None:
-    broken = [describe(outcome) for outcome in run_crew(range(WORLDS), PROCESSES) if outcome.problems]
+    broken = [describe(outcome) for outcome in run_crew([*range(WORLDS), *FOUND], PROCESSES) if outcome.problems]
     assert not broken, "\n".join(broken)
 
 
