@@ -14,7 +14,7 @@ import trio.testing
 from trisync.outbox import DirectStream
 from trisync.poller import Poller
 from trisync.settings import Settings
-from trisync.sockets import PeerListener, SocketStream, configure
+from trisync.sockets import UNSENT_BYTES, PeerListener, SocketStream, configure
 
 
 @pytest.fixture
@@ -89,6 +89,14 @@ async def test_the_kernels_own_answer_about_a_living_peer_is_understood(
     assert not stream.peer_is_lost(0.0)
 
 
+async def test_what_a_peer_has_not_taken_is_known(pair: tuple[socket.socket, socket.socket], poller: Poller) -> None:
+    async with SocketStream(pair[0], poller) as stream:
+        assert stream.unacknowledged() == 0
+        sent = stream.try_send(bytes(100_000_000))
+        assert 0 < stream.unacknowledged() <= sent < 100_000_000
+    assert stream.unacknowledged() == 0
+
+
 def test_an_accepted_socket_has_what_the_listening_one_was_given() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         configure(listener, Settings(tcp_keepalive_s=47))
@@ -96,6 +104,7 @@ def test_an_accepted_socket_has_what_the_listening_one_was_given() -> None:
             accepted, _ = listener.accept()
             with accepted:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY) == 1
+                assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT) == UNSENT_BYTES
                 assert accepted.getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE) == 1
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 47
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10

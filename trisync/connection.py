@@ -147,6 +147,10 @@ class Connection:
         if isinstance(self._stream, DirectStream) and self._stream.peer_is_lost(silent_s):
             self.end("the peer is lost")
 
+    def untaken(self) -> int:
+        """Bytes that the client has still to take of what was sent to it, as far as that is known."""
+        return self.outbox.backlog + (self._stream.unacknowledged() if isinstance(self._stream, DirectStream) else 0)
+
     # Sending
 
     @property

@@ -39,6 +39,10 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """
         await hand_on(self, take)
 
+    def unacknowledged(self) -> int:
+        """Bytes that were sent and that the peer's system has not taken yet, where that is known."""
+        return 0
+
     def peer_is_lost(self, silent_s: float) -> bool:
         """Whether the peer has acknowledged nothing for so long though it was given reason to, where that is known."""
         return False

@@ -161,7 +161,7 @@ class WebSocket:
         """
         now = trio.current_time()
         silent_s = now - self._heard_at
-        if silent_s < ping_s or self.connection.outbox.backlog or not self._open:
+        if silent_s < ping_s or not self._open or self.connection.untaken() > len(PING_FRAME):
             self._pinged = False
         elif not self._pinged:
             self._pinged = True

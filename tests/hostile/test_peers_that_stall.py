@@ -63,6 +63,35 @@ async def test_a_subscriber_that_pauses_for_longer_than_dead_peers_are_given_is_
             assert (await slow.receive())["offset"] == offset
 
 
+async def test_a_websocket_subscriber_that_pauses_is_not_taken_for_dead_though_all_of_it_is_in_the_kernel(
+    undisturbed: Undisturbed,
+) -> None:
+    """A ping waits behind what was sent before it; 501 subscribers that read slowly were ended for their silence."""
+    async with (
+        undisturbed(log_lines=1, ping_s=0.3, pong_s=0.3) as arena,
+        arena.speaking("websocket") as slow,
+        arena.speaking("lines") as publisher,
+    ):
+        await slow.request("subscribe", channel="attacked")
+        connection = await arena.connection_of(slow)
+        count = 0
+        while connection.untaken() < 4 * KIB:
+            await publish(publisher, "x" * KIB, 8)
+            count += 8
+            assert connection.ending is None
+            await trio.sleep(0.05)  # what a kernel takes is acknowledged by then
+        assert connection.outbox.backlog == 0
+        async with arena.websocket() as dead:
+            assert await dead.receive_frame() == (PING, b"")
+            code, _ = await dead.receive_close()
+            assert code == 1008
+        assert connection.ending is None
+        for offset in range(1, count + 1):
+            assert (await slow.receive())["offset"] == offset
+        await publish(publisher, "live again", 1)
+        assert (await slow.receive())["data"] == "live again"
+
+
 async def test_many_that_never_read_cost_what_one_batch_and_their_marks_cost(undisturbed: Undisturbed) -> None:
     async with (
         undisturbed(log_lines=0, backlog_bytes_max=BACKLOG_MAX) as arena,
