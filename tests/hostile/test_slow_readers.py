@@ -9,6 +9,7 @@ import trio
 
 from tests.harness import LinesPeer, Peer, server_process
 from tests.hostile.arena import MIB, Arena, Undisturbed
+from tests.hostile.loads import load
 from tests.hostile.raw_peers import RawPeer
 from trisync.broker import PAGE_BYTES_MAX
 from trisync.connection import Connection
@@ -82,6 +83,19 @@ async def test_one_fast_and_many_slow_subscribers_each_at_its_own_rate_all_get_a
         await publisher.request("publish", channel="attacked", data="live again")
         for peer in (fast, *crowd):
             assert (await peer.receive())["data"] == "live again"
+
+
+async def test_one_fast_and_500_slow_subscribers_all_get_all_and_no_backlog_is_beyond_its_bound(
+    undisturbed: Undisturbed, tmp_path: Path
+) -> None:
+    subscribers, size = 501, 8 * KIB
+    async with undisturbed(log_lines=None, backlog_bytes_max=BACKLOG_MAX, cache_bytes_max=MIB) as arena:
+        crowd = ("--subscribers", str(subscribers), "--slowest", "4", "--message-bytes", str(size))
+        found = await load(arena, tmp_path / "result.json", "slow", *crowd, "--rate", "50", "--duration", "1")
+        assert found["throughput"]["delivered"] == subscribers * found["throughput"]["acked"] > 0
+        peaks = [arena.peak_backlog(connection) for connection in arena.registry.seen]
+        assert sum(peak > BACKLOG_MAX for peak in peaks) > 200, "hardly anybody was slow"
+        assert max(peaks) <= BACKLOG_MAX + PAGE_BYTES_MAX + 2 * size
 
 
 async def test_slow_readers_of_a_state_that_changes_meanwhile_all_end_up_with_it(undisturbed: Undisturbed) -> None:

@@ -83,12 +83,19 @@ def assert_it_stopped(server: Server, *said: str) -> None:
 
 
 @needs_strace
-@pytest.mark.parametrize(("calls", "name"), [(SYNC, "SQLITE_IOERR_FSYNC"), ("pwrite64", "SQLITE_IOERR_WRITE")])
+@pytest.mark.parametrize(
+    ("calls", "when", "name"),
+    [
+        (SYNC, "60", "SQLITE_IOERR_FSYNC"),  # once: a second try would succeed, and prove nothing
+        (SYNC, "60+", "SQLITE_IOERR_FSYNC"),
+        ("pwrite64", "60+", "SQLITE_IOERR_WRITE"),
+    ],
+)
 def test_a_disk_that_fails_at_a_commit_stops_the_server_which_acknowledges_nothing_more(
-    tmp_path: Path, calls: str, name: str
+    tmp_path: Path, calls: str, when: str, name: str
 ) -> None:
     make_log(tmp_path, "first")
-    with closing(Server(tmp_path, under=traced(calls, tmp_path / WAL, "error=EIO:when=60+"))) as server:
+    with closing(Server(tmp_path, under=traced(calls, tmp_path / WAL, f"error=EIO:when={when}"))) as server:
         doors = server.doors()
         with talking(doors) as talk, talking(doors) as subscriber:
             assert subscriber.request("subscribe", channel="lobby", since=0)["op"] == "ok"
@@ -289,6 +296,21 @@ def test_a_log_that_another_program_has_locked_is_refused_at_the_start(tmp_path:
             assert server.wait() == 1
             assert server.said().endswith("cannot be opened: database is locked")
     assert stored(tmp_path) == ["x"]
+
+
+def test_a_log_that_another_program_locks_meanwhile_refuses_publishes_until_it_is_free(tmp_path: Path) -> None:
+    with closing(Server(tmp_path, "--busy-ms", "1")) as server, talking(server.doors()) as talk:
+        assert publish(talk, 1)["offset"] == 1
+        with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as other:
+            other.execute("BEGIN IMMEDIATE")
+            refused = publish(talk, 2)
+            assert (refused["code"], refused["retry"]) == ("unavailable", True)
+            assert "database is locked" in refused["message"]
+            assert [message["data"] for message in talk.request("history", channel="lobby")["messages"]] == [1]
+            other.execute("ROLLBACK")
+            assert publish(talk, 3)["offset"] == 2
+        assert server.said().splitlines()[-1].endswith("WARNING publishes are refused no longer")
+    assert stored(tmp_path) == [1, 3]
 
 
 def test_a_folder_by_another_name_is_the_same_folder(tmp_path: Path) -> None:
