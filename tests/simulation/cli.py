@@ -3,7 +3,7 @@
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from multiprocessing import get_context
@@ -19,13 +19,13 @@ SHOWN_MAX = 300
 """Of a problem's text; --trace shows the whole."""
 
 
-def run_seeds(seeds: range, plant: str | None) -> list[Outcome]:
+def run_seeds(seeds: Sequence[int], plant: str | None) -> list[Outcome]:
     """Let these worlds happen, one after the other, with a bug planted or none."""
     with planted(plant):
         return [simulate(seed) for seed in seeds]
 
 
-def run_crew(seeds: range, processes: int, plant: str | None = None) -> Iterator[Outcome]:
+def run_crew(seeds: Sequence[int], processes: int, plant: str | None = None) -> Iterator[Outcome]:
     """The outcomes of many seeds, in order, from several processes."""
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
     with ProcessPoolExecutor(processes, get_context("spawn")) as crew:
