@@ -107,7 +107,7 @@ class _Conversation:
         if self._telnet is not None and chunk:
             chunk = self._filtered(chunk)
             if not chunk:
-                return True
+                return not self._connection.outbox.over
         return bool(chunk) and self._feed(self._splitter, chunk)
 
     def _feed(self, splitter: Splitter, chunk: bytes) -> bool:

@@ -5,7 +5,7 @@ import random
 import pytest
 import trio
 
-from tests.hostile.arena import MIB, Undisturbed, memory_bounded
+from tests.hostile.arena import MIB, Undisturbed, memory_bounded, publish
 from tests.hostile.raw_peers import RawPeer
 from trisync.outbox import RECEIVE_BYTES
 
@@ -139,15 +139,23 @@ async def test_a_subnegotiation_without_end_costs_no_memory(undisturbed: Undistu
             assert await peer.receive() == PONG
 
 
-async def test_a_telnet_that_asks_without_reading_the_answers_is_not_read_from(undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize("said", [b"", PING + b"\n", b"/help\n"], ids=["nothing", "JSON", "a command"])
+async def test_a_telnet_that_asks_without_reading_the_answers_is_not_read_from(
+    undisturbed: Undisturbed, said: bytes
+) -> None:
     most = 64 * 1024
-    async with undisturbed(log_lines=0, backlog_bytes_max=most) as arena, arena.tcp() as peer:
-        await peer.send_raw(IAC + DO + ECHO)
+    async with (
+        undisturbed(log_lines=0, backlog_bytes_max=most) as arena,
+        arena.tcp() as peer,
+        arena.speaking("lines") as other,
+    ):
+        await peer.send_raw(IAC + DO + ECHO + said)
         connection = await arena.squeeze(peer)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(peer.pour, (IAC + DO + ECHO) * 20_000, 100)
             # Not until it is over: the kernel may take some of it at once, and then all wait for the rest.
             await arena.until(lambda: arena.peak_backlog(connection) > most)
+            await publish(other, "so that the server has many turns", 50)
             nursery.cancel_scope.cancel()
         assert arena.peak_backlog(connection) <= most + RECEIVE_BYTES
 
