@@ -475,6 +475,43 @@ def test_a_subscription_that_is_refused_for_good_ends_and_one_that_is_not_is_ask
     assert talk.heard() == [], "it had ended by itself"
 
 
+@pytest.mark.parametrize("verdict", ["ok", "forbidden"])
+def test_what_was_to_be_asked_for_again_and_was_asked_for_meanwhile_is_not_asked_for_twice(verdict: str) -> None:
+    talk = Talk()
+    inbox = talk.machine.subscribe("lobby", Start())
+    (asked,) = talk.heard()
+    talk.refuse(asked["id"], "unavailable", retry=True)
+    retry_at = talk.machine.deadline()
+    talk.machine.replicate("lobby")
+    (asked,) = talk.heard()
+    if verdict == "ok":
+        talk.say("ok", id=asked["id"], offset=0, epoch="e")
+    else:
+        talk.refuse(asked["id"], verdict, retry=False)
+        with pytest.raises(Forbidden):
+            inbox.take()
+    talk.pass_time(retry_at - talk.now)
+    assert talk.heard() == []
+
+
+def test_what_a_full_inbox_has_is_still_taken_when_it_was_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "BUFFER_MESSAGES", 1)
+    talk = Talk()
+    inbox = talk.subscribe("lobby", Start(since=0), head=9)
+    for offset in range(1, 10):
+        talk.message("lobby", offset)
+    assert inbox.overflowed
+    talk.machine.watch("lobby")
+    talk.machine.leave("lobby", inbox)
+    other = talk.machine.subscribe("lobby", Start())
+    for request in talk.heard():
+        talk.say("ok", id=request["id"], offset=9, epoch="e", member="1")
+    assert [getattr(inbox.take(), "offset", None) for _ in range(5)] == [1, 2, 3, 4, 5]
+    assert talk.heard() == [], "the other one has nothing to do with that"
+    talk.message("lobby", 10)
+    assert getattr(other.take(), "offset", None) == 10
+
+
 def test_leaving_the_last_part_of_a_channel_leaves_the_channel() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby")

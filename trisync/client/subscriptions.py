@@ -30,7 +30,7 @@ class Subscriptions:
     """The feeds of one client, by channel. `timer` gives seconds that only grow."""
 
     def __init__(self, say: Say, on_change: Callable[[], None], timer: Callable[[], float], random: Random) -> None:
-        """`on_change` is called when there may be something to send, or when `all_full` may have changed."""
+        """`on_change` is called when something is wanted, and when an inbox has become full or is so no longer."""
         self.retry_at = math.inf
         """When what the server could not give is asked for again."""
         self._say = say
@@ -53,8 +53,9 @@ class Subscriptions:
     @property
     def all_full(self) -> bool:
         """Whether all that is wanted are messages, and too many of those wait to be taken already."""
-        only_messages = all(feed.replica is None and feed.members is None for feed in self._full)
-        return only_messages and 0 < len(self._full) == len(self._feeds)
+        return 0 < len(self._full) == len(self._feeds) and all(
+            feed.replica is None and feed.members is None for feed in self._full
+        )
 
     # What is wanted
 
@@ -63,9 +64,9 @@ class Subscriptions:
         feed = self._feed(channel)
         if feed.inbox is not None:
             raise RuntimeError(f"this client is subscribed to {channel} already")
-        feed.inbox = Inbox(channel, start, lambda: self._flow(feed))
+        inbox = feed.inbox = Inbox(channel, start, lambda: self._flow(feed, inbox))
         self._want(feed)
-        return feed.inbox
+        return inbox
 
     def replicate(self, channel: str) -> Replica:
         """Want a channel's state. As subscribe()."""
@@ -113,15 +114,16 @@ class Subscriptions:
             self._ask(feed)
         self._on_change()
 
-    def _flow(self, feed: Feed) -> None:
+    def _flow(self, feed: Feed, inbox: Inbox) -> None:
         """An inbox has become full, has let go of messages, or is full no longer."""
-        assert feed.inbox is not None
-        if feed.inbox.is_full():
+        if inbox is not feed.inbox:
+            return  # it was left, and what it has is still taken
+        if inbox.is_full():
             self._full.add(feed)
         else:
             self._full.discard(feed)
         # What was let go of is not to come before there is room for it, and then it is.
-        if feed.inbox.overflowed and feed.live and feed.parked is not feed.inbox.is_overflowing:
+        if inbox.overflowed and feed.live and feed.parked is not inbox.is_overflowing:
             self._ask(feed)
         self._on_change()
 
@@ -134,6 +136,7 @@ class Subscriptions:
             feed.take(said)
 
     def _ask(self, feed: Feed) -> None:
+        self._to_retry.discard(feed.channel)
         fields = feed.request()
         generation = feed.asked
 
@@ -182,7 +185,6 @@ class Subscriptions:
             self.retry_at = math.inf
             for channel in sorted(self._to_retry):
                 self._ask(self._feeds[channel])
-            self._to_retry.clear()
 
     def fail(self, error: ClientError) -> None:
         """The end: nothing more will come of any channel."""
