@@ -4,7 +4,7 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import closing
 
 import pytest
@@ -153,6 +153,25 @@ async def test_a_read_takes_as_much_as_was_asked_for_and_no_more(
         assert await ours.receive_some() == b""
 
 
+async def test_two_tasks_may_not_read_the_same_socket(
+    pair: tuple[socket.socket, socket.socket], poller: Poller
+) -> None:
+    read: list[bytes] = []
+
+    async def wait() -> None:
+        read.append(await ours.receive_some())
+
+    async with SocketStream(pair[0], poller) as ours:
+        with trio.fail_after(10):
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(wait)
+                await trio.testing.wait_all_tasks_blocked()
+                with pytest.raises(trio.BusyResourceError):
+                    await ours.receive_some()
+                pair[1].send(b"x")
+    assert read == [b"x"]
+
+
 async def test_a_closed_stream_wakes_who_waits_on_it(pair: tuple[socket.socket, socket.socket], poller: Poller) -> None:
     ours = SocketStream(pair[0], poller)
 
@@ -214,15 +233,19 @@ async def test_a_client_is_waited_for_and_not_lost_by_a_cancelled_wait(listener:
 
 
 class Accepting:
-    """A listening socket whose first accept() fails so; a dead client's error is passed over, others are not."""
+    """A listening socket whose first few accept() fail so; `meanwhile` is called at each that does not."""
 
-    def __init__(self, sock: socket.socket, failure: int) -> None:
+    def __init__(
+        self, sock: socket.socket, failure: int, times: int = 1, meanwhile: Callable[[], None] = lambda: None
+    ) -> None:
         self._sock = sock
-        self.failures = [failure]
+        self._meanwhile = meanwhile
+        self.failures = [failure] * times
 
     def accept(self) -> object:
         if self.failures:
             raise OSError(failure := self.failures.pop(), os.strerror(failure))
+        self._meanwhile()
         return self._sock.accept()
 
     def fileno(self) -> int:
@@ -240,6 +263,22 @@ async def test_a_client_that_is_gone_before_it_is_accepted_does_not_stop_the_oth
         listener._sock = accepting = Accepting(listener._sock, failure)  # type: ignore[assignment]
         async with await listener.accept():
             assert accepting.failures == []
+
+
+async def test_clients_that_are_all_gone_keep_nobody_else_from_running(listener: PeerListener) -> None:
+    listener._sock = accepting = Accepting(listener._sock, errno.EPERM, 1_000_000)  # type: ignore[assignment]
+    with trio.move_on_after(0.05):
+        await listener.accept()
+    assert 0 < len(accepting.failures) < 1_000_000
+
+
+async def test_a_client_that_was_accepted_while_its_waiting_was_cancelled_is_not_lost(listener: PeerListener) -> None:
+    with connect_to(listener), trio.fail_after(10), trio.CancelScope() as scope:
+        accepting = Accepting(listener._sock, 0, 0, scope.cancel)
+        listener._sock = accepting  # type: ignore[assignment]
+        accepted = await listener.accept()
+    await trio.aclose_forcefully(accepted)
+    assert scope.cancel_called
 
 
 @pytest.mark.parametrize("failure", [errno.EMFILE, errno.ENOMEM])

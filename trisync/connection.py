@@ -197,7 +197,7 @@ class Connection:
         Raises WireError when the rest of a message does not come in time; see expect().
         """
         if self._deadline == math.inf and not self.outbox.over:
-            return self._stream.receive_some(RECEIVE_BYTES)  # no coroutine of ours for those who just listen
+            return self._stream.receive_some(RECEIVE_BYTES)
         return self._receive_in_time()
 
     async def listen(self, take: Callable[[bytes], bool], settle: Callable[[], Awaitable[bool]]) -> None:

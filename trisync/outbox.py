@@ -12,7 +12,8 @@ from typing import Protocol
 import trio
 
 RECEIVE_BYTES = 64 * 1024
-"""Most bytes of one read; all whole messages in it are handled together. Sockets that are ready together share that."""
+"""Most bytes of one read; all whole messages in it are handled together. Where many sockets can be read, the poller has
+them read less each."""
 
 
 class DirectStream(trio.abc.HalfCloseableStream):
@@ -32,12 +33,12 @@ class DirectStream(trio.abc.HalfCloseableStream):
         """The other side's address, for people."""
         return "somebody"
 
-    async def hand_on(self, take: Callable[[bytes], bool]) -> None:
+    def hand_on(self, take: Callable[[bytes], bool]) -> Awaitable[None]:
         """Hand what comes to `take`, chunk by chunk and b"" at the end, until that returns False.
 
         `take` must not block; what it raises comes out of here. Cancelled, what came was taken, and nothing is lost.
         """
-        await hand_on(self, take)
+        return hand_on(self, take)
 
     def unacknowledged(self) -> int:
         """Bytes that were sent and that the peer's system has not taken yet, where that is known."""

@@ -12,8 +12,8 @@ import trio
 SWEEP_MAX = 64
 """Sockets told in one sweep, before others get a turn."""
 SWEEP_BYTES = 64 * 1024
-"""Read in one sweep, shared by its sockets: some 600 small publishes, which take about 2 ms. A publisher that is alone
-gets all of it, so that its batches are large."""
+"""Read in one sweep, shared by its sockets down to SHARE_BYTES_MIN: some 600 small publishes, which take about 2 ms. A
+publisher that is alone gets all of it, so that its batches are large."""
 SHARE_BYTES_MIN = 8 * 1024
 """A socket's share at the least: with less the calls would cost more than the bytes."""
 

@@ -20,7 +20,10 @@ YIELD_EVERY = 1000
 
 
 async def look_at_all(clients: Iterable[T], look: Callable[[T], None]) -> None:
-    """Call `look` with each of many. Who does so again and again keeps none of them in between."""
+    """Call `look` with each of many.
+
+    For loops that do so now and then: a variable of their own would keep the last client until the next time.
+    """
     for number, client in enumerate(list(clients), start=1):
         look(client)
         if number % YIELD_EVERY == 0:

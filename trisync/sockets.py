@@ -5,7 +5,7 @@ import fcntl
 import socket
 import struct
 import termios
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import outcome
 import trio
@@ -22,10 +22,11 @@ UNSENT_BYTES = 16 * 1024
 
 
 _PASSING = {
-    *(errno.ECONNABORTED, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT, errno.EOPNOTSUPP),
-    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET),
+    *(errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT),
+    *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET, errno.ENOSR),
+    *(errno.EOPNOTSUPP, errno.ESOCKTNOSUPPORT, errno.EPROTONOSUPPORT),
 }
-"""What accept() reports of one client that will not come after all: accept(2), "Error handling"."""
+"""What accept() reports of one client that will not come after all: accept(2), "Error handling" and "ERRORS"."""
 
 
 def configure(listener: socket.socket | trio.socket.SocketType, settings: Settings) -> None:
@@ -76,6 +77,7 @@ class PeerListener(trio.abc.Listener[DirectStream]):
             except OSError as error:
                 if error.errno not in _PASSING:
                     raise
+                await trio.lowlevel.checkpoint()  # it may be of more than one
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return SocketStream(sock, self._poller)
@@ -152,6 +154,8 @@ class SocketStream(DirectStream):
         await trio.lowlevel.wait_writable(self._sock)
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        if max_bytes is not None and max_bytes < 1:
+            raise ValueError("max_bytes must be at least 1")
         came: list[bytes] = []
 
         def take(chunk: bytes) -> bool:
@@ -161,12 +165,14 @@ class SocketStream(DirectStream):
         await self._read(take, max_bytes or RECEIVE_BYTES)
         return came[0]
 
-    async def hand_on(self, take: Callable[[bytes], bool]) -> None:
-        await self._read(take, RECEIVE_BYTES)
+    def hand_on(self, take: Callable[[bytes], bool]) -> Awaitable[None]:
+        return self._read(take, RECEIVE_BYTES)  # no coroutine more for each of those who just listen
 
     async def _read(self, take: Callable[[bytes], bool], bytes_max: int) -> None:
         if self._sock.fileno() == -1:
             raise trio.ClosedResourceError
+        if self._task is not None:
+            raise trio.BusyResourceError("another task reads this socket")
         if not self._watched:
             self._poller.watch(self._sock.fileno(), self._ready)
             self._watched = True
