@@ -87,16 +87,20 @@ async def test_5000_may_come_back_at_once_and_a_bystander_is_served_meanwhile(
 ) -> None:
     missed = 20
     async with undisturbed(log_lines=None) as arena, arena.speaking("lines") as polite, trio.open_nursery() as nursery:
+        served = 0
 
         async def be_polite() -> None:
+            nonlocal served
             while True:
                 await publish(polite, "still served", 1)
+                served += 1
                 await trio.sleep(0.05)
 
         nursery.start_soon(be_polite)
         crowd = ("--subscribers", str(RETURNING), "--missed", str(missed))
         found = await load(arena, tmp_path / "result.json", "resume", *crowd)
         assert found["latency"]["count"] == RETURNING
+        assert served > 10
         assert found["throughput"]["delivered"] == RETURNING * found["throughput"]["acked"] >= RETURNING * missed
         nursery.cancel_scope.cancel()
 
