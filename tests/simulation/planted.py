@@ -6,7 +6,7 @@ A plant is the smallest change of the server's own code that breaks a promise an
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import trio
@@ -21,11 +21,27 @@ from trisync.deciding import Batch, Head, Producer
 from trisync.errors import WireError
 from trisync.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.outbox import Outbox
+from trisync.presence import Presence
 from trisync.session import Session
 from trisync.sqlite_writer import Writer
 
-PLANTS: dict[str, Callable[["Garden"], None]] = {}
-"""By name, what plants a bug."""
+# Complaints of the checker that more than one plant is found by
+NOT_WHERE_SAID = r"was accepted at .*, but is stored at"
+SKIPPED_OR_TWICE = r"got \d+ behind \d+"
+STORED_ALL_THE_SAME = "which is to mean that nothing was stored; it was"
+WRONG_MEMBERS = r"sees in .*, but there are"
+
+
+class Plant(NamedTuple):
+    """A bug, and what it must be found by."""
+
+    set_up: Callable[["Garden"], None]
+    breaks: str
+    """A pattern of what the checker says of the broken promise. Whatever else the bug leads to does not count."""
+
+
+PLANTS: dict[str, Plant] = {}
+"""All bugs, by name."""
 
 
 class Garden:
@@ -52,17 +68,20 @@ def planted(name: str | None) -> Iterator[None]:
     """The server with one bug, or as it is."""
     garden = Garden()
     if name is not None:
-        PLANTS[name](garden)
+        PLANTS[name].set_up(garden)
     try:
         yield
     finally:
         garden.weed()
 
 
-def plant(set_up: Callable[[Garden], None]) -> Callable[[Garden], None]:
+def plant(*, breaks: str) -> Callable[[Callable[[Garden], None]], None]:
     """Register a plant under its function's name."""
-    PLANTS[set_up.__name__.replace("_", "-")] = set_up
-    return set_up
+
+    def register(set_up: Callable[[Garden], None]) -> None:
+        PLANTS[set_up.__name__.replace("_", "-")] = Plant(set_up, breaks)
+
+    return register
 
 
 # P1 and P2: what is said only after the commit
@@ -85,7 +104,7 @@ class _LateCommits:
         return getattr(self._connection, name)
 
 
-@plant
+@plant(breaks=NOT_WHERE_SAID)
 def acknowledged_before_the_commit(garden: Garden) -> None:
     original: Any = Writer.__init__
 
@@ -95,7 +114,7 @@ def acknowledged_before_the_commit(garden: Garden) -> None:
     garden.replace(Writer, "__init__", __init__)
 
 
-@plant
+@plant(breaks=r" saw .*, which is")
 def shown_before_the_commit(garden: Garden) -> None:
     brokers: list[Broker] = []
     make_broker: Any = Broker.__init__
@@ -117,7 +136,7 @@ def shown_before_the_commit(garden: Garden) -> None:
     store = garden.replace(Writer, "_store", _store)
 
 
-@plant
+@plant(breaks=STORED_ALL_THE_SAME)
 def refused_as_unavailable_though_stored(garden: Garden) -> None:
     count = 0
 
@@ -132,7 +151,7 @@ def refused_as_unavailable_though_stored(garden: Garden) -> None:
     original = garden.replace(Writer, "append", append)
 
 
-@plant
+@plant(breaks=STORED_ALL_THE_SAME)
 def an_unknown_outcome_is_called_unavailable(garden: Garden) -> None:
     garden.replace(sqlite_writer, "_UNAVAILABLE", sqlite_writer._UNAVAILABLE | {sqlite3.SQLITE_IOERR})
 
@@ -140,12 +159,12 @@ def an_unknown_outcome_is_called_unavailable(garden: Garden) -> None:
 # P3: offsets, times, the epoch
 
 
-@plant
+@plant(breaks="are not dense")
 def a_failed_batch_keeps_its_offsets(garden: Garden) -> None:
     garden.replace(Writer, "_forget", lambda self, work: None)
 
 
-@plant
+@plant(breaks=r"was sent after .* had been stored at")
 def offsets_begin_again_behind_what_was_trimmed(garden: Garden) -> None:
     def head(self: Writer, name: str) -> Head:
         found: Head = original(self, name)
@@ -158,7 +177,7 @@ def offsets_begin_again_behind_what_was_trimmed(garden: Garden) -> None:
     original = garden.replace(Writer, "head", head)
 
 
-@plant
+@plant(breaks="time goes back")
 def time_follows_the_clock_back(garden: Garden) -> None:
     def _tick(self: Writer) -> int:
         self.time_ms = self._now_ms()
@@ -167,7 +186,7 @@ def time_follows_the_clock_back(garden: Garden) -> None:
     garden.replace(Writer, "_tick", _tick)
 
 
-@plant
+@plant(breaks=r"was told epoch \w+ in a log of epoch")
 def every_start_begins_an_epoch(garden: Garden) -> None:
     def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
         sqlite_schema.write_meta(connection, "epoch", tokens(8))
@@ -175,7 +194,7 @@ def every_start_begins_an_epoch(garden: Garden) -> None:
     garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
 
 
-@plant
+@plant(breaks=NOT_WHERE_SAID)
 def an_unclean_stop_keeps_the_epoch(garden: Garden) -> None:
     def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
         if sqlite_schema.read_meta(connection, "epoch") is None:
@@ -184,7 +203,7 @@ def an_unclean_stop_keeps_the_epoch(garden: Garden) -> None:
     garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
 
 
-@plant
+@plant(breaks="goes on from another log's offset, and was not told")
 def a_cursor_of_another_epoch_is_taken(garden: Garden) -> None:
     async def subscribe(self: Subscriptions, request: Any) -> None:
         await original(self, msgspec.structs.replace(request, epoch=UNSET))
@@ -192,7 +211,7 @@ def a_cursor_of_another_epoch_is_taken(garden: Garden) -> None:
     original = garden.replace(Subscriptions, "subscribe", subscribe)
 
 
-@plant
+@plant(breaks=r"was sent behind .*, which is at")
 def publishes_overtake_each_other(garden: Garden) -> None:
     def _take_batch(self: Broker) -> list[Submission]:
         batch: list[Submission] = original(self)
@@ -204,7 +223,7 @@ def publishes_overtake_each_other(garden: Garden) -> None:
 # P4: each offset once, in order
 
 
-@plant
+@plant(breaks=SKIPPED_OR_TWICE)
 def what_came_during_a_catch_up_is_skipped(garden: Garden) -> None:
     async def _advance(self: Subscriptions, subscription: Subscription) -> None:
         if 0 < subscription.channel.head - subscription.cursor <= 2:
@@ -214,7 +233,7 @@ def what_came_during_a_catch_up_is_skipped(garden: Garden) -> None:
     original = garden.replace(Subscriptions, "_advance", _advance)
 
 
-@plant
+@plant(breaks=r"got (\d+) behind \1\b")
 def the_last_message_of_a_catch_up_comes_twice(garden: Garden) -> None:
     done: set[int] = set()
 
@@ -227,7 +246,7 @@ def the_last_message_of_a_catch_up_comes_twice(garden: Garden) -> None:
     original = garden.replace(Subscriptions, "_write_run", _write_run)
 
 
-@plant
+@plant(breaks=SKIPPED_OR_TWICE)
 def a_gap_is_not_announced(garden: Garden) -> None:
     def _skip(self: Subscriptions, subscription: Subscription, until: int) -> None:
         subscription.cursor = max(subscription.cursor, until)
@@ -235,7 +254,7 @@ def a_gap_is_not_announced(garden: Garden) -> None:
     garden.replace(Subscriptions, "_skip", _skip)
 
 
-@plant
+@plant(breaks=SKIPPED_OR_TWICE)
 def a_cut_run_begins_one_too_late(garden: Garden) -> None:
     def since(self: Run, offset: int) -> Run:
         part: Run = original(self, min(offset + 1, self.last - 1))
@@ -244,12 +263,12 @@ def a_cut_run_begins_one_too_late(garden: Garden) -> None:
     original = garden.replace(Run, "since", since)
 
 
-@plant
+@plant(breaks="is not subscribed, but got|had ended, but got")
 def an_ended_subscription_lives_on(garden: Garden) -> None:
     garden.replace(Subscriptions, "_end", lambda self, subscription: None)
 
 
-@plant
+@plant(breaks="before its own ok")
 def a_message_comes_before_its_own_ok(garden: Garden) -> None:
     def _settle(self: Session, submission: Submission) -> None:
         async def later() -> None:
@@ -263,7 +282,7 @@ def a_message_comes_before_its_own_ok(garden: Garden) -> None:
 # P5: exactly once
 
 
-@plant
+@plant(breaks=r"settled, but a hello was told \d")
 def verdicts_are_forgotten_at_a_restart(garden: Garden) -> None:
     def _store(self: Writer, work: Batch) -> None:
         work.settled.clear()
@@ -272,12 +291,12 @@ def verdicts_are_forgotten_at_a_restart(garden: Garden) -> None:
     original = garden.replace(Writer, "_store", _store)
 
 
-@plant
+@plant(breaks=r"is stored \d+ times")
 def a_retry_is_stored_again(garden: Garden) -> None:
     garden.replace(Producer, "answer", lambda self, seq: None)
 
 
-@plant
+@plant(breaks=NOT_WHERE_SAID)
 def a_retry_gets_another_verdict(garden: Garden) -> None:
     def _repeat(self: Batch, answer: Any) -> Any:
         verdict = original(self, answer)
@@ -289,7 +308,7 @@ def a_retry_gets_another_verdict(garden: Garden) -> None:
 # P6: slow readers
 
 
-@plant
+@plant(breaks=SKIPPED_OR_TWICE)
 def a_slow_reader_loses_what_it_does_not_take(garden: Garden) -> None:
     def _write(self: Channel, run: Run, data: bytes, subscriptions: list[Subscription]) -> None:
         for subscription in subscriptions:
@@ -300,12 +319,12 @@ def a_slow_reader_loses_what_it_does_not_take(garden: Garden) -> None:
     garden.replace(Channel, "_write", _write)
 
 
-@plant
+@plant(breaks="JSON is malformed|a frame of length|a frame that begins with")
 def what_a_socket_does_not_take_is_lost(garden: Garden) -> None:
     garden.replace(Outbox, "_queue_rest", lambda self, rest: None)
 
 
-@plant
+@plant(breaks="not everybody could reach the head")
 def who_waits_for_room_waits_for_ever(garden: Garden) -> None:
     async def room(self: Broker, flow: Any) -> None:
         if self._queue.size > self._settings.queue_bytes_max:
@@ -317,17 +336,17 @@ def who_waits_for_room_waits_for_ever(garden: Garden) -> None:
 # P7: stopping
 
 
-@plant
+@plant(breaks="got draining, " + STORED_ALL_THE_SAME)
 def what_a_stopping_server_refuses_is_stored(garden: Garden) -> None:
     def submit(self: Broker, submission: Submission) -> None:
-        if self.draining:
-            settle = submission.settle
+        settle = submission.settle
 
-            def refuse(settled: Submission) -> None:
+        def refuse(settled: Submission) -> None:
+            if self.draining:
                 settled.refuse(WireError("draining", "nothing was stored, it says"))
-                settle(settled)
+            settle(settled)
 
-            submission.settle = refuse
+        submission.settle = refuse
         draining, self.draining = self.draining, False
         original(self, submission)
         self.draining = draining
@@ -338,7 +357,7 @@ def what_a_stopping_server_refuses_is_stored(garden: Garden) -> None:
 # Keys, states, presence
 
 
-@plant
+@plant(breaks=r"expected .*, but was stored behind")
 def what_is_expected_does_not_matter(garden: Garden) -> None:
     def _store_word(self: Batch, head: Head, item: Any, *rest: Any) -> Any:
         return original(self, head, msgspec.structs.replace(item, expect=UNSET), *rest)
@@ -346,12 +365,12 @@ def what_is_expected_does_not_matter(garden: Garden) -> None:
     original = garden.replace(Batch, "_store_word", _store_word)
 
 
-@plant
+@plant(breaks=r"merged .*, which gave")
 def a_merge_replaces(garden: Garden) -> None:
     garden.replace(deciding, "merge_patch", lambda target, patch: patch)
 
 
-@plant
+@plant(breaks=r"the log says .*, the state")
 def a_deleted_key_stays_in_the_state(garden: Garden) -> None:
     def _store_words(self: Writer, head: Head) -> None:
         assert head.words is not None
@@ -361,7 +380,7 @@ def a_deleted_key_stays_in_the_state(garden: Garden) -> None:
     original = garden.replace(Writer, "_store_words", _store_words)
 
 
-@plant
+@plant(breaks=r"holds of .*, the state is")
 def a_state_lacks_what_came_while_it_was_read(garden: Garden) -> None:
     async def state_behind(self: Broker, channel: Channel, after: str, at_least: int) -> Any:
         return await original(self, channel, after, 0)
@@ -369,6 +388,11 @@ def a_state_lacks_what_came_while_it_was_read(garden: Garden) -> None:
     original = garden.replace(Broker, "state_behind", state_behind)
 
 
-@plant
+@plant(breaks=WRONG_MEMBERS)
 def who_vanished_is_shown_for_ever(garden: Garden) -> None:
     garden.replace(Connection, "check_peer", lambda self, silent_s: None)
+
+
+@plant(breaks=WRONG_MEMBERS)
+def a_new_name_is_not_told(garden: Garden) -> None:
+    garden.replace(Presence, "rename", lambda self, channel, member, name: None)

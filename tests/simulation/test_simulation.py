@@ -22,7 +22,9 @@ WORLDS = 2000
 FOUND = (302693, 2016887, 2042762)
 """Worlds that showed what the first two thousand did not: tests/test_simulation_found.py has it as small cases."""
 PLANTED_WORLDS = 1000
-"""In so many worlds at most, a planted bug must show itself. Most do in the first ten; the last needs about 240."""
+"""In so many worlds at most, a planted bug must show itself. Most do in the first ten; the last needs about 120."""
+CRASH = r"the server ended by itself|the server logged"
+"""A world in which the server fell over proves nothing: a plant that no longer fits the code does that too."""
 PROCESSES = 2
 TOOL = Path(__file__).parents[2] / "tools" / "simulate.py"
 
@@ -32,22 +34,24 @@ def test_no_promise_is_broken_in_two_thousand_worlds() -> None:
     assert not broken, "\n".join(broken)
 
 
-def find(plant: str) -> list[str]:
-    """What the first world says in which a planted bug shows itself."""
+def miss(plant: str) -> list[str]:
+    """What shows itself in the place of a planted bug; nothing if the bug does, in some world."""
+    others = ["nothing"]
     with planted(plant):
-        problems = (simulate(seed).problems for seed in range(PLANTED_WORLDS))
-        return next((found for found in problems if found), [])
+        for seed in range(PLANTED_WORLDS):
+            problems = simulate(seed).problems
+            is_found = any(re.search(PLANTS[plant].breaks, problem) for problem in problems)
+            if is_found and not any(re.search(CRASH, problem) for problem in problems):
+                return []
+            others = (others + problems)[-3:]
+    return others
 
 
-def test_every_planted_bug_is_found() -> None:
+def test_every_planted_bug_is_found_by_the_promise_that_it_breaks() -> None:
     with ProcessPoolExecutor(PROCESSES, get_context("spawn")) as crew:
-        found = dict(zip(PLANTS, crew.map(find, PLANTS), strict=True))
-    assert len(found) > 20
-    assert not [plant for plant, problems in found.items() if not problems]
-    no_more_fit = {
-        plant: problem for plant, problems in found.items() for problem in problems if "TypeError" in problem
-    }
-    assert not no_more_fit, "planted in code that has changed since"
+        missed = dict(zip(PLANTS, crew.map(miss, PLANTS), strict=True))
+    assert len(missed) > 20
+    assert not {plant: others for plant, others in missed.items() if others}
 
 
 # Repeating itself
