@@ -283,15 +283,39 @@ def test_a_refusal_that_uses_up_no_seq_lets_the_rest_be_numbered_anew() -> None:
     assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 1), (2, 2)]
 
 
-def test_a_server_that_has_forgotten_the_producer_gets_the_rest_from_where_it_is() -> None:
+@pytest.mark.parametrize(
+    ("seq", "epoch"),
+    [
+        (1, "e"),  # it has forgotten some of it
+        (0, "e2"),  # an older log was restored
+        (9, "e2"),  # so was a newer one, in which the seqs are those of other publishes
+    ],
+)
+def test_where_the_server_cannot_know_what_is_in_doubt_another_producer_publishes_it(seq: int, epoch: str) -> None:
     talk = Talk()
-    for number in range(3):
+    for number in range(4):
         talk.machine.publish("lobby", number)
     talk.heard()
     for number in (1, 2):
         talk.say("ok", id=number, offset=number)
     talk.machine.lost("the backup is restored")
-    assert [(request["seq"], request["data"]) for request in talk.come_online(seq=0)] == [(1, 2)]
+    (hello,) = talk.come_online(seq=seq, epoch=epoch)
+    assert (hello["op"], hello["name"]) == ("hello", "me")
+    assert hello["producer"] == talk.machine.producer != "p" * 16
+    assert talk.machine.status.state is State.CONNECTING
+    talk.say("ok", id=hello["id"], seq=0, epoch=epoch, server="fake", session="s", limits=LIMITS)
+    assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 2), (2, 3)]
+
+
+def test_what_is_in_doubt_keeps_its_seq_in_a_restored_log_that_knows_how_far_this_client_had_got() -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.machine.publish("lobby", number)
+    talk.heard()
+    talk.say("ok", id=1, offset=1)
+    talk.machine.lost("the backup is restored")
+    again = talk.come_online(seq=3, epoch="e2")
+    assert [(request["seq"], request["data"]) for request in again] == [(2, 1), (3, 2), (4, 3)]
 
 
 def test_a_producer_that_somebody_else_uses_closes_the_client() -> None:

@@ -3,7 +3,6 @@
 import logging
 import math
 import random
-import secrets
 import ssl
 from typing import Any, Literal, Self, overload
 
@@ -14,7 +13,7 @@ from trisync.client.documents import Document, Roster
 from trisync.client.driver import Driver, Signal
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
-from trisync.client.machine import Machine, State, Status
+from trisync.client.machine import Machine, State, Status, make_producer
 from trisync.client.receipts import Receipt, answer_to, ask
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
@@ -42,7 +41,8 @@ def connect(
 
     `url` is `tcp://host:port`, `tcps://…`, `ws://…` or `wss://…`; `tls` is the context for those with TLS, the system's
     certificates if it is left out. `name` is shown to others with what is published and in presence. `producer`
-    identifies this client to the server (16 to 64 secret random characters): one is made up unless it is given.
+    identifies this client to the server (16 to 64 secret random characters): one is made up unless it is given. Another
+    one is when the server has forgotten it, or has another log: what was in doubt then may be stored twice.
 
     Entering waits at most `wait_s` seconds for the first connection, and raises NotConnected then; 0 tries once, None
     does not wait: then publishes are queued until there is one. From there on connections that are lost come back,
@@ -90,7 +90,7 @@ class Client:
         self._wait_s = wait_s
         self._close_s = close_s
         self._machine = Machine(
-            producer=producer or secrets.token_hex(16),
+            producer=producer or make_producer(),
             name=name,
             timer=anyio.current_time,
             random=random.Random(),

@@ -7,6 +7,7 @@ any order of events, from a seed. The parts are in publishes.py, subscriptions.p
 
 import logging
 import math
+import secrets
 from collections.abc import Callable, Iterable
 from enum import Enum
 from random import Random
@@ -50,6 +51,11 @@ QUIET_S = 25.0
 """A silent server is asked whether it is there; sooner while an answer is awaited: after ANSWER_S."""
 ANSWER_S = 10.0
 """How long it has for that, for the answer to hello, and for a connection to be opened."""
+
+
+def make_producer() -> str:
+    """A producer id that nobody else has, or can guess."""
+    return secrets.token_hex(16)
 
 
 class State(Enum):
@@ -109,6 +115,7 @@ class Machine:
         self._retry_at = -math.inf
         self._goodbye_s: float | None = None
         self._online_at: float | None = None
+        self._epoch = ""
         self._was_online = False
         self._heard_at = 0.0
         self._due_at = math.inf
@@ -236,8 +243,7 @@ class Machine:
         self._goodbye_s = None
         self._heard_at = self._timer()
         self._due_at = self._heard_at + ANSWER_S
-        hello = {"producer": self.producer} | ({} if self.name is None else {"name": self.name})
-        self._say_now("hello", hello, self._on_hello)
+        self._greet()
 
     def lost(self, reason: str) -> None:
         """There is no connection any more, or none could be opened."""
@@ -349,6 +355,10 @@ class Machine:
         if self.error is None:
             self.request(op, fields, on_done, once=True)
 
+    def _greet(self) -> None:
+        hello = {"producer": self.producer} | ({} if self.name is None else {"name": self.name})
+        self._say_now("hello", hello, self._on_hello)
+
     def _on_hello(self, request: Request) -> None:
         if self.error is not None or isinstance(request.error, NotConnected):
             return
@@ -362,9 +372,16 @@ class Machine:
         assert type(ok) is Ok
         self.publishes.window = min(UNANSWERED_MAX, ok.limits.get("unanswered_max", UNANSWERED_MAX))
         self.publishes.message_bytes_max = ok.limits.get("message_bytes_max", self.publishes.message_bytes_max)
+        is_same_log, self._epoch = self._epoch == ok.epoch, ok.epoch
         if not self.publishes.greeted(ok.seq):
-            problem = f"somebody else has published as this producer: its seq is {ok.seq}"
-            self.close("another client uses this producer", Fenced("fenced", problem))
+            if is_same_log and self.publishes.is_ahead(ok.seq):
+                problem = f"somebody else has published as this producer: its seq is {ok.seq}"
+                self.close("another client uses this producer", Fenced("fenced", problem))
+            else:
+                logger.warning("the server does not know how far this client had got: it goes on as another producer")
+                self.producer = make_producer()
+                self.publishes.begin_anew()
+                self._greet()
             return
         self._online_at = self._timer()
         self._due_at = math.inf

@@ -76,7 +76,8 @@ class Publishes:
         self._unsent: deque[Publish] = deque()
         self._bytes = 0
         self._bytes_in_flight = 0
-        self._last_seq: int | None = None  # the newest that was given; None before the first hello
+        self._last_seq: int | None = None  # the newest that was given; None before a producer's first hello
+        self._settled_seq = 0  # the newest whose verdict is here
         self._greeted = False
         self._holding = False
         self._pause_s: float | None = None
@@ -120,20 +121,34 @@ class Publishes:
     def greeted(self, settled: int) -> bool:
         """The hello was answered: `settled` is the seq that the server has settled last.
 
-        False where it is one that this client never gave: somebody else uses its producer.
+        False where that cannot be: see is_ahead(); or it is below one whose verdict is here, and the server has
+        forgotten the producer, or its log is one from before. Then nothing is sent until begin_anew().
         """
-        self._greeted = True
         if self._last_seq is None:
-            self._last_seq = settled
-        if settled > self._last_seq:
+            self._last_seq = self._settled_seq = settled
+        if not self._settled_seq <= settled <= self._last_seq:
             return False
+        self._greeted = True
         self._continue_behind(settled)
         return True
+
+    def is_ahead(self, settled: int) -> bool:
+        """Whether a seq is one that was never given: by somebody else who uses the producer, if not in another log."""
+        return self._last_seq is not None and settled > self._last_seq
+
+    def begin_anew(self) -> None:
+        """Another producer publishes what is not settled, from seq 1; what was in doubt may be stored twice by that."""
+        self.lost()
+        self._last_seq = None
+        for publish in self._sent:
+            publish.seq = 0
+        self._unsent.extendleft(reversed(self._sent))
+        self._sent.clear()
 
     def _continue_behind(self, settled: int) -> None:
         """Close the hole, if there is one, between what the server has settled and what is sent next.
 
-        There is one where a refusal did not use up its seq, and where the server has forgotten the producer.
+        There is one where a refusal did not use up its seq.
         """
         assert self._last_seq is not None
         next_seq = self._sent[0].seq if self._sent else self._last_seq + 1
@@ -185,6 +200,7 @@ class Publishes:
         """A publish is stored. Raises ProtocolError for an answer to none."""
         publish = self._find(ok.id)
         self._backoff.reset()
+        self._settled_seq = publish.seq
         self._remove(publish)
         publish.settle(ok.offset)
         self._resume_if_all_answered()
@@ -195,6 +211,8 @@ class Publishes:
         if answer.retry:
             self._hold(answer)
         else:
+            if answer.code not in NOT_SETTLING:
+                self._settled_seq = publish.seq
             self._remove(publish)
             publish.settle(0, refusal(answer.code, answer.message, False, details))
         self._resume_if_all_answered()
