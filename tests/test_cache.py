@@ -1,12 +1,12 @@
-"""The cache of encoded runs: what it finds, and that it stays within its bounds of bytes and time."""
+"""The caches of encoded runs and of states: what they find, and that they stay within their bounds."""
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trisync.cache import RunCache
+from trisync.cache import PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
 from trisync.framing import JOIN, Framing
-from trisync.log import Run
+from trisync.log import Extent, Run, StatePage
 
 TTL_S = 10.0
 
@@ -163,3 +163,43 @@ def test_whatever_happens_the_bounds_hold_and_what_is_found_is_right(
         indexed = sum(len(starts) for starts in cache._starts.values())
         assert indexed == len(cache)
         assert all(starts == sorted(set(starts)) and starts for starts in cache._starts.values())
+
+
+# Pages of states
+
+
+def page_of(size: int, head: int) -> StatePage:
+    return StatePage(b"x" * size, last="", more=False, extent=Extent(head, 0))
+
+
+def test_a_page_of_a_state_is_found_while_it_is_new_enough() -> None:
+    clock = Clock()
+    cache = StatePageCache(10_000, 5_000, TTL_S, clock)
+    page = page_of(10, head=7)
+    cache.add("doc", "k", page)
+    assert cache.find("doc", "k", 7) is page
+    assert cache.find("doc", "k", 8) is None
+    assert cache.find("doc", "", 0) is cache.find("other", "k", 0) is None
+    newer = page_of(10, head=8)
+    cache.add("doc", "k", newer)
+    assert cache.find("doc", "k", 8) is newer
+    clock.now += TTL_S + 1
+    assert cache.find("doc", "k", 0) is None
+
+
+def test_a_page_of_a_state_that_is_too_large_is_not_kept_and_drives_no_other_out() -> None:
+    for bytes_max, page_bytes_max in ((10_000, 5_000), (5_000, 10_000)):
+        cache = StatePageCache(bytes_max, page_bytes_max, TTL_S, Clock())
+        cache.add("doc", "a", page_of(10, head=1))
+        cache.add("doc", "b", page_of(5_001 - PAGE_OVERHEAD_BYTES, head=1))
+        assert cache.find("doc", "b", 0) is None
+        assert cache.find("doc", "a", 0) is not None
+
+
+def test_a_state_that_was_emptied_is_forgotten_and_no_other() -> None:
+    cache = StatePageCache(10_000, 5_000, TTL_S, Clock())
+    for channel, after in (("doc", ""), ("doc", "k"), ("other", "")):
+        cache.add(channel, after, page_of(10, head=1))
+    cache.forget("doc")
+    assert cache.find("doc", "", 0) is cache.find("doc", "k", 0) is None
+    assert cache.find("other", "", 0) is not None

@@ -10,9 +10,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping
 
 import trio
-from cachetools import TTLCache
 
-from trisync.cache import RunCache
+from trisync.cache import RunCache, StatePageCache
 from trisync.channels import Channel
 from trisync.errors import WireError
 from trisync.fair_queue import FairQueue
@@ -46,10 +45,6 @@ STATE_CACHE_SHARE = 4
 """The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
 
 
-def _page_size(page: StatePage) -> int:
-    return len(page.entries) + 500
-
-
 class _Errand:
     """What is to be done between two batches, and how it ended."""
 
@@ -80,11 +75,8 @@ class Broker:
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
         self._reading: dict[tuple[str, int], trio.Event] = {}
-        self._state_pages: TTLCache[tuple[str, str], StatePage] = TTLCache(
-            settings.cache_bytes_max // STATE_CACHE_SHARE,
-            settings.cache_ttl_s,
-            timer,
-            getsizeof=_page_size,
+        self._state_pages = StatePageCache(
+            settings.cache_bytes_max // STATE_CACHE_SHARE, 2 * PAGE_BYTES_MAX, settings.cache_ttl_s, timer
         )
         self.stored: Callable[[list[Run]], None] = lambda runs: None
         """Called with what each batch stored, behind its fan-out; must not block or raise."""
@@ -325,17 +317,15 @@ class Broker:
 
         Readers at the same place share it while it is new enough. Raises LogUnavailable.
         """
-        key = (channel.name, after)
-        page: StatePage | None = self._state_pages.get(key)
-        if page is not None and page.extent.head >= at_least:
+        page = self._state_pages.find(channel.name, after, at_least)
+        if page is not None:
             return page
         era = channel.era
         bytes_max = min(PAGE_BYTES_MAX, self._settings.message_bytes_max)
         page = await self._log.state(channel.name, after, STATE_LIMIT, bytes_max)
         # Who left a channel meanwhile is not told that it was emptied.
-        is_of_now = era == channel.era and self._channels.get(channel.name) is channel
-        if is_of_now and _page_size(page) <= min(self._state_pages.maxsize, 2 * PAGE_BYTES_MAX):
-            self._state_pages[key] = page
+        if era == channel.era and self._channels.get(channel.name) is channel:
+            self._state_pages.add(channel.name, after, page)
         return page
 
     # Asking
@@ -368,8 +358,7 @@ class Broker:
         async def work() -> None:
             extent = await self._log.clear(name)
             extents.append(extent)
-            for key in [key for key in self._state_pages if key[0] == name]:
-                self._state_pages.pop(key, None)
+            self._state_pages.forget(name)
             channel = self._channels.get(name)
             if channel is not None and extent.head:
                 channel.empty(extent)

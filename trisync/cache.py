@@ -1,4 +1,4 @@
-"""The in-process TTL cache of encoded runs: the recent tail of active channels.
+"""The in-process TTL caches: encoded runs, the recent tail of active channels; and pages of their states.
 
 A client that comes back, or reads slowly, is served from here instead of the disk, and shares one encoded
 object with everybody else who is at the same place. Bounded in bytes and in time; nothing depends on a hit.
@@ -9,7 +9,10 @@ from collections.abc import Callable
 
 from cachetools import TTLCache
 
-from trisync.log import Run
+from trisync.log import Run, StatePage
+
+PAGE_OVERHEAD_BYTES = 500
+"""What a cached page of a state holds beside its text."""
 
 _Key = tuple[str, int]
 
@@ -85,3 +88,30 @@ class RunCache:
             del starts[place]
             if not starts:
                 del self._starts[channel]
+
+
+class StatePageCache:
+    """Pages of channels' states, by channel and the key that they begin behind."""
+
+    def __init__(self, bytes_max: int, page_bytes_max: int, ttl_s: float, timer: Callable[[], float]) -> None:
+        self._page_bytes_max = min(bytes_max, page_bytes_max)
+        self._pages: TTLCache[tuple[str, str], StatePage] = TTLCache(bytes_max, ttl_s, timer, getsizeof=_page_size)
+
+    def add(self, channel: str, after: str, page: StatePage) -> None:
+        """Keep a page in place of an earlier one, if it is not too large for that."""
+        if _page_size(page) <= self._page_bytes_max:
+            self._pages[channel, after] = page
+
+    def find(self, channel: str, after: str, at_least: int) -> StatePage | None:
+        """A page as of when the head was at offset `at_least` or later, or None."""
+        page: StatePage | None = self._pages.get((channel, after))
+        return page if page is not None and page.extent.head >= at_least else None
+
+    def forget(self, channel: str) -> None:
+        """Keep nothing of a channel: it was emptied."""
+        for key in [key for key in self._pages if key[0] == channel]:
+            self._pages.pop(key, None)
+
+
+def _page_size(page: StatePage) -> int:
+    return len(page.entries) + PAGE_OVERHEAD_BYTES
