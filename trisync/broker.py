@@ -7,7 +7,7 @@ the log's thread, the next one gathers; load makes batches grow by themselves.
 import logging
 import secrets
 from collections import deque
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
 
@@ -70,7 +70,7 @@ class Broker:
         self._channels: dict[str, Channel] = {}
         self._queue = FairQueue()
         self._arrived = trio.Event()
-        self._storing = False  # from when a batch goes to the log until all of it is answered
+        self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
@@ -219,7 +219,7 @@ class Broker:
 
     async def _commit(self, batch: list[Submission]) -> None:
         runs: list[Run] = []
-        self._storing = True
+        self._storing = batch
         if any(submission.durable for submission in batch):
             try:
                 runs = await self._log.append(batch)
@@ -235,7 +235,7 @@ class Broker:
                 submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
         for submission in batch:
             submission.settle(submission)
-        self._storing = False
+        self._storing = ()
         for run in runs:
             self._cache.add(run)
             channel = self._channels.get(run.channel)
@@ -268,7 +268,7 @@ class Broker:
                 async with channel.loading:
                     if channel.loading is not None:
                         extent = await self._log.extent(name)
-                        if self._storing:  # in the log, it may be seen before its publishers have their answers
+                        if self._is_being_stored(name):
                             await self._batch_settled.wait()
                         channel.learn(extent)
                         channel.loading = None
@@ -276,6 +276,11 @@ class Broker:
                 self.leave(channel)
                 raise
         return channel
+
+    def _is_being_stored(self, name: str) -> bool:
+        """Whether the log may show messages of a channel whose publishers have no answers yet."""
+        items = (item for submission in self._storing for item in submission.items)
+        return any(type(item) is Publish and item.channel == name for item in items)
 
     def leave(self, channel: Channel) -> None:
         """Undo one enter()."""
