@@ -40,7 +40,6 @@ PAGE_COUNT_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024
 """Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
 
-
 STATE_CACHE_SHARE = 4
 """The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
 

@@ -20,7 +20,6 @@ _INT = struct.Struct("i")
 UNSENT_BYTES = 16 * 1024
 """What the kernel takes of us beside the bytes under way: what it has of a slow reader's cannot be let go of again."""
 
-
 _PASSING = {
     *(errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT),
     *(errno.ENETDOWN, errno.ENETUNREACH, errno.EHOSTDOWN, errno.EHOSTUNREACH, errno.ENONET, errno.ENOSR),

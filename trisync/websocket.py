@@ -20,6 +20,7 @@ from trisync.wsframes import PING_FRAME, Close, FrameReader, close_frame
 
 SWEEPS_PER_DEADLINE = 4
 """How often within the shorter of `ping_s` and `pong_s` the silent clients are looked for."""
+
 _NORMAL, _GOING_AWAY, _POLICY, _INTERNAL = 1000, 1001, 1008, 1011  # RFC 6455, section 7.4.1
 
 
