@@ -12,6 +12,7 @@ from trisync.channels import Outlet
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.framing import JOIN, Framing
 from trisync.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
+from trisync.outbox import Outbox
 from trisync.protocol import Publish, encode_text
 
 
@@ -184,11 +185,23 @@ class MemoryLog(Log):
         await trio.lowlevel.checkpoint()
 
 
+class OutletsOutbox(Outbox):
+    """An outlet's, with the outlet's own opinion of what is taken."""
+
+    def __init__(self, outlet: "CollectingOutlet") -> None:
+        self.send = lambda data: 0
+        self._outlet = outlet
+
+    def offer(self, data: bytes) -> bool:
+        return self._outlet.offer(data)
+
+
 class CollectingOutlet(Outlet):
     """An outlet that keeps what it takes; with `slow`, it takes nothing until room() is opened."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
         self.framing = Framing.LINES
+        self.outbox = OutletsOutbox(self)
         self.taken: list[bytes] = []
         self.slow = False
         self.opened = trio.Event()

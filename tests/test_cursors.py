@@ -11,6 +11,7 @@ from tests.fakes import CollectingOutlet, publishes
 from tests.test_broker import World, a_world, offsets
 from trisync import channels
 from trisync.errors import WireError
+from trisync.framing import Framing
 from trisync.protocol import Subscribe
 
 
@@ -185,7 +186,7 @@ async def test_who_reads_the_log_sees_nothing_before_its_publisher_is_answered()
         assert offsets(reader) == list(range(1, 11))
 
 
-async def test_who_comes_or_goes_between_two_slices_of_a_fan_out_gets_each_message_once(
+async def test_who_comes_or_goes_or_changes_between_two_slices_of_a_fan_out_gets_each_message_once(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(channels, "YIELD_EVERY", 1)
@@ -198,6 +199,9 @@ async def test_who_comes_or_goes_between_two_slices_of_a_fan_out_gets_each_messa
                 await trio.lowlevel.checkpoint()
             subscribed[-1][1].close(may_return=False)
             await subscribed[-2][1].subscribe(Subscribe(id=1, channel="lobby", since=0))
+            for framing in (Framing.FRAMES, Framing.LINES):
+                subscribed[-3][0].framing = framing
+                subscribed[-3][1].reframe()
             late.append((await world.subscriber(since=0))[0])
 
         world.nursery.start_soon(meddle)
@@ -206,6 +210,29 @@ async def test_who_comes_or_goes_between_two_slices_of_a_fan_out_gets_each_messa
         assert offsets(subscribed[-1][0]) == []
         for outlet in [late[0], *(outlet for outlet, _ in subscribed[:-1])]:
             assert offsets(outlet) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_who_enters_a_channel_between_its_answers_and_its_fan_out_is_not_told_again_what_the_log_told(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "YIELD_EVERY", 1)
+    async with a_world() as world:
+        crowd = [await world.subscriber("crowded") for _ in range(50)]
+        late: list[CollectingOutlet] = []
+
+        async def enter() -> None:
+            while not crowd[0][0].taken[1:]:
+                await trio.lowlevel.checkpoint()
+            late.append((await world.subscriber("quiet", since=0))[0])
+            assert not crowd[-1][0].taken[1:], "the fan-out to the crowd was to be under way"
+
+        world.nursery.start_soon(enter)
+        batch = publishes(1, "crowded")
+        batch.add(publishes(1, "quiet").items[0], 20)
+        world.broker.submit(batch)
+        await wait_all_tasks_blocked()
+        await publish(world, 1, "quiet")
+        assert offsets(late[0]) == [1, 2]
 
 
 @pytest.mark.parametrize("seed", range(30))

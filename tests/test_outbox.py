@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MemorySendStream, memory_stream_pair, wait_all_tasks_blocked
 
-from trisync.outbox import WRITE_BYTES, DirectStream, Outbox
+from trisync.outbox import WRITE_BYTES, DirectStream, Outbox, offer_to_all
 
 MARK = 100
 
@@ -179,6 +179,35 @@ async def test_an_offer_is_refused_past_the_mark_and_a_reply_is_not() -> None:
         await world.outbox.flush()
         assert bytes(stream.taken) == b"x" * MARK + b"y" + b"reply"
         assert world.outbox.offer(b"again")
+
+
+async def test_what_is_offered_to_all_each_takes_as_it_can() -> None:
+    rooms = {"all": 1000, "a part": 4, "none": 0, "past its mark": 0, "closed": 0, "dead": 0}
+    streams = {name: FakeStream(room) for name, room in rooms.items()}
+    async with trio.open_nursery() as nursery:
+        worlds = {name: World(stream, nursery) for name, stream in streams.items()}
+        worlds["past its mark"].outbox.write(b"x" * (MARK + 1))
+        worlds["closed"].outbox.close()
+        streams["dead"].die()
+        refused = offer_to_all([world.outbox for world in worlds.values()], b"to you all")
+        assert refused == {worlds["past its mark"].outbox}
+        assert offer_to_all([worlds["a part"].outbox, worlds["none"].outbox], b", again") == set()
+        assert bytes(streams["a part"].taken) == b"to y", "what waits goes first"
+        for name in ("a part", "none", "past its mark", "closed"):
+            streams[name].take(1000)
+        for world in worlds.values():
+            await world.outbox.flush()
+        assert {name: bytes(stream.taken) for name, stream in streams.items()} == {
+            "all": b"to you all",
+            "a part": b"to you all, again",
+            "none": b"to you all, again",
+            "past its mark": b"x" * (MARK + 1),
+            "closed": b"",
+            "dead": b"",
+        }
+        assert [name for name, world in worlds.items() if world.breaks] == ["dead"]
+        assert offer_to_all([worlds["a part"].outbox], b"!") == set()
+        assert (bytes(streams["a part"].taken)[-1:], worlds["a part"].tasks) == (b"!", 1), "sent at once, as before"
 
 
 async def test_room_is_when_half_of_the_backlog_is_gone_and_flush_when_all_is() -> None:

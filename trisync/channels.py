@@ -5,30 +5,32 @@ behind it, cursors.py brings it back. A channel is here while somebody is subscr
 """
 
 from collections.abc import Awaitable, Callable
+from itertools import islice
 from typing import Protocol
 
 import trio
 
 from trisync.framing import JOIN, Framing
 from trisync.log import Extent, Run
+from trisync.outbox import Outbox, offer_to_all
 
 YIELD_EVERY = 1000
 """Subscribers written to before others get a turn: 5 to 20 ms of fan-out."""
 
 LEFT = -1
-"""The cursor of a subscription that has ended: no run continues it."""
+"""The cursor of a subscription that has ended."""
 
 
 class Outlet(Protocol):
     """A connection, as far as the broker knows one: something with an outbox and a framing."""
 
     framing: Framing | None
+    outbox: Outbox
 
-    @property
-    def offer(self) -> Callable[[bytes], bool]:
-        """Sends or queues framed bytes; False, and nothing taken, while the backlog is past its mark.
+    def offer(self, data: bytes) -> bool:
+        """Send or queue framed bytes; False, and nothing taken, while the backlog is past its mark.
 
-        Never blocks, never raises. Fan-out keeps and calls it directly, millions of times a second.
+        Never blocks, never raises.
         """
 
     def reply(self, payload: bytes) -> None:
@@ -51,7 +53,6 @@ class Subscription:
         "era",
         "fell_behind",
         "framing",
-        "offer",
         "outlet",
         "pages_after",
         "with_state",
@@ -68,11 +69,13 @@ class Subscription:
     ) -> None:
         self.channel = channel
         self.outlet = outlet
-        self.offer = outlet.offer
         self.begun_at = channel.head
         """The head that the client was told: pages of the state are not older, wherever the cursor begins."""
         self.cursor = cursor
-        """The offset up to which everything has been written to the connection, or LEFT."""
+        """The offset up to which everything has been written to the connection, or LEFT.
+
+        While it is live, its channel knows that instead, and this is where it was before.
+        """
         self.framing: Framing | None = None
         """The framing under which it is live, None while it is not."""
         self.with_state = with_state
@@ -87,7 +90,7 @@ class Subscription:
 class Channel:
     """A channel with subscribers. Its head is the newest offset that was fanned out."""
 
-    __slots__ = ("emptied_from", "era", "head", "live", "loading", "members", "name", "trimmed")
+    __slots__ = ("_late", "_late_from", "emptied_from", "era", "head", "live", "loading", "members", "name", "trimmed")
 
     def __init__(self, name: str) -> None:
         self.name = name
@@ -101,7 +104,10 @@ class Channel:
         """Subscriptions, live or not, and those about to be: the channel stays in memory for them."""
         self.loading: trio.Lock | None = trio.Lock()
         """Held by who asks the log for the extent; None once that is known."""
-        self.live: dict[Framing, dict[Subscription, None]] = {}
+        self.live: dict[Framing, dict[Subscription, Outbox]] = {}
+        """Who gets each run as it is committed, and where to: all have got everything up to the head, but for:"""
+        self._late: dict[Framing, dict[Subscription, Outbox]] = {}  # those whose slice of a fan-out is to come
+        self._late_from = 0  # and who have got everything up to here
 
     def learn(self, extent: Extent) -> None:
         """Take over what the log says. A run that was fanned out meanwhile may have moved the head further."""
@@ -120,52 +126,55 @@ class Channel:
     def join_live(self, subscription: Subscription) -> None:
         """Make live a subscription whose cursor is at the head; in the same synchronous step as seeing that."""
         assert subscription.cursor == self.head
-        framing = subscription.outlet.framing
-        assert framing is not None
-        subscription.framing = framing
-        self.live.setdefault(framing, {})[subscription] = None
+        outlet = subscription.outlet
+        assert outlet.framing is not None
+        subscription.framing = outlet.framing
+        self.live.setdefault(outlet.framing, {})[subscription] = outlet.outbox
 
     def leave_live(self, subscription: Subscription) -> None:
-        """Make a subscription not live; it need not have been."""
-        if subscription.framing is None:
+        """Make a subscription not live, with its cursor where it is; it need not have been."""
+        framing = subscription.framing
+        if framing is None:
             return
-        same = self.live[subscription.framing]
-        del same[subscription]
-        if not same:
-            del self.live[subscription.framing]
         subscription.framing = None
+        subscription.cursor = self.head
+        if self._late.get(framing, {}).pop(subscription, None):
+            subscription.cursor = self._late_from
+        del self.live[framing][subscription]
+        if not self.live[framing]:
+            del self.live[framing]
 
     async def fan_out(self, run: Run) -> None:
         """Write a committed run to everybody who is live. Runs must come in order, one at a time.
 
         A checkpoint is executed only between slices of YIELD_EVERY subscribers. Who becomes live meanwhile has
-        this run already, and who leaves has a cursor that no run continues: neither is written to.
+        this run already and is not written to; nor is anybody, where the log was asked for the head and had the run.
         """
-        self.head = run.last
+        if run.last <= self.head:
+            return
+        self.head, self._late_from = run.last, run.after
+        self._late = {framing: live.copy() for framing, live in self.live.items() if len(live) > YIELD_EVERY}
         for framing, live in list(self.live.items()):
-            data = run.encoded(framing)
-            subscriptions = list(live)
-            for start in range(0, len(subscriptions), YIELD_EVERY):
-                if start:
+            if framing not in self._late:
+                self._write(run, framing, live)
+        for framing, late in self._late.items():
+            while late:
+                turn = dict(islice(late.items(), YIELD_EVERY))
+                for subscription in turn:
+                    del late[subscription]
+                self._write(run, framing, turn)
+                if late:
                     await trio.lowlevel.checkpoint()
-                self._write(run, data, subscriptions[start : start + YIELD_EVERY])
 
-    def _write(self, run: Run, data: bytes, subscriptions: list[Subscription]) -> None:
-        before, last = run.after, run.last
-        behind = []
-        for subscription in subscriptions:
-            if subscription.cursor == before:
-                if subscription.offer(data):
-                    subscription.cursor = last
-                else:
-                    behind.append(subscription)
-        for subscription in behind:
-            self.leave_live(subscription)
-            subscription.fell_behind(subscription)
+    def _write(self, run: Run, framing: Framing, live: dict[Subscription, Outbox]) -> None:
+        refused = offer_to_all(live.values(), run.encoded(framing))
+        if refused:
+            for subscription in [subscription for subscription, outbox in live.items() if outbox in refused]:
+                self.leave_live(subscription)
+                subscription.cursor = run.after
+                subscription.fell_behind(subscription)
 
     def flash(self, payload: bytes) -> None:
         """Offer a message that is not stored to everybody who is live; to a slow reader it is lost."""
         for framing, live in self.live.items():
-            data = JOIN[framing]([payload])
-            for subscription in list(live):
-                subscription.offer(data)
+            offer_to_all(live.values(), JOIN[framing]([payload]))

@@ -153,10 +153,9 @@ class Connection:
 
     # Sending
 
-    @property
-    def offer(self) -> Callable[[bytes], bool]:
-        """Takes data to send unless the backlog is past its mark; says whether it did."""
-        return self.outbox.offer
+    def offer(self, data: bytes) -> bool:
+        """Take data to send unless the backlog is past its mark; whether it was taken."""
+        return self.outbox.offer(data)
 
     def reply(self, payload: bytes) -> None:
         if self.render is not None:

@@ -101,8 +101,12 @@ class Subscriptions:
         """The outlet's framing has changed: what is live goes on under the new one."""
         for subscription in self._by_channel.values():
             if subscription.framing is not None:
-                subscription.channel.leave_live(subscription)
-                subscription.channel.join_live(subscription)
+                channel = subscription.channel
+                channel.leave_live(subscription)
+                if subscription.cursor == channel.head:
+                    channel.join_live(subscription)
+                else:  # in the middle of a fan-out
+                    self._fell_behind(subscription)
 
     def close(self, *, may_return: bool) -> None:
         """End all subscriptions; `may_return` where the member is one that another connection may be again."""
@@ -116,9 +120,9 @@ class Subscriptions:
         self._broker.presence.leave(channel, self.member, at_once=at_once)
 
     def _end(self, subscription: Subscription) -> None:
-        subscription.cursor = LEFT
         self._behind.pop(subscription, None)
         subscription.channel.leave_live(subscription)
+        subscription.cursor = LEFT
         self._broker.leave(subscription.channel)
 
     def _fell_behind(self, subscription: Subscription) -> None:

@@ -6,7 +6,7 @@ All writing to a stream goes through its outbox: one writer a stream. Streams th
 
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Protocol
 
 import trio
@@ -21,11 +21,13 @@ class DirectStream(trio.abc.HalfCloseableStream):
 
     __slots__ = ()
 
+    @property
     @abstractmethod
-    def try_send(self, data: bytes | memoryview) -> int:
-        """Send now what fits, and return how many bytes that was.
+    def try_send(self) -> Callable[[bytes | memoryview], int]:
+        """Sends now what fits, and returns how many bytes that was.
 
-        As socket.send(): raises BlockingIOError when nothing fits, and another OSError when nothing ever will.
+        As socket.send(): raises BlockingIOError when nothing fits, and another OSError when nothing ever will. An
+        outbox keeps and calls it, millions of times a second.
         """
 
     @property
@@ -83,19 +85,14 @@ WRITE_BYTES = 256 * 1024
 """Small pieces of the backlog are joined up to about this size for one send()."""
 
 
+def _send_nothing(data: bytes | memoryview) -> int:
+    return 0
+
+
 class Outbox:
     """The sending side of one stream."""
 
-    __slots__ = (
-        "_backlog_max",
-        "_closed",
-        "_drained",
-        "_owner",
-        "_queue",
-        "_stream",
-        "_try_send",
-        "backlog",
-    )
+    __slots__ = ("_backlog_max", "_closed", "_drained", "_owner", "_queue", "_stream", "backlog", "send")
 
     def __init__(
         self,
@@ -104,7 +101,6 @@ class Outbox:
         owner: Owner,
     ) -> None:
         self._stream = stream
-        self._try_send = stream.try_send if isinstance(stream, DirectStream) else None
         self._backlog_max = backlog_max
         self._owner = owner
         self._queue: deque[bytes | memoryview] | None = None  # made when first needed: most never have one
@@ -112,6 +108,11 @@ class Outbox:
         self._closed = False
         self.backlog = 0
         """Bytes taken but not yet sent."""
+        self.send = self._direct()
+        """DirectStream.try_send() while nothing waits before it; otherwise it sends nothing."""
+
+    def _direct(self) -> Callable[[bytes | memoryview], int]:
+        return self._stream.try_send if isinstance(self._stream, DirectStream) else _send_nothing
 
     @property
     def over(self) -> bool:
@@ -130,37 +131,32 @@ class Outbox:
 
     def write(self, data: bytes) -> None:
         """Take data to send, whatever the backlog. Never blocks or raises; on a dead stream it is dropped."""
+        try:
+            sent = self.send(data)
+        except BlockingIOError:
+            sent = 0
+        except OSError:
+            self._break()
+            return
+        if sent != len(data):
+            self.keep(memoryview(data)[sent:])
+
+    def keep(self, rest: bytes | memoryview) -> None:
+        """Queue what send() did not take, behind what waits already."""
         if self._closed:
             return
-        if self.backlog:
-            assert self._queue is not None
-            self._queue.append(data)
-            self.backlog += len(data)
-            return
-        sent = 0
-        if self._try_send is not None:
-            try:
-                sent = self._try_send(data)
-            except BlockingIOError:
-                pass
-            except OSError:
-                self._break()
-                return
-            if sent == len(data):
-                return
-        self._queue_rest(memoryview(data)[sent:])
-
-    def _queue_rest(self, rest: memoryview) -> None:
-        if rest:
-            if self._queue is None:
-                self._queue = deque()
-            self._queue.append(rest)
-            self.backlog = len(rest)
+        if self._queue is None:
+            self._queue = deque()
+        self._queue.append(rest)
+        if not self.backlog:
+            self.send = _send_nothing
             self._owner.start_soon(self._write_backlog)
+        self.backlog += len(rest)
 
     def close(self) -> None:
         """Take nothing more; what was taken is still sent."""
         self._closed = True
+        self.send = _send_nothing
 
     def discard(self) -> None:
         """Take nothing more, and forget what was not sent and whose this is.
@@ -168,7 +164,7 @@ class Outbox:
         An owner and its outbox know each other: left so, both and the backlog would stay until the garbage collector
         comes, which may be long.
         """
-        self._closed = True
+        self.close()
         self.backlog = 0
         self._queue = None
         self._owner = _NOBODY
@@ -209,8 +205,32 @@ class Outbox:
             # Counted as backlog until here, so that write() keeps the order by queueing behind it.
             self.backlog -= size
             self._wake()
+        if not self._closed:
+            self.send = self._direct()
 
     def _break(self) -> None:
         owner = self._owner
         self.discard()
         owner.broke()
+
+
+def offer_to_all(outboxes: Iterable[Outbox], data: bytes) -> set[Outbox]:
+    """Outbox.offer() of the same data to many; returns those that did not take it.
+
+    One send() each, and little memory touched beside it: once the system has sent to hundreds of sockets, nothing is
+    left in the processor's caches. Each object on the way to a socket then costs 0.2 of some 6 µs (measured).
+    """
+    size = len(data)
+    refused = set()
+    for outbox in outboxes:
+        try:
+            sent = outbox.send(data)
+        except OSError:
+            sent = 0
+        if sent == size:
+            continue
+        if sent:
+            outbox.keep(memoryview(data)[sent:])
+        elif not outbox.offer(data):
+            refused.add(outbox)
+    return refused

@@ -132,8 +132,9 @@ class SocketStream(DirectStream):
             return 0
         return int(_INT.unpack(fcntl.ioctl(self._sock, termios.TIOCOUTQ, bytes(_INT.size)))[0])
 
-    def try_send(self, data: bytes | memoryview) -> int:
-        return self._sock.send(data)
+    @property
+    def try_send(self) -> Callable[[bytes | memoryview], int]:
+        return self._sock.send
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
         with memoryview(data) as rest:

@@ -19,6 +19,7 @@ from trisync.connection import Connection
 from trisync.cursors import Subscriptions
 from trisync.deciding import Batch, Head, Producer
 from trisync.errors import WireError
+from trisync.framing import Framing
 from trisync.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.outbox import Outbox
 from trisync.presence import Presence
@@ -130,7 +131,7 @@ def shown_before_the_commit(garden: Garden) -> None:
             if head.lines and channel is not None:
                 run = Run(head.name, head.after, head.offset, "".join(head.lines).encode())
                 for framing, live in list(channel.live.items()):
-                    channel._write(run, run.encoded(framing), list(live))
+                    channel._write(run, framing, live)
 
     garden.replace(Broker, "__init__", __init__)
     store = garden.replace(Writer, "_store", _store)
@@ -310,18 +311,16 @@ def a_retry_gets_another_verdict(garden: Garden) -> None:
 
 @plant(breaks=SKIPPED_OR_TWICE)
 def a_slow_reader_loses_what_it_does_not_take(garden: Garden) -> None:
-    def _write(self: Channel, run: Run, data: bytes, subscriptions: list[Subscription]) -> None:
-        for subscription in subscriptions:
-            if subscription.cursor == run.after:
-                subscription.offer(data)
-                subscription.cursor = run.last
+    def _write(self: Channel, run: Run, framing: Framing, live: dict[Subscription, Outbox]) -> None:
+        for outbox in live.values():
+            outbox.offer(run.encoded(framing))
 
     garden.replace(Channel, "_write", _write)
 
 
 @plant(breaks="JSON is malformed|a frame of length|a frame that begins with")
 def what_a_socket_does_not_take_is_lost(garden: Garden) -> None:
-    garden.replace(Outbox, "_queue_rest", lambda self, rest: None)
+    garden.replace(Outbox, "keep", lambda self, rest: None)
 
 
 @plant(breaks="not everybody could reach the head")
