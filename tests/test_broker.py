@@ -79,6 +79,27 @@ async def test_what_arrives_during_a_commit_is_committed_together() -> None:
         assert world.log.batches == [1, 9]
 
 
+async def test_those_who_publish_as_soon_as_they_are_answered_come_to_be_one_crowd() -> None:
+    async with a_world() as world:
+
+        async def publish_again() -> None:
+            await trio.lowlevel.checkpoint()  # as long as it takes to read a socket
+            if len(world.log.batches) < 5:
+                world.broker.submit(publishes(1, settle=answered))
+
+        def answered(submission: Submission) -> None:
+            world.nursery.start_soon(publish_again)
+
+        world.log.gate = trio.Event()
+        for count in (1, 2):
+            for _ in range(count):
+                world.broker.submit(publishes(1, settle=answered))
+            await wait_all_tasks_blocked()
+        world.log.gate.set()
+        await wait_all_tasks_blocked()
+        assert world.log.batches == [1, 3, 3, 3, 3]
+
+
 async def test_a_batch_is_bounded_in_messages_and_bytes() -> None:
     flow = Flow()
     async with a_world(batch_messages_max=5) as world:

@@ -83,6 +83,37 @@ async def test_sockets_that_are_ready_together_share_what_one_sweep_reads() -> N
         assert shares == [SWEEP_BYTES // 2, SWEEP_BYTES // 2, SWEEP_BYTES]
 
 
+async def test_who_can_be_read_by_the_end_of_a_sweep_is_told_in_it_and_nobody_twice() -> None:
+    with closing(Poller()) as poller, ExitStack() as stack:
+        pairs = [[stack.enter_context(end) for end in socket.socketpair()] for _ in range(3)]
+        told: list[int] = []
+        told_at_turns: list[int] = []
+
+        def watch(place: int) -> None:
+            def ready(bytes_max: int) -> None:
+                told.append(place)
+                if place < 2:
+                    pairs[place + 1][1].send(b"x")
+                if len(told) >= 3:
+                    pairs[place][0].recv(bytes_max)
+
+            poller.watch(pairs[place][0].fileno(), ready)
+
+        for place in range(3):
+            watch(place)
+        pairs[0][1].send(b"x")
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(poller.run)
+            with trio.fail_after(10):
+                while len(told) < 5:
+                    told_at_turns.append(len(told))
+                    await trio.lowlevel.checkpoint()
+            nursery.cancel_scope.cancel()
+        assert told[:3] == [0, 1, 2]
+        assert set(told_at_turns) <= {0, 3, 4}, "others had no turn between the three"
+        assert 3 in told_at_turns, "two were not read to the end, and not told again at once"
+
+
 async def ends(work: Callable[[], Awaitable[None]]) -> None:
     with trio.fail_after(10):
         await work()

@@ -171,6 +171,8 @@ class Broker:
                     await self._commit(self._take_batch())
                     self._batch_settled.set()
                     self._batch_settled = trio.Event()
+                    if self._queue:
+                        await self._let_others_publish()
                 if self._errands:
                     await self._run_errand(self._errands.popleft())
                 try:
@@ -181,6 +183,15 @@ class Broker:
                 else:
                     self._note("maintenance fails", None)
             self._arrived = trio.Event()
+
+    async def _let_others_publish(self) -> None:
+        """Have in the next batch what can be read by now.
+
+        Otherwise those who publish again as soon as they are answered would go on as two crowds, taking turns in
+        batches of half the size.
+        """
+        for _ in range(2):  # in one turn of the loop, Trio runs its tasks in either order
+            await trio.lowlevel.checkpoint()
 
     async def between_batches(self, work: Callable[[], Awaitable[None]]) -> None:
         """Run something when no batch is under way. Raises LogUnavailable, if that does.
