@@ -12,7 +12,7 @@ FLOORS: list[set[str]] = [
         *("version", "http_answers", "http_routes", "event_stream", "tokens"),
     },
     {
-        *("log", "fair_queue", "deciding", "cache", "sqlite_schema", "sqlite_writer", "sqlite_reading"),
+        *("log", "fair_queue", "deciding", "cache", "sqlite_schema", "sqlite_files", "sqlite_writer", "sqlite_reading"),
         *("writer_thread", "sqlite_log", "sqlite_backup"),
     },
     {"outbox", "channels", "presence", "broker", "retention", "cursors"},

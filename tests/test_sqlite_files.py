@@ -1,6 +1,9 @@
 """The log on SQLite: its folder and its files, who may have them, and who else may read them."""
 
+import errno
+import itertools
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +14,7 @@ import sqlite_utils
 from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
 from trisync.log import LogRefused, LogUnavailable
 from trisync.settings import Settings
+from trisync.sqlite_files import WAL_AHEAD_BYTES
 from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, SqliteLog
 from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
 
@@ -148,6 +152,59 @@ async def test_many_small_commits_are_checkpointed_too(tmp_path: Path) -> None:
         await put(log, publish())
         await log.maintain()
         assert (tmp_path / FILE_NAME).read_bytes() != at_first
+
+
+async def test_the_wal_is_made_longer_ahead_of_the_commits_and_a_crash_finds_them_all(tmp_path: Path) -> None:
+    async with opened(tmp_path / "log") as log:
+        wal = tmp_path / "log" / f"{FILE_NAME}-wal"
+        sizes: list[int] = []
+        for _ in range(12):
+            await put(log, publish("x" * (WAL_AHEAD_BYTES // 4)))
+            await log.maintain()
+            sizes.append(wal.stat().st_size)
+        grown = [later - earlier for earlier, later in itertools.pairwise(sizes)]
+        assert grown.count(0) > 4, "most commits find their place there"
+        # As after a crash, in which the index beside the WAL is worth nothing.
+        shutil.copytree(tmp_path / "log", tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
+        assert (tmp_path / "copy" / wal.name).read_bytes().endswith(bytes(1000))
+    async with opened(tmp_path / "copy") as log:
+        assert len(await data_of(log)) == 12
+
+
+async def test_making_the_wal_longer_never_touches_what_another_program_has_just_committed(tmp_path: Path) -> None:
+    async with opened(tmp_path / "log") as log:
+        await put(log, publish("x" * 2 * WAL_AHEAD_BYTES), publish("y"))
+        other = sqlite3.connect(tmp_path / "log" / FILE_NAME, isolation_level=None)
+        other.execute("PRAGMA wal_autocheckpoint = 0")
+        log._files.require()
+        other.execute("CREATE TABLE notes (note TEXT)")
+        other.execute("INSERT INTO notes VALUES (?)", ("z" * WAL_AHEAD_BYTES,))
+        log._files.make_space()
+        other.execute("INSERT INTO notes VALUES ('after')")
+        shutil.copytree(tmp_path / "log", tmp_path / "copy", ignore=shutil.ignore_patterns("*-shm"))
+        other.close()
+    copy = sqlite3.connect(tmp_path / "copy" / FILE_NAME)
+    assert copy.execute("SELECT length(note) FROM notes").fetchall() == [(WAL_AHEAD_BYTES,), (5,)]
+    copy.close()
+
+
+async def test_where_the_wal_cannot_be_made_longer_nothing_else_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+
+    def write(descriptor: int, data: bytes) -> int:
+        tried.append(len(data))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async with opened(tmp_path) as log:
+        with monkeypatch.context() as full:
+            full.setattr(os, "write", write)
+            for _ in range(8):
+                await put(log, publish("x" * (WAL_AHEAD_BYTES // 4)))
+                await log.maintain()
+        assert tried == [WAL_AHEAD_BYTES], "not at every commit"
+        assert len(await data_of(log)) == 8
 
 
 async def test_readers_cannot_write(tmp_path: Path) -> None:

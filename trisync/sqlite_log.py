@@ -31,11 +31,11 @@ from trisync.log import (
     Submission,
 )
 from trisync.settings import Settings
+from trisync.sqlite_files import LogFiles
 from trisync.sqlite_schema import (
     FILE_NAME,
     Connect,
     close_writer,
-    file_ids,
     lock_folder,
     open_reader,
     open_writer,
@@ -90,8 +90,7 @@ class SqliteLog(Log):
         timer: Callable[[], float],
         now_ms: Callable[[], int],
     ) -> None:
-        self._path = path
-        self._file_ids = file_ids(path)
+        self._files = LogFiles(path)
         self._lock, self._connection, self._idle_readers, self._writer, self.epoch = opened
         self._reading = trio.CapacityLimiter(len(self._idle_readers))
         self._settings = settings
@@ -173,6 +172,8 @@ class SqliteLog(Log):
             # PASSIVE: as far as the readers let it, without waiting for any.
             await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
             self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
+        elif self._files.wal_wants_space:
+            await self._write(self._files.make_space)
         elif self._timer() >= self._forget_at:
             if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
@@ -241,19 +242,15 @@ class SqliteLog(Log):
 
     def _leave(self) -> None:
         try:
-            self._require_place()
+            self._files.require()
             close_writer(self._connection)
         except (LogGone, sqlite3.Error) as error:
             logger.warning("the log was not left cleanly: %s; the next start sees to it", error)
             self._connection.close()
 
-    def _require_place(self) -> None:
-        if file_ids(self._path) != self._file_ids:
-            raise LogGone(f"{self._path} was replaced while it was in use")
-
     async def _write(self, call: Callable[[], T]) -> T:
         def run() -> T:
-            self._require_place()
+            self._files.require()
             try:
                 return call()
             except sqlite3.Error as error:

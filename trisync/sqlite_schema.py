@@ -17,7 +17,7 @@ from typing import Any
 import sqlite_utils
 from sqlite_utils import Migrations
 
-from trisync.log import LogGone, LogRefused
+from trisync.log import LogRefused
 from trisync.tokens import Tokens
 
 Connect = Callable[..., sqlite3.Connection]
@@ -152,23 +152,6 @@ def sync_folder(folder: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-FileIds = tuple[tuple[int, int], ...]
-"""Device and inode of the files that a log is in."""
-
-
-def file_ids(path: Path) -> FileIds:
-    """Which files the log is in now, by their names. Raises LogGone where one is not there.
-
-    A file that was removed or moved while it is open is written to as if nothing had happened, and nobody will find
-    what is in it.
-    """
-    try:
-        found = [os.stat(name) for name in (path, f"{path}-wal")]
-    except FileNotFoundError as error:
-        raise LogGone(f"{error.filename} was removed, or moved, while it was in use") from None
-    return tuple((status.st_dev, status.st_ino) for status in found)
 
 
 def refuse_foreign_file(path: Path) -> None:

@@ -14,8 +14,11 @@ from pathlib import Path
 import apsw
 
 from tests.torture.disk import Create, Delete, Event, Sync, Truncate, Write
+from trisync import sqlite_files
+from trisync.sqlite_files import LogFiles
 
 _NAME = "powercut"
+_WAL_AHEAD_BYTES = 16 * 1024  # little, so that the WAL of a short run is lengthened too, and often
 
 # https://www.sqlite.org/c3ref/vfs.html, as of version 3 of the structure (SQLite 3.7.6, 2011).
 _METHODS = (
@@ -90,12 +93,26 @@ def recording(events: list[Event], *, lying: bool = False) -> Iterator[None]:
     except AttributeError:
         raise RuntimeError("this Python's SQLite is built in: the power cut needs one with a shared library") from None
     recorder = Recorder(events, lying)
+    make_space, ahead_bytes = LogFiles.make_space, sqlite_files.WAL_AHEAD_BYTES
+
+    def recorded_space(self: LogFiles) -> None:  # the one thing that does not go through SQLite
+        before = self.wal.stat().st_size
+        make_space(self)
+        zeros = bytes(self.wal.stat().st_size - before)
+        events.append(Write(self.wal.name, before, zeros))
+        if not lying:
+            events.append(Sync(self.wal.name))
+
     (details,) = (details for details in apsw.vfs_details() if details["zName"] == _NAME)
     vfs = _Vfs(**{name: value.encode() if isinstance(value, str) else value for name, value in details.items()})
     if register(ctypes.byref(vfs), 1):
         raise RuntimeError("SQLite would not have the VFS")
+    LogFiles.make_space = recorded_space  # type: ignore[method-assign]
+    sqlite_files.WAL_AHEAD_BYTES = _WAL_AHEAD_BYTES
     try:
         yield
     finally:
+        LogFiles.make_space = make_space  # type: ignore[method-assign]
+        sqlite_files.WAL_AHEAD_BYTES = ahead_bytes
         unregister(ctypes.byref(vfs))
         recorder.unregister()
