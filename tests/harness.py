@@ -242,3 +242,10 @@ def server_process(folder: Path, *options: str, **ports: int) -> Iterator[Server
     finally:
         server.close()
         server.log.close()
+
+
+async def run_trisync(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[bytes]":
+    """Run a command of trisync's to its end, whatever its status."""
+    command = [sys.executable, "-m", "trisync", *arguments]
+    with trio.fail_after(PATIENCE_S):
+        return await trio.run_process(command, cwd=cwd, capture_stdout=True, capture_stderr=True, check=False)

@@ -3,7 +3,7 @@
 from typing import Any
 
 from tests.harness import Json
-from tests.test_merge_patch import by_the_rfc
+from tests.merge_patches import by_the_rfc
 
 
 class Document:

@@ -1,57 +1,20 @@
 """The broker over a log in memory: group commit, order, back-pressure, and what a failed commit means."""
 
 import json
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
 
 import pytest
 import trio
 from msgspec import Raw
 from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
-from tests.fakes import CollectingOutlet, MemoryLog, publishes
-from trisync.broker import Broker
-from trisync.cursors import Subscriptions
+from tests.broker_world import a_world, offsets
+from tests.fakes import publishes
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Submission, Verdict
-from trisync.protocol import Publish, Subscribe
+from trisync.protocol import Publish
 from trisync.registry import Registry
-from trisync.settings import Settings
 from trisync.tcp import TcpDoor
-
-
-class World:
-    """A broker that runs, over a log in memory."""
-
-    def __init__(self, nursery: trio.Nursery, settings: Settings) -> None:
-        self.nursery = nursery
-        self.log = MemoryLog()
-        self.broker = Broker(self.log, settings, timer=trio.current_time)
-        self.settings = settings
-        self.flow = Flow()
-        """Of one publisher, where it matters that submissions keep their order."""
-
-    async def subscriber(self, channel: str = "lobby", **fields: Any) -> tuple[CollectingOutlet, Subscriptions]:
-        outlet = CollectingOutlet(self.nursery)
-        subscriptions = Subscriptions(self.broker, outlet, self.settings.subscriptions_max, "member", None)
-        await subscriptions.subscribe(Subscribe(id=1, channel=channel, **fields))
-        return outlet, subscriptions
-
-
-@asynccontextmanager
-async def a_world(**changes: Any) -> AsyncIterator[World]:
-    async with trio.open_nursery() as nursery:
-        world = World(nursery, Settings(**changes))
-        nursery.start_soon(world.broker.run)
-        yield world
-        nursery.cancel_scope.cancel()
-
-
-def offsets(outlet: CollectingOutlet) -> list[int]:
-    messages = [json.loads(line) for line in outlet.lines()]
-    return [message["offset"] for message in messages if message["op"] == "message"]
 
 
 async def test_nobody_is_answered_or_shown_anything_before_the_commit() -> None:

@@ -1,37 +1,17 @@
 """Cursors: resuming, going live and falling behind, with nothing missed and nothing twice."""
 
-import json
 from random import Random
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
-from tests.test_broker import World, a_world, offsets
 from trisync import channels
 from trisync.errors import WireError
 from trisync.framing import Framing
 from trisync.protocol import Subscribe
-
-
-async def publish(world: World, count: int, channel: str = "lobby") -> None:
-    world.broker.submit(publishes(count, channel))
-    await wait_all_tasks_blocked()
-
-
-def events(outlet: CollectingOutlet) -> list[object]:
-    """What an outlet was given, in short: an offset for each message, else the operation and its facts."""
-    shown: list[object] = []
-    for line in outlet.lines():
-        message = json.loads(line)
-        if message["op"] == "message":
-            shown.append(message["offset"])
-        elif message["op"] == "gap":
-            shown.append(("gap", message["reason"], message.get("from"), message.get("to")))
-        else:
-            shown.append((message["op"], message["offset"]))
-    return shown
 
 
 async def test_a_plain_subscription_begins_at_the_head() -> None:

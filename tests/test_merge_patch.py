@@ -7,33 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tests.merge_patches import DOCUMENT, EXAMPLES, PATCH, RESULT, by_the_rfc
 from trisync.merge_patch import merge_patch
-
-# RFC 7396, appendix A: original, patch, result.
-EXAMPLES = [
-    ('{"a":"b"}', '{"a":"c"}', '{"a":"c"}'),
-    ('{"a":"b"}', '{"b":"c"}', '{"a":"b","b":"c"}'),
-    ('{"a":"b"}', '{"a":null}', "{}"),
-    ('{"a":"b","b":"c"}', '{"a":null}', '{"b":"c"}'),
-    ('{"a":["b"]}', '{"a":"c"}', '{"a":"c"}'),
-    ('{"a":"c"}', '{"a":["b"]}', '{"a":["b"]}'),
-    ('{"a":{"b":"c"}}', '{"a":{"b":"d","c":null}}', '{"a":{"b":"d"}}'),
-    ('{"a":[{"b":"c"}]}', '{"a":[1]}', '{"a":[1]}'),
-    ('["a","b"]', '["c","d"]', '["c","d"]'),
-    ('{"a":"b"}', '["c"]', '["c"]'),
-    ('{"a":"foo"}', "null", "null"),
-    ('{"a":"foo"}', '"bar"', '"bar"'),
-    ('{"e":null}', '{"a":1}', '{"e":null,"a":1}'),
-    ("[1,2]", '{"a":"b","c":null}', '{"a":"b"}'),
-    ("{}", '{"a":{"bb":{"ccc":null}}}', '{"a":{"bb":{}}}'),
-]
-
-# RFC 7396, section 3.
-DOCUMENT = """{"title":"Goodbye!","author":{"givenName":"John","familyName":"Doe"},
- "tags":["example","sample"],"content":"This will be unchanged"}"""
-PATCH = '{"title":"Hello!","phoneNumber":"+01-123-456-7890","author":{"familyName":null},"tags":["example"]}'
-RESULT = """{"title":"Hello!","author":{"givenName":"John"},"tags":["example"],"content":"This will be unchanged",
- "phoneNumber":"+01-123-456-7890"}"""
 
 
 @pytest.mark.parametrize(("target", "patch", "result"), [*EXAMPLES, (DOCUMENT, PATCH, RESULT)])
@@ -52,20 +27,6 @@ def test_what_is_not_patched_stays_byte_for_byte() -> None:
 
 def test_blanks_between_tokens_mean_nothing() -> None:
     assert merge_patch(b'{ "a" : { "b" : 1 } }', b'{ "a" : { "c" : null , "d" : 2 } }') == b'{"a":{"b":1,"d":2}}'
-
-
-def by_the_rfc(target: Any, patch: Any) -> Any:
-    """The pseudocode of section 2."""
-    if not isinstance(patch, dict):
-        return patch
-    if not isinstance(target, dict):
-        target = {}
-    for name, value in patch.items():
-        if value is None:
-            target.pop(name, None)
-        else:
-            target[name] = by_the_rfc(target.get(name), value)
-    return target
 
 
 values = st.recursive(

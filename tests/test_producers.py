@@ -6,8 +6,8 @@ import trio
 from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
+from tests.broker_world import a_world
 from tests.harness import Running, running_server
-from tests.test_broker import a_world
 from trisync.log import Submission
 from trisync.protocol import Publish
 

@@ -10,10 +10,9 @@ import trio
 from msgspec import Raw
 from trio.testing import MockClock
 
+from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
-from tests.test_broker import World, a_world
-from tests.test_cursors import events, publish
 from trisync.log import Extent, Log, LogUnavailable, Submission
 from trisync.protocol import Publish
 from trisync.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention

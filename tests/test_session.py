@@ -4,7 +4,7 @@ import json
 
 from trio.testing import memory_stream_pair
 
-from tests.test_broker import World, a_world
+from tests.broker_world import World, a_world
 from trisync.connection import Connection
 from trisync.framing import Framing
 from trisync.hook_requests import PublishRequest

@@ -10,8 +10,8 @@ import trio
 from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
+from tests.broker_world import a_world
 from tests.fakes import publishes
-from tests.test_broker import a_world
 from trisync.log import LogRefused, LogUnavailable, Submission
 from trisync.protocol import Publish
 from trisync.settings import Settings

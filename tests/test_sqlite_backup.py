@@ -7,15 +7,13 @@ import shlex
 import shutil
 import signal
 import sqlite3
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import trio
 
-from tests.harness import PATIENCE_S, LinesPeer, ServerProcess, server_process
+from tests.harness import LinesPeer, ServerProcess, run_trisync, server_process
 from tests.sqlite_logs import contents, data_of, opened, publish, put
 from trisync import sqlite_backup
 from trisync.log import LogRefused
@@ -38,12 +36,6 @@ async def connect(server: ServerProcess) -> LinesPeer:
 
 def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
-
-
-async def trisync(*arguments: str, cwd: Path | None = None) -> "subprocess.CompletedProcess[bytes]":
-    command = [sys.executable, "-m", "trisync", *arguments]
-    with trio.fail_after(PATIENCE_S):
-        return await trio.run_process(command, cwd=cwd, capture_stdout=True, capture_stderr=True, check=False)
 
 
 # Copying out
@@ -74,7 +66,7 @@ async def test_a_backup_under_load_is_of_one_moment_and_holds_all_that_was_ackno
             nursery.start_soon(publish_without_end)
             await acknowledge(100)
             before = acknowledged
-            done = await trisync("backup", str(file), "--data", str(data))
+            done = await run_trisync("backup", str(file), "--data", str(data))
             during = acknowledged
             await acknowledge(during + 100)  # the server was not disturbed
             nursery.cancel_scope.cancel()
@@ -187,11 +179,11 @@ async def test_clients_of_a_restored_log_are_told_that_it_is_another_one_and_sta
         async with (await connect(server)).stream as stream:
             peer = LinesPeer(stream)
             await peer.request("publish", channel="lobby", data="kept")
-            assert (await trisync("backup", str(file), "--data", str(data))).returncode == 0
+            assert (await run_trisync("backup", str(file), "--data", str(data))).returncode == 0
             known = await peer.request("publish", channel="lobby", data="lost")
             epoch = (await peer.request("hello"))["epoch"]
         server.stop(signal.SIGKILL)
-    done = await trisync("restore", str(file), "--data", str(data), "--force")
+    done = await run_trisync("restore", str(file), "--data", str(data), "--force")
     assert (done.returncode, done.stderr) == (0, b"")
     with server_process(data) as server:
         async with (await connect(server)).stream as stream:
@@ -350,14 +342,14 @@ async def test_the_readmes_commands_copy_the_data_and_have_it_back(tmp_path: Pat
     assert [command.split()[0] for command in commands] == ["backup", "restore"]
     await a_log(tmp_path / "data", "x")
     for command in commands:
-        assert (await trisync(*shlex.split(command), cwd=tmp_path)).returncode == 0
+        assert (await run_trisync(*shlex.split(command), cwd=tmp_path)).returncode == 0
     async with opened(tmp_path / "data") as log:
         assert await data_of(log) == ["x"]
 
 
 async def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:
     for command in ("backup", "restore"):
-        refused = await trisync(command, str(tmp_path / "none.db"), "--data", str(tmp_path / "none"))
+        refused = await run_trisync(command, str(tmp_path / "none.db"), "--data", str(tmp_path / "none"))
         assert refused.returncode == 1
         assert refused.stderr.decode().splitlines()[-1].startswith("Error: there is no log ")
         assert b"Traceback" not in refused.stderr

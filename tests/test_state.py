@@ -15,11 +15,11 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
+from tests.broker_world import World, a_world
 from tests.fakes import CollectingOutlet
 from tests.harness import PATIENCE_S, Json, LinesPeer, Peer, Running, running_server, server_process
+from tests.merge_patches import DOCUMENT, EXAMPLES, PATCH, RESULT
 from tests.replicas import Document, Replica
-from tests.test_broker import World, a_world
-from tests.test_merge_patch import DOCUMENT, EXAMPLES, PATCH, RESULT
 from trisync import broker as broker_module
 from trisync.log import Flow, StatePage, Submission
 from trisync.protocol import Subscribe, compose_publish

@@ -17,9 +17,8 @@ from typing import Any, NamedTuple
 import trio
 
 import trisync
-from tests.harness import Json, LinesPeer, Peer
+from tests.harness import Json, LinesPeer, Peer, run_trisync
 from tests.hostile.raw_peers import RawWebSocket
-from tests.test_sqlite_backup import trisync as run_command
 from tests.torture.server import Server
 from tests.web_calls import Caller
 from trisync.client import Client, Gap, Receipt, State
@@ -261,7 +260,7 @@ async def converse(peer: Peer, holds: dict[str, Held]) -> None:
 
 async def command(*arguments: str) -> str:
     """Run a command of trisync, which must succeed; what it said."""
-    done = await run_command(*arguments)
+    done = await run_trisync(*arguments)
     assert (done.returncode, done.stderr) == (0, b"")
     return done.stdout.decode()
 
