@@ -181,6 +181,16 @@ async def test_an_offer_is_refused_past_the_mark_and_a_reply_is_not() -> None:
         assert world.outbox.offer(b"again")
 
 
+async def test_what_waits_is_the_one_object_that_all_others_have_in_their_queues_too() -> None:
+    async with outbox_over(FakeStream()) as world:
+        message = b"one of a million"
+        for _ in range(2):
+            world.outbox.write(message)
+            offer_to_all([world.outbox], message)
+        assert world.outbox._queue is not None
+        assert all(piece is message for piece in world.outbox._queue)
+
+
 async def test_what_is_offered_to_all_each_takes_as_it_can() -> None:
     rooms = {"all": 1000, "a part": 4, "none": 0, "past its mark": 0, "closed": 0, "dead": 0}
     streams = {name: FakeStream(room) for name, room in rooms.items()}

@@ -7,6 +7,7 @@ import shutil
 import sqlite3
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import sqlite_utils
@@ -172,13 +173,26 @@ async def test_the_wal_is_made_longer_ahead_of_small_commits_and_a_crash_finds_t
         assert len(await data_of(log)) == 100
 
 
-async def test_for_large_commits_nothing_is_written_twice(tmp_path: Path) -> None:
-    async with opened(tmp_path) as log:
-        for _ in range(3):
-            before = log._files.wal.stat().st_size
-            await put(log, publish("x" * WAL_AHEAD_BYTES))
+@pytest.mark.parametrize(
+    ("durability", "commit_bytes", "free_bytes"),
+    [
+        ("full", WAL_AHEAD_BYTES, 1 << 40),
+        ("normal", SMALL_COMMIT_BYTES // 2, 1 << 40),
+        ("full", SMALL_COMMIT_BYTES // 2, 1),
+    ],
+    ids=["large commits", "commits that do not wait for the disk", "a disk nearly full"],
+)
+async def test_where_it_does_not_pay_no_space_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, durability: str, commit_bytes: int, free_bytes: int
+) -> None:
+    disk = SimpleNamespace(f_bavail=free_bytes, f_frsize=1)
+    monkeypatch.setattr(os, "fstatvfs", lambda descriptor: disk)
+    async with opened(tmp_path, durability=durability) as log:
+        wal = tmp_path / f"{FILE_NAME}-wal"
+        while (before := wal.stat().st_size) < 2 * WAL_AHEAD_BYTES:
+            await put(log, publish("x" * commit_bytes))
             await log.maintain()
-            assert log._files.wal.stat().st_size - before < 1.2 * WAL_AHEAD_BYTES
+            assert wal.stat().st_size - before < commit_bytes + SMALL_COMMIT_BYTES
 
 
 async def test_making_the_wal_longer_never_touches_what_another_program_has_just_committed(tmp_path: Path) -> None:
@@ -201,19 +215,19 @@ async def test_making_the_wal_longer_never_touches_what_another_program_has_just
 async def test_where_the_wal_cannot_be_made_longer_nothing_else_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    tried: list[int] = []
+    tries: list[int] = []
 
-    def write(descriptor: int, data: bytes) -> int:
-        tried.append(len(data))
-        raise OSError(errno.ENOSPC, "No space left on device")
+    def fail(descriptor: int) -> None:
+        tries.append(descriptor)
+        raise OSError(errno.EIO, "Input/output error")
 
     async with opened(tmp_path) as log:
-        with monkeypatch.context() as full:
-            full.setattr(os, "write", write)
+        with monkeypatch.context() as failing:
+            failing.setattr(os, "fstatvfs", fail)
             for _ in range(60):
                 await put(log, publish("x" * (SMALL_COMMIT_BYTES // 2)))
                 await log.maintain()
-        assert 1 <= len(tried) <= 5, "not at every commit"
+        assert 1 <= len(tries) <= 5, "not at every commit"
         assert len(await data_of(log)) == 60
 
 

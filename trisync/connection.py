@@ -89,6 +89,7 @@ class Connection:
                 self.end(HUNG_UP)
                 with trio.move_on_after(self._settings.drain_s):
                     await self._hang_up(farewell)
+                self.outbox.close()  # where the time was up, an answer may still come, and want a writer
                 self._nursery.cancel_scope.cancel()
         finally:
             self.outbox.discard()

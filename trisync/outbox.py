@@ -139,7 +139,7 @@ class Outbox:
             self._break()
             return
         if sent != len(data):
-            self.keep(memoryview(data)[sent:])
+            self.keep(memoryview(data)[sent:] if sent else data)  # else the one object that all have in their queues
 
     def keep(self, rest: bytes | memoryview) -> None:
         """Queue what send() did not take, behind what waits already."""
@@ -202,7 +202,7 @@ class Outbox:
             except (trio.BrokenResourceError, trio.ClosedResourceError):
                 self._break()
                 return
-            # Counted as backlog until here, so that write() keeps the order by queueing behind it.
+            # Counted as backlog until here: while there is one, this task is the writer, and nobody sends directly.
             self.backlog -= size
             self._wake()
         if not self._closed:

@@ -172,7 +172,7 @@ class SqliteLog(Log):
             # PASSIVE: as far as the readers let it, without waiting for any.
             await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
             self._uncheckpointed_bytes = self._uncheckpointed_commits = 0
-        elif self._files.wal_wants_space:
+        elif self._files.wal_wants_space and self._settings.durability == "full":  # else no commit waits for the disk
             await self._write(self._files.make_space)
         elif self._timer() >= self._forget_at:
             if await self._write(self._forget) < ROWS_DELETED_PER_STEP:

@@ -100,8 +100,6 @@ def recording(events: list[Event], *, lying: bool = False) -> Iterator[None]:
         make_space(self)
         zeros = bytes(self.wal.stat().st_size - before)
         events.append(Write(self.wal.name, before, zeros))
-        if not lying:
-            events.append(Sync(self.wal.name))
 
     (details,) = (details for details in apsw.vfs_details() if details["zName"] == _NAME)
     vfs = _Vfs(**{name: value.encode() if isinstance(value, str) else value for name, value in details.items()})
