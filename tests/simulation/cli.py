@@ -28,12 +28,13 @@ def run_seeds(seeds: Sequence[int], plant: str | None) -> list[Outcome]:
 def run_crew(seeds: Sequence[int], processes: int, plant: str | None = None) -> Iterator[Outcome]:
     """The outcomes of many seeds, in order, from several processes."""
     chunks = [seeds[start : start + CHUNK] for start in range(0, len(seeds), CHUNK)]
-    with ProcessPoolExecutor(processes, get_context("spawn")) as crew:
-        try:
-            for outcomes in crew.map(partial(run_seeds, plant=plant), chunks):
-                yield from outcomes
-        finally:
-            crew.shutdown(wait=False, cancel_futures=True)
+    crew = ProcessPoolExecutor(processes, get_context("spawn"))
+    try:
+        for outcomes in crew.map(partial(run_seeds, plant=plant), chunks):
+            yield from outcomes
+    finally:
+        # Waited for: Python 3.11 that exits before its crew has may complain of a closed pipe.
+        crew.shutdown(cancel_futures=True)
 
 
 def command_for(seed: int, plant: str | None = None) -> str:
