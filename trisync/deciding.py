@@ -212,7 +212,8 @@ class Batch:
         submission.verdicts = verdicts
         for item in submission.items:
             if producer is None or item.seq is UNSET:
-                verdicts.append(self._spell_out(self._store(item, submission.sender, suffix)))
+                verdict = self._store(item, submission.sender, suffix)
+                verdicts.append(verdict if type(verdict) is int else self._spell_out(verdict))
                 continue
             if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
                 verdicts.append(item.error)

@@ -291,7 +291,7 @@ def _check_publish(request: Publish) -> None:
         raise _refuse(request, "publish", _CHANNEL_RULE)
     if request.key is not UNSET:
         _check_key(request, "publish", request.key)
-    elif request.conditional:
+    elif request.merge or request.expect is not UNSET:
         raise _refuse(request, "publish", "expect and merge need a key")
     if request.ephemeral and not (request.seq is UNSET and request.key is UNSET):
         raise _refuse(request, "publish", "an ephemeral message has no seq and no key: it is not stored")

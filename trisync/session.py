@@ -125,7 +125,9 @@ class Session:
         except BadRequest:
             return False
         for request in requests:
-            if type(request) is not Publish or request.conditional or (hooks and hooks(request.channel)):
+            if type(request) is not Publish or (hooks and hooks(request.channel)):
+                return False
+            if request.key is not UNSET and request.conditional:
                 return False
         for request, payload in zip(requests, payloads, strict=True):
             assert type(request) is Publish
