@@ -30,14 +30,13 @@ RESULT = """{"title":"Hello!","author":{"givenName":"John"},"tags":["example"],"
 
 
 def by_the_rfc(target: Any, patch: Any) -> Any:
-    """The pseudocode of section 2."""
+    """The pseudocode of section 2; not taken from the server, whose mistakes it would share."""
     if not isinstance(patch, dict):
         return patch
-    if not isinstance(target, dict):
-        target = {}
+    result = dict(target) if isinstance(target, dict) else {}
     for name, value in patch.items():
         if value is None:
-            target.pop(name, None)
+            result.pop(name, None)
         else:
-            target[name] = by_the_rfc(target.get(name), value)
-    return target
+            result[name] = by_the_rfc(result.get(name), value)
+    return result

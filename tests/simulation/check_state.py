@@ -3,24 +3,12 @@
 from collections.abc import Iterator
 from typing import Any
 
+from tests.merge_patches import by_the_rfc
 from tests.simulation.check_publishes import Publish, publishes_of, tag_of
 from tests.simulation.history import Event, FinalLog, Members, Present, Replica
 
 Word = tuple[int, Any]
 """Offset and data of a key's newest message; (0, None) where there is no such key."""
-
-
-def merged(target: Any, patch: Any) -> Any:
-    """RFC 7396, section 2, word for word; not taken from the server, whose mistakes it would share."""
-    if not isinstance(patch, dict):
-        return patch
-    result = dict(target) if isinstance(target, dict) else {}
-    for name, value in patch.items():
-        if value is None:
-            result.pop(name, None)
-        else:
-            result[name] = merged(result.get(name), value)
-    return result
 
 
 def check_keys(history: list[Event], log: FinalLog) -> Iterator[str]:
@@ -56,7 +44,7 @@ def _check_word(publish: Publish, word: Word, data: Any) -> Iterator[str]:
     op = publish.op
     if op.expect is not None and op.expect != word[0]:
         yield f"{op.tag} expected {op.channel} {op.key} at {op.expect}, but was stored behind {word[0]}"
-    if op.merge and data != merged(word[1], op.data):
+    if op.merge and data != by_the_rfc(word[1], op.data):
         yield f"{op.tag} merged {op.data} into {word[1]}, which gave {data}"
 
 
