@@ -40,7 +40,7 @@ PAGE_COUNT_MAX = 1000
 PAGE_BYTES_MAX = 256 * 1024
 """Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
 
-FEW_BYTES = 64 * 1024
+GATHER_BYTES_MAX = 64 * 1024
 """While no more waits, as Submission counts it, others are let join before it is committed: some 200 small publishes.
 Of more, a commit's own cost is small, and what comes meanwhile is better decoded while the disk works."""
 
@@ -175,7 +175,7 @@ class Broker:
                     await self._commit(self._take_batch())
                     self._batch_settled.set()
                     self._batch_settled = trio.Event()
-                    if 0 < self._queue.size < FEW_BYTES:
+                    if 0 < self._queue.size < GATHER_BYTES_MAX:
                         await self._let_others_publish()
                 if self._errands:
                     await self._run_errand(self._errands.popleft())

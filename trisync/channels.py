@@ -27,12 +27,6 @@ class Outlet(Protocol):
     framing: Framing | None
     outbox: Outbox
 
-    def offer(self, data: bytes) -> bool:
-        """Send or queue framed bytes; False, and nothing taken, while the backlog is past its mark.
-
-        Never blocks, never raises.
-        """
-
     def reply(self, payload: bytes) -> None:
         """Send or queue one of the server's own messages, whatever the backlog. Never blocks, never raises."""
 

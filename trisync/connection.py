@@ -154,10 +154,6 @@ class Connection:
 
     # Sending
 
-    def offer(self, data: bytes) -> bool:
-        """Take data to send unless the backlog is past its mark; whether it was taken."""
-        return self.outbox.offer(data)
-
     def reply(self, payload: bytes) -> None:
         if self.render is not None:
             self.outbox.write(self.render(payload))

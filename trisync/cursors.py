@@ -74,10 +74,7 @@ class Subscriptions:
             presence.watch(channel.name, self._outlet)
         else:
             presence.unwatch(channel.name, self._outlet)
-        if cursor == channel.head and not request.state:
-            channel.join_live(subscription)
-        else:
-            self._fell_behind(subscription)
+        self._go_on(subscription)
 
     def unsubscribe(self, name: str) -> None:
         """End a subscription; one that is not there is no error."""
@@ -101,12 +98,8 @@ class Subscriptions:
         """The outlet's framing has changed: what is live goes on under the new one."""
         for subscription in self._by_channel.values():
             if subscription.framing is not None:
-                channel = subscription.channel
-                channel.leave_live(subscription)
-                if subscription.cursor == channel.head:
-                    channel.join_live(subscription)
-                else:  # in the middle of a fan-out
-                    self._fell_behind(subscription)
+                subscription.channel.leave_live(subscription)
+                self._go_on(subscription)
 
     def close(self, *, may_return: bool) -> None:
         """End all subscriptions; `may_return` where the member is one that another connection may be again."""
@@ -124,6 +117,13 @@ class Subscriptions:
         subscription.channel.leave_live(subscription)
         subscription.cursor = LEFT
         self._broker.leave(subscription.channel)
+
+    def _go_on(self, subscription: Subscription) -> None:
+        """Make a subscription live, or bring it there if it has anything to get before."""
+        if subscription.cursor == subscription.channel.head and subscription.pages_after is None:
+            subscription.channel.join_live(subscription)
+        else:
+            self._fell_behind(subscription)
 
     def _fell_behind(self, subscription: Subscription) -> None:
         self._behind[subscription] = None
@@ -182,7 +182,7 @@ class Subscriptions:
         else:
             framing = self._outlet.framing
             assert framing is not None
-            if self._outlet.offer(run.encoded(framing)):
+            if self._outlet.outbox.offer(run.encoded(framing)):
                 subscription.cursor = run.last
 
     async def _write_state(self, subscription: Subscription, after: str) -> None:
@@ -193,7 +193,7 @@ class Subscriptions:
             return
         framing = self._outlet.framing
         assert framing is not None
-        if self._outlet.offer(JOIN[framing]([state_page(channel.name, page.entries, page.more)])):
+        if self._outlet.outbox.offer(JOIN[framing]([state_page(channel.name, page.entries, page.more)])):
             subscription.pages_after = page.last if page.more else None
 
     def _begin_era(self, subscription: Subscription) -> None:

@@ -257,7 +257,7 @@ class Presence:
     def _begin(self, watcher: _Watcher) -> bool:
         """Write a watcher the members as they are, and let it have changes from here; False if it has no room."""
         place = watcher.channel
-        if not watcher.outlet.offer(_frame(watcher.outlet.framing, place.list_members(self._bytes_max))):
+        if not watcher.outlet.outbox.offer(_frame(watcher.outlet.framing, place.list_members(self._bytes_max))):
             return False
         if place.stretches[-1]:
             place.stretches.append({})
@@ -314,7 +314,7 @@ class Presence:
                 if place.watchers.get(outlet) is watcher:
                     if outlet.framing not in framed:
                         framed[outlet.framing] = _frame(outlet.framing, payloads)
-                    if not outlet.offer(framed[outlet.framing]):
+                    if not outlet.outbox.offer(framed[outlet.framing]):
                         self._fall_behind(watcher)
                 await self._step()
 
