@@ -70,7 +70,13 @@ class MemoryLog(Log):
 
     # What a batch looks up
 
-    def head(self, name: str) -> Head:
+    def known_head(self, name: str) -> Head | None:
+        return None
+
+    def find_heads(self, names: list[str]) -> list[Head]:
+        return [self._head(name) for name in names]
+
+    def _head(self, name: str) -> Head:
         id = self._names.index(name) + 1 if name in self._names else 0
         return Head(name, id, len(self.messages.get(name, [])), len(self.words.get(name, {})))
 

@@ -37,6 +37,24 @@ async def test_offsets_count_from_one_in_each_channel_and_go_on_after_a_restart(
         assert await put(log, publish(), publish(channel="b"), publish(channel="c")) == [4, 3, 1]
 
 
+async def test_channels_that_are_not_in_memory_are_found_by_one_statement_for_all_of_a_batch(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(channel=f"room{number}") for number in range(50)))
+        await log.trim({"room7": 1}, 100)
+        await log.clear("room8")
+    async with opened(tmp_path) as log:
+        await put(log, publish(channel="room0"))
+        said: list[str] = []
+        log._connection.set_trace_callback(said.append)
+        rooms = [publish(channel=f"room{number}") for number in range(51)]
+        assert await put(log, *rooms, rooms[50]) == [3, *[2] * 49, 1, 2]
+        asked = [sql for sql in said if sql.lstrip().startswith("SELECT")]
+        assert len(asked) == 1
+        said.clear()
+        assert await put(log, *rooms) == [4, *[3] * 49, 3]
+        assert [sql for sql in said if sql.lstrip().startswith("SELECT")] == []
+
+
 async def test_the_runs_of_a_batch_are_what_a_read_finds_later(tmp_path: Path) -> None:
     clock = Clock()
     async with opened(tmp_path, clock) as log:

@@ -136,8 +136,11 @@ class Remembered(NamedTuple):
 class Lookup(Protocol):
     """What a batch asks of the store, as the transaction sees it."""
 
-    def head(self, name: str) -> Head:
-        """Where a channel ends."""
+    def known_head(self, name: str) -> Head | None:
+        """Where a channel ends, if that is in memory."""
+
+    def find_heads(self, names: list[str]) -> list[Head]:
+        """Where channels end that are not in memory, in any order."""
 
     def create(self, name: str) -> int:
         """A new channel's id."""
@@ -174,6 +177,7 @@ class Batch:
         "_keys_max",
         "_lookup",
         "_message_bytes_max",
+        "_submissions",
         "heads",
         "once",
         "producers",
@@ -186,6 +190,7 @@ class Batch:
         self._lookup = lookup
         self._message_bytes_max = message_bytes_max
         self._keys_max = keys_max
+        self._submissions: Sequence[Submission] = ()
         self.time_ms = time_ms
         self.heads: dict[str, Head] = {}
         self.producers: dict[str, Producer] = {}
@@ -197,8 +202,9 @@ class Batch:
 
     def decide(self, submissions: Sequence[Submission]) -> None:
         """Fill the verdicts of all submissions, in order."""
+        self._submissions = submissions
         if any(submission.keyed for submission in submissions):
-            self._look_up_words(submissions)
+            self._look_up_words()
         for submission in submissions:
             if submission.once is not None:
                 submission.verdicts = [self._decide_once(submission, submission.once)]
@@ -311,10 +317,10 @@ class Batch:
         self.rows += (head.id, offset, size, head.total, sender, key, data)
         return offset
 
-    def _look_up_words(self, submissions: Sequence[Submission]) -> None:
+    def _look_up_words(self) -> None:
         """Find the words of all keys that the batch names, at once: one by one they would cost a statement each."""
         wanted: dict[str, dict[str, None]] = {}
-        for submission in submissions:
+        for submission in self._submissions:
             if submission.keyed:
                 for item in submission.items:
                     if type(item) is Publish and item.key is not UNSET:
@@ -327,8 +333,19 @@ class Batch:
     def _touch_head(self, name: str) -> Head:
         head = self.heads.get(name)
         if head is None:
-            head = self.heads[name] = self._lookup.head(name)
+            head = self._lookup.known_head(name)
+            if head is None:
+                self._look_up_heads()
+                head = self.heads[name]
+            self.heads[name] = head
         return head
+
+    def _look_up_heads(self) -> None:
+        """Find the heads of all channels that the batch names and that are not in memory, at once."""
+        named = {item.channel: None for each in self._submissions for item in each.items if type(item) is Publish}
+        cold = [name for name in named if name not in self.heads and self._lookup.known_head(name) is None]
+        for head in self._lookup.find_heads(cold):
+            self.heads[head.name] = head
 
     def _touch_producer(self, id: str) -> Producer:
         producer = self.producers.get(id)

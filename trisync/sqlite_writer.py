@@ -48,6 +48,15 @@ def _statements(table: str, shared: str, columns: Sequence[str]) -> list[tuple[i
 
 
 _INSERT_MESSAGES = _statements("messages", "time", ROW)
+_HEADS = """
+SELECT json_group_array(json_array(
+  wanted.value, coalesce(channels.id, 0), coalesce(last.offset, trimmed, 0), coalesce(keys, 0), coalesce(last.total, 0)
+)) FROM json_each(?) AS wanted
+LEFT JOIN channels ON name = wanted.value
+LEFT JOIN messages AS last ON last.id = (
+  SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)
+"""
+"""Those of all channels at once: see _ROWS_PER_INSERT on what a statement costs."""
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
@@ -102,9 +111,6 @@ class Writer:
                     self._db.execute("ROLLBACK")
                 raise reason from error
             raise
-        # Kept from now on: what was decided is what is on the disk.
-        self._heads.update(work.heads)
-        self._producers.update(work.producers)
         runs = [head.take_run() for head in work.heads.values()]
         return [run for run in runs if run is not None]
 
@@ -115,18 +121,16 @@ class Writer:
 
     # What a batch looks up, inside its transaction: see deciding.Lookup.
 
-    def head(self, name: str) -> Head:
-        head = self._heads.get(name)
-        if head is not None:
-            return head
-        row = self._db.execute("SELECT id, trimmed, keys FROM channels WHERE name = ?", (name,)).fetchone()
-        if row is None:
-            return Head(name, 0, 0, 0)
-        id, trimmed, keys = row
-        newest = self._db.execute(
-            "SELECT offset, total FROM messages WHERE channel = ? ORDER BY offset DESC LIMIT 1", (id,)
-        ).fetchone()
-        return Head(name, id, trimmed, keys) if newest is None else Head(name, id, newest[0], keys, newest[1])
+    def known_head(self, name: str) -> Head | None:
+        head: Head | None = self._heads.get(name)
+        return head
+
+    def find_heads(self, names: list[str]) -> list[Head]:
+        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
+        heads = [Head(*row) for row in msgspec.json.decode(rows)]
+        for head in heads:
+            self._heads[head.name] = head
+        return heads
 
     def create(self, name: str) -> int:
         cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
@@ -134,11 +138,11 @@ class Writer:
         return cursor.lastrowid
 
     def producer(self, id: str) -> Producer:
-        producer = self._producers.get(id)
-        if producer is not None:
-            return producer
-        row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
-        return Producer(id) if row is None else Producer(id, *row)
+        producer: Producer | None = self._producers.get(id)
+        if producer is None:
+            row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
+            producer = self._producers[id] = Producer(id) if row is None else Producer(id, *row)
+        return producer
 
     def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
         rows = self._db.execute(
@@ -248,7 +252,7 @@ class Writer:
                 if row is None:
                     continue
                 id, trimmed = row
-                head = self.head(name).offset
+                head = self._head(name).offset
                 until = min(until, head, trimmed + count_max)
                 if until > trimmed:
                     self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
@@ -260,13 +264,16 @@ class Writer:
     def clear(self, name: str) -> Extent:
         """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""
         with transaction(self._db):
-            head = self.head(name)
+            head = self._head(name)
             if head.id:
                 self._keep_time()
                 self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
                 self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
         self._heads.pop(name, None)
         return Extent(head.offset, head.offset)
+
+    def _head(self, name: str) -> Head:
+        return self.known_head(name) or self.find_heads([name])[0]
 
     def purge(self, count_max: int) -> bool:
         """Delete at most so many rows of channels that were emptied; whether there may be more."""
