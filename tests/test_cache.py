@@ -41,8 +41,8 @@ def span(run: Run | None) -> tuple[int, int] | None:
 def test_a_run_is_found_by_the_offset_it_begins_behind() -> None:
     cache, _ = cache_of()
     first, second = run_of(0, 5), run_of(5, 9)
-    cache.add(first)
-    cache.add(second)
+    cache.add([first])
+    cache.add([second])
     assert cache.find("lobby", 0) is first
     assert cache.find("lobby", 5) is second
     assert cache.find("lobby", 9) is None
@@ -51,7 +51,7 @@ def test_a_run_is_found_by_the_offset_it_begins_behind() -> None:
 
 def test_a_run_that_contains_the_offset_is_cut_there_once_for_all() -> None:
     cache, _ = cache_of()
-    cache.add(run_of(0, 5))
+    cache.add([run_of(0, 5)])
     part = cache.find("lobby", 3)
     assert part is not None
     assert (span(part), part.lines) == ((3, 5), run_of(3, 5).lines)
@@ -61,47 +61,60 @@ def test_a_run_that_contains_the_offset_is_cut_there_once_for_all() -> None:
 
 def test_what_is_not_contained_is_not_found() -> None:
     cache, _ = cache_of()
-    cache.add(run_of(5, 9))
-    cache.add(run_of(20, 22))
+    cache.add([run_of(5, 9)])
+    cache.add([run_of(20, 22)])
     for after in (0, 4, 9, 10, 19, 22, 100):
         assert cache.find("lobby", after) is None, after
 
 
 def test_runs_are_forgotten_when_their_time_is_over_and_the_index_with_them() -> None:
     cache, clock = cache_of()
-    cache.add(run_of(0, 5))
+    cache.add([run_of(0, 5)])
     clock.now += TTL_S - 1
     assert cache.find("lobby", 0) is not None
     clock.now += 1
     assert cache.find("lobby", 0) is None
     assert cache.find("lobby", 2) is None
     assert (len(cache), cache.size) == (0, 0)
-    assert cache._starts == {}
+    assert cache._runs == {}
 
 
 def test_the_least_recently_used_go_first() -> None:
     one = run_of(0, 5)
     cache, _ = cache_of(bytes_max=3 * one.size)
     for channel in "abc":
-        cache.add(run_of(0, 5, channel))
+        cache.add([run_of(0, 5, channel)])
     cache.find("a", 0)
-    cache.add(run_of(0, 5, "d"))
+    cache.add([run_of(0, 5, "d")])
     assert [channel for channel in "abcd" if cache.find(channel, 0)] == ["a", "c", "d"]
-    assert set(cache._starts) == {"a", "c", "d"}
+    assert set(cache._runs) == {"a", "c", "d"}
 
 
 def test_a_run_larger_than_the_whole_cache_is_not_kept() -> None:
     cache, _ = cache_of(bytes_max=run_of(0, 5).size)
-    cache.add(run_of(0, 5))
-    cache.add(run_of(0, 50))
+    cache.add([run_of(0, 5)])
+    cache.add([run_of(0, 50)])
     assert span(cache.find("lobby", 0)) == (0, 5)
     assert cache.find("lobby", 10) is None
 
 
+def test_a_batch_is_dropped_as_a_whole_and_one_larger_than_the_cache_is_kept_in_part() -> None:
+    one = run_of(0, 5)
+    cache, _ = cache_of(bytes_max=3 * one.size)
+    cache.add([run_of(0, 5, channel) for channel in "ab"])
+    cache.add([run_of(5, 10, channel) for channel in "ac"])
+    assert [channel for channel in "abc" if cache.find(channel, 0)] == []
+    assert [channel for channel in "abc" if cache.find(channel, 5)] == ["a", "c"]
+    cache.add([run_of(9, 14, channel) for channel in "abcd"])
+    assert [channel for channel in "abcd" if cache.find(channel, 9)] == ["b", "c", "d"]
+    cache.add([])
+    assert len(cache) == 3
+
+
 def test_a_longer_run_takes_the_place_of_one_that_begins_where_it_does() -> None:
     cache, _ = cache_of()
-    cache.add(run_of(0, 5))
-    cache.add(run_of(0, 9))
+    cache.add([run_of(0, 5)])
+    cache.add([run_of(0, 9)])
     assert span(cache.find("lobby", 0)) == (0, 9)
     assert span(cache.find("lobby", 7)) == (7, 9)
 
@@ -132,7 +145,7 @@ def test_a_run_can_be_cut_at_any_offset(after: int, count: int, left: int, right
 
 operations = st.lists(
     st.one_of(
-        st.tuples(st.just("add"), st.sampled_from("abc"), st.integers(0, 12), st.integers(1, 9)),
+        st.tuples(st.just("add"), st.sampled_from(["a", "b", "c", "ab", "bca"]), st.integers(0, 12), st.integers(1, 9)),
         st.tuples(st.just("find"), st.sampled_from("abc"), st.integers(0, 20), st.just(0)),
         st.tuples(st.just("wait"), st.just(""), st.integers(1, 11), st.just(0)),
     ),
@@ -151,8 +164,9 @@ def test_whatever_happens_the_bounds_hold_and_what_is_found_is_right(
         if what == "wait":
             clock.now += number
         elif what == "add":
-            cache.add(run_of(number, number + count, channel))
-            added[channel].append((number, number + count))
+            cache.add([run_of(number, number + count, each) for each in channel])
+            for each in channel:
+                added[each].append((number, number + count))
         else:
             run = cache.find(channel, number)
             if run is not None:
@@ -160,9 +174,10 @@ def test_whatever_happens_the_bounds_hold_and_what_is_found_is_right(
                 assert run.lines == run_of(number, run.last, channel).lines
                 assert any(after <= number and last == run.last for after, last in added[channel])
         assert cache.size <= size * 700
-        indexed = sum(len(starts) for starts in cache._starts.values())
-        assert indexed == len(cache)
-        assert all(starts == sorted(set(starts)) and starts for starts in cache._starts.values())
+        held = sorted((run.channel, run.after, run.last) for batch in cache._batches.values() for run in batch.runs)
+        indexed = [(name, after, run.last) for name, there in cache._runs.items() for after, _, run in there]
+        assert sorted(indexed) == held
+        assert all(there and there == sorted(there) for there in cache._runs.values())
 
 
 # Pages of states

@@ -136,7 +136,6 @@ async def test_readers_at_the_same_place_share_one_read() -> None:
     async with a_world() as world:
         await publish(world, 50)
         world.broker._cache._runs.clear()
-        world.broker._cache._starts.clear()
         outlets: list[CollectingOutlet] = []
         async with trio.open_nursery() as nursery:
             for _ in range(100):

@@ -250,8 +250,8 @@ class Broker:
         for submission in batch:
             submission.settle(submission)
         self._storing = ()
+        self._cache.add(runs)
         for run in runs:
-            self._cache.add(run)
             channel = self._channels.get(run.channel)
             if channel is not None:
                 await channel.fan_out(run)
@@ -321,7 +321,7 @@ class Broker:
             channel.trimmed = max(channel.trimmed, page.extent.trimmed)
             run = page.run
             if run is not None:
-                self._cache.add(run)
+                self._cache.add([run])
         if run is None or run.after >= channel.head:
             return None
         # Committed but not yet fanned out: its publisher's `ok` comes first.

@@ -88,9 +88,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         ),
     ] = 1024
     cache_bytes_max: Annotated[Count, Meta(description="Recent messages kept encoded in memory")] = 64 * MIB
-    cache_ttl_s: Annotated[
-        Seconds, Meta(description="How long an unused channel's tail, head or producer is cached")
-    ] = 300.0
+    cache_ttl_s: Annotated[Seconds, Meta(description="How long a channel's tail, head or producer is cached")] = 300.0
     cached_heads_max: Annotated[Count, Meta(description="Channels, and producers, whose newest state is cached")] = (
         100_000
     )
