@@ -16,7 +16,7 @@ from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
 from trisync.log import LogRefused, LogUnavailable
 from trisync.settings import Settings
 from trisync.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
-from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_COMMITS, SqliteLog
+from trisync.sqlite_log import CHECKPOINT_PAGES, PAGE_BYTES, SqliteLog
 from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
 
 
@@ -129,7 +129,7 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
     async with opened(tmp_path) as log:
         file = tmp_path / FILE_NAME
         at_first = file.read_bytes()
-        big = publish("x" * (CHECKPOINT_BYTES // 4))
+        big = publish("x" * (CHECKPOINT_PAGES // 4 * PAGE_BYTES))
         for _ in range(3):
             await put(log, big)
             await log.maintain()
@@ -140,19 +140,24 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
         await put(log, big)
         assert file.read_bytes() == at_first
         await log.maintain()
-        assert len(file.read_bytes()) > CHECKPOINT_BYTES
+        assert len(file.read_bytes()) > CHECKPOINT_PAGES * PAGE_BYTES
 
 
-async def test_many_small_commits_are_checkpointed_too(tmp_path: Path) -> None:
+@pytest.mark.parametrize("channels", [1, 5])
+async def test_small_commits_are_checkpointed_too_by_the_channels_that_they_are_about(
+    tmp_path: Path, channels: int
+) -> None:
     async with opened(tmp_path, durability="normal") as log:
+        await put(log, publish())
+        before = log._uncheckpointed_pages
+        await put(log, *(publish(channel=f"room{number}") for number in range(channels)))
+        assert log._uncheckpointed_pages - before == 1 + channels
+        log._uncheckpointed_pages = CHECKPOINT_PAGES - 2 * channels - 1
         at_first = (tmp_path / FILE_NAME).read_bytes()
-        log._uncheckpointed_commits = CHECKPOINT_COMMITS - 2
-        await put(log, publish())
-        await log.maintain()
-        assert (tmp_path / FILE_NAME).read_bytes() == at_first
-        await put(log, publish())
-        await log.maintain()
-        assert (tmp_path / FILE_NAME).read_bytes() != at_first
+        for checkpointed in (False, True):
+            await put(log, *(publish(channel=f"room{number}") for number in range(channels)))
+            await log.maintain()
+            assert ((tmp_path / FILE_NAME).read_bytes() != at_first) is checkpointed
 
 
 async def test_the_wal_is_made_longer_ahead_of_small_commits_and_a_crash_finds_them_all(tmp_path: Path) -> None:

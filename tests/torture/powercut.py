@@ -32,7 +32,7 @@ Durability = Literal["full", "normal"]
 ROUNDS_OF_A_LOG = 25
 """Rounds until there is a new log: each image is judged whole, so that it must not grow for ever."""
 BATCHES_MAX, BATCH_MESSAGES_MAX = 30, 40
-CHECKPOINT_COMMITS = 7
+CHECKPOINT_PAGES = 14
 """The server's own would be too rare for rounds so short."""
 PRODUCER = "powercut-producer"
 
@@ -170,11 +170,11 @@ async def _at_once(call: Callable[[], T]) -> T:
 
 @contextmanager
 def _checkpoints_often() -> Iterator[None]:
-    usual, sqlite_log.CHECKPOINT_COMMITS = sqlite_log.CHECKPOINT_COMMITS, CHECKPOINT_COMMITS
+    usual, sqlite_log.CHECKPOINT_PAGES = sqlite_log.CHECKPOINT_PAGES, CHECKPOINT_PAGES
     try:
         yield
     finally:
-        sqlite_log.CHECKPOINT_COMMITS = usual
+        sqlite_log.CHECKPOINT_PAGES = usual
 
 
 def _lay_out(image: dict[str, bytes], folder: Path) -> Path:

@@ -18,7 +18,7 @@ from tests.torture.places import mounting_works, on_small_disk, read_only, seen_
 from tests.torture.points import SYNC, WAL, strace_works, traced
 from tests.torture.server import Server
 from tests.torture.talking import HungUp, Talk, talking
-from trisync.sqlite_log import CHECKPOINT_BYTES
+from trisync.sqlite_log import CHECKPOINT_PAGES, PAGE_BYTES
 from trisync.sqlite_schema import FILE_NAME
 
 needs_strace = pytest.mark.skipif(bool(strace_works()), reason=strace_works())
@@ -117,9 +117,9 @@ def test_a_disk_that_fails_at_a_checkpoint_stops_the_server_which_leaves_the_wal
     make_log(tmp_path, "first")
     with closing(Server(tmp_path, under=traced(SYNC, tmp_path / FILE_NAME, "error=EIO:when=2"))) as server:
         with talking(server.doors()) as talk:
-            acknowledged = publish_until_it_ends(talk, "x" * 500_000, 50)
+            acknowledged = publish_until_it_ends(talk, "x" * 500_000, 100)
         assert_it_stopped(server, "SQLITE_IOERR_FSYNC")
-    assert (tmp_path / WAL).stat().st_size > CHECKPOINT_BYTES
+    assert (tmp_path / WAL).stat().st_size > CHECKPOINT_PAGES * PAGE_BYTES
     assert stored(tmp_path)[: acknowledged + 1] == ["first", *["x" * 500_000] * acknowledged]
 
 
