@@ -3,7 +3,6 @@
 import ipaddress
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
@@ -69,15 +68,22 @@ def resolve(address: str, default_port: int, *, allow_remote: bool) -> tuple[str
 
 @asynccontextmanager
 async def spawned(durability: str) -> AsyncIterator[Target]:
-    """A server of this run's own: free ports, a new data folder that is removed at the end. Raises TargetRefused."""
-    folder = tempfile.mkdtemp(prefix="trisync-loadtest-")
+    """A server of this run's own, with a new data folder that is removed at the end. Raises TargetRefused."""
+    with tempfile.TemporaryDirectory(prefix="trisync-loadtest-", ignore_cleanup_errors=True) as folder:
+        async with serving(Path(folder) / "data", durability) as target:
+            yield target
+
+
+@asynccontextmanager
+async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
+    """A server of what is in a data folder, on free ports, until the end. Raises TargetRefused."""
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; no pipe: nobody reads it meanwhile
     process = None
     try:
         process = await trio.lowlevel.open_process(
             [
                 *(sys.executable, "-m", "trisync", "serve", "--tcp-port", "0", "--web-port", "0"),
-                *("--data", str(Path(folder) / "data"), "--durability", durability, "--log-level", "warning"),
+                *("--data", str(folder), "--durability", durability, "--log-level", "warning"),
                 *("--connections-max", "100000", "--reconnect-spread-ms", "1"),
             ],
             stdout=subprocess.PIPE,
@@ -106,7 +112,6 @@ async def spawned(durability: str) -> AsyncIterator[Target]:
                 assert process.stdout is not None
                 await process.stdout.aclose()
             complaints.close()
-            shutil.rmtree(folder, ignore_errors=True)
 
 
 async def _stop(process: trio.Process, complaints: BinaryIO) -> None:
