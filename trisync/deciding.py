@@ -165,7 +165,7 @@ ROW = ("channel", "offset", "size", "total", "sender", "key", "data")
 """What a batch gives of each message to store.
 
 `size` is in bytes, of the whole line; `total` is the sum of the channel's sizes up to this one, counted from anywhere:
-the difference between two messages is what lies between them.
+the difference between two messages is what lies between them. `sender` and `key` are "" where there is none.
 """
 _ROW_WIDTH = len(ROW)
 
@@ -213,12 +213,13 @@ class Batch:
 
     def _decide(self, submission: Submission) -> None:
         producer = None if submission.producer is None else self._touch_producer(submission.producer)
+        sender = submission.sender or ""
         suffix = message_suffix(self.time_ms, submission.sender)
         verdicts: list[Verdict] = []
         submission.verdicts = verdicts
         for item in submission.items:
             if producer is None or item.seq is UNSET:
-                verdict = self._store(item, submission.sender, suffix)
+                verdict = self._store(item, sender, suffix)
                 verdicts.append(verdict if type(verdict) is int else self._spell_out(verdict))
                 continue
             if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
@@ -226,7 +227,7 @@ class Batch:
                 continue
             answer = producer.answer(item.seq)
             if answer is None:
-                answer = self._store(item, submission.sender, suffix)
+                answer = self._store(item, sender, suffix)
                 producer.settle(answer)
                 self.settled.add(producer)
                 verdicts.append(self._spell_out(answer))
@@ -240,7 +241,8 @@ class Batch:
             [item] = submission.items
             if isinstance(item, Refused):
                 return item.error  # from before the log, as when the server stops: the request was not judged
-            verdict = self._store(item, submission.sender, message_suffix(self.time_ms, submission.sender))
+            suffix = message_suffix(self.time_ms, submission.sender)
+            verdict = self._store(item, submission.sender or "", suffix)
             self.once[once.id] = Remembered(once.fingerprint, verdict)
             return self._spell_out(verdict)
         if known.fingerprint != once.fingerprint:
@@ -271,17 +273,17 @@ class Batch:
                 return data
         return self._lookup.old_data(conflict)
 
-    def _store(self, item: Publish | Refused, sender: str | None, suffix: str) -> Kept:
+    def _store(self, item: Publish | Refused, sender: str, suffix: str) -> Kept:
         if isinstance(item, Refused):
             return item.error
         if item.ephemeral:
             return 0
         head = self._touch_head(item.channel)
         if item.key is UNSET:
-            return self._add(head, sender, suffix, None, data_text(item.data))
+            return self._add(head, sender, suffix, "", data_text(item.data))
         return self._store_word(head, item, item.key, sender, suffix)
 
-    def _store_word(self, head: Head, item: Publish, key: str, sender: str | None, suffix: str) -> Kept:
+    def _store_word(self, head: Head, item: Publish, key: str, sender: str, suffix: str) -> Kept:
         assert head.words is not None
         word = head.words.get(key, _NOTHING)
         if item.expect is not UNSET and item.expect != word.offset:
@@ -306,7 +308,7 @@ class Batch:
         head.changed[key] = None
         return offset
 
-    def _add(self, head: Head, sender: str | None, suffix: str, key: str | None, data: str) -> int:
+    def _add(self, head: Head, sender: str, suffix: str, key: str, data: str) -> int:
         if not head.id:
             head.id = self._lookup.create(head.name)
         offset = head.offset = head.offset + 1
