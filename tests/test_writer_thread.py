@@ -1,5 +1,6 @@
 """The writer's thread: what it returns and raises, and what cancellation leaves behind. Real threads."""
 
+import signal
 import threading
 from collections.abc import Iterator
 
@@ -61,6 +62,20 @@ async def test_a_call_whose_caller_is_cancelled_already_is_not_made(thread: Writ
         await thread(lambda: done.append(1))
     assert scope.cancelled_caught
     assert not done
+
+
+async def test_a_signal_that_comes_to_the_thread_does_not_end_it(thread: WriterThread) -> None:
+    """The kernel gives a process's signal to any thread, as when a second one comes before the first is handled."""
+    number = await thread(threading.get_ident)
+    usual = signal.signal(signal.SIGUSR1, lambda *_: None)
+    try:
+        for _ in range(200):
+            signal.pthread_kill(number, signal.SIGUSR1)
+            await trio.lowlevel.checkpoint()
+        assert thread._thread.is_alive()
+        assert await thread(lambda: 2) == 2
+    finally:
+        signal.signal(signal.SIGUSR1, usual)
 
 
 def test_closing_ends_the_thread() -> None:

@@ -53,7 +53,8 @@ class WriterThread:
         os.close(self._ended)
 
     def _work(self) -> None:
-        while os.eventfd_read(self._begun) and self._call is not None:
+        # Not eventfd_read(), which raises where a signal comes to this thread; read() goes on (PEP 475).
+        while os.read(self._begun, 8) and self._call is not None:
             self._outcome = capture(self._call)
             self._call = None  # a batch is not kept until the next one comes
             os.eventfd_write(self._ended, 1)
