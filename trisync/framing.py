@@ -99,15 +99,13 @@ class LineSplitter:
             lines[0] = bytes(self._rest) + lines[0]
             self._rest.clear()
         self._rest += lines.pop()
-        payloads: list[bytes] = []
-        for line in lines:
-            if line.endswith(b"\r"):
-                line = line[:-1]
-            if len(line) > self._limit:
+        if b"\r" in chunk or (lines and lines[0].endswith(b"\r")):
+            lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
+        payloads = lines if self._keep_empty else list(filter(None, lines))
+        for place, payload in enumerate(payloads):
+            if len(payload) > self._limit:
                 self.failed = too_large(self._limit)
-                return payloads
-            if line or self._keep_empty:
-                payloads.append(line)
+                return payloads[:place]
         if len(self._rest) > self._limit + 1:  # one more: it may be the CR of a CRLF
             self.failed = too_large(self._limit)
             self._rest.clear()

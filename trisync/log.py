@@ -120,15 +120,16 @@ class Submission:
         """Append a publish; its place in `items` is that of its verdict."""
         self.items.append(item)
         self.size += payload_bytes + ITEM_OVERHEAD_BYTES
-        if type(item) is Publish and item.ephemeral:
+        if type(item) is not Publish:
+            self.durable = self.durable or item.seq is not UNSET
+        elif item.ephemeral:
             self.ephemeral = True
-            return
-        if type(item) is Publish and item.key is not UNSET:
-            self.keyed = True
-            if item.conditional:
-                self.size += CONDITIONAL_BYTES
-        if type(item) is Publish or item.seq is not UNSET:
+        else:
             self.durable = True
+            if item.key is not UNSET:
+                self.keyed = True
+                if item.conditional:
+                    self.size += CONDITIONAL_BYTES
 
     def refuse(self, error: WireError) -> None:
         """Give every publish the same error; those refused already keep their own."""
