@@ -146,7 +146,7 @@ async def test_after_an_unknown_outcome_nothing_is_folded_into_the_file(tmp_path
 async def test_a_checkpoint_that_failed_is_tried_again(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         await put(log, publish())
-        log._uncheckpointed_pages = CHECKPOINT_PAGES
+        log._writer.pages_written = CHECKPOINT_PAGES
         connection: Any = log._connection
         log._connection = FailingConnection(connection, "PRAGMA wal_checkpoint", sqlite3.SQLITE_FULL)  # type: ignore[assignment]
         before = (tmp_path / FILE_NAME).read_bytes()

@@ -11,13 +11,20 @@ from types import SimpleNamespace
 
 import pytest
 import sqlite_utils
+from msgspec import Raw
 
-from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
+from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put, put_seqs
 from trisync.log import LogRefused, LogUnavailable
+from trisync.protocol import Publish
 from trisync.settings import Settings
 from trisync.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
-from trisync.sqlite_log import CHECKPOINT_PAGES, PAGE_BYTES, SqliteLog
+from trisync.sqlite_log import CHECKPOINT_PAGES, SqliteLog
 from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
+from trisync.sqlite_writer import PAGE_BYTES, ROWS_DELETED_PER_PAGE
+
+
+def keyed(key: str) -> Publish:
+    return Publish(channel="lobby", key=key, data=Raw(b"1"))
 
 
 async def test_a_second_server_on_the_folder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -143,21 +150,43 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
         assert len(file.read_bytes()) > CHECKPOINT_PAGES * PAGE_BYTES
 
 
-@pytest.mark.parametrize("channels", [1, 5])
-async def test_small_commits_are_checkpointed_too_by_the_channels_that_they_are_about(
-    tmp_path: Path, channels: int
-) -> None:
+async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:
     async with opened(tmp_path, durability="normal") as log:
-        await put(log, publish())
-        before = log._uncheckpointed_pages
-        await put(log, *(publish(channel=f"room{number}") for number in range(channels)))
-        assert log._uncheckpointed_pages - before == 1 + channels
-        log._uncheckpointed_pages = CHECKPOINT_PAGES - 2 * channels - 1
         at_first = (tmp_path / FILE_NAME).read_bytes()
-        for checkpointed in (False, True):
-            await put(log, *(publish(channel=f"room{number}") for number in range(channels)))
-            await log.maintain()
-            assert ((tmp_path / FILE_NAME).read_bytes() != at_first) is checkpointed
+        log._writer.pages_written = CHECKPOINT_PAGES - 3
+        await put(log, publish())
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() == at_first
+        await put(log, publish())
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() != at_first
+        assert log._writer.pages_written == 0
+
+
+async def test_the_pages_between_checkpoints_are_counted_by_the_places_that_are_written_to(tmp_path: Path) -> None:
+    def since_then() -> int:
+        written, log._writer.pages_written = log._writer.pages_written, 0
+        return written
+
+    async with opened(tmp_path) as log:
+        await put(log, publish(), publish())
+        assert since_then() == 1 + 1
+        await put(log, *(publish(channel=f"room{number}") for number in range(5)))
+        assert since_then() == 1 + 5
+        await put(log, *(keyed(str(number % 3)) for number in range(9)))
+        assert since_then() == 1 + 1 + 3
+        await put_seqs(log, 1, 2, 3)
+        assert since_then() == 1 + 1 + 1
+        await put(log, publish("x" * 10 * PAGE_BYTES))
+        assert since_then() == 1 + 1 + 10
+        await put(log, *(publish() for _ in range(100)))
+        since_then()
+        await log.trim({"lobby": 2 * ROWS_DELETED_PER_PAGE, "none": 1}, 1000)
+        assert since_then() == 1 + 2
+        await log.clear("lobby")
+        while await log.maintain():
+            pass
+        assert since_then() >= 90 // ROWS_DELETED_PER_PAGE
 
 
 async def test_the_wal_is_made_longer_ahead_of_small_commits_and_a_crash_finds_them_all(tmp_path: Path) -> None:

@@ -41,7 +41,7 @@ from trisync.sqlite_schema import (
     open_writer,
     read_meta,
 )
-from trisync.sqlite_writer import Writer, unavailable
+from trisync.sqlite_writer import PAGE_BYTES, Writer, unavailable
 from trisync.tokens import Tokens
 from trisync.writer_thread import WriterThread
 
@@ -56,14 +56,10 @@ class Executor(Protocol):
     def __call__(self, call: Callable[[], T], /) -> Awaitable[T]: ...
 
 
-PAGE_BYTES = 4096
-"""SQLite's default."""
 CHECKPOINT_PAGES = 16 * 1024 * 1024 // PAGE_BYTES
-"""Pages written between two checkpoints, about: the WAL stays in the page cache, and nobody waits long. Measured with
-60 bytes a message: 30 ms where all is in one channel, 130 where each is in another of 100,000, whose places in the
-index lie all over the file (which would be 500 after 16 MiB of messages)."""
-PAGES_PER_STEP = 50
-"""What deleting ROWS_DELETED_PER_STEP writes, about, where many channels are active."""
+"""As Writer.pages_written counts them, between two checkpoints: the WAL stays in the page cache, and nobody waits long.
+Measured with 60 bytes a message: 30 ms where all is in one channel; 130 where each is in another of 100,000, whose
+places in the index lie all over the file, which 16 MiB of messages would make 500."""
 READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
 ROWS_DELETED_PER_STEP = 500
@@ -105,7 +101,6 @@ class SqliteLog(Log):
         self._now_ms = now_ms
         self._broken = False
         self._said: set[str] = set()
-        self._uncheckpointed_pages = 0
         self._forget_at = timer() + FORGET_EVERY_S
         self._emptied = True  # there may be what an earlier run had no time for
 
@@ -165,16 +160,13 @@ class SqliteLog(Log):
         return max(self._writer.time_ms, self._now_ms())
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
-        runs = await self._write(lambda: self._writer.append(batch))
-        # The messages themselves; each run's end in the index of channels and offsets; and the root above it.
-        self._uncheckpointed_pages += sum(submission.size for submission in batch) // PAGE_BYTES + len(runs) + 1
-        return runs
+        return await self._write(lambda: self._writer.append(batch))
 
     async def maintain(self) -> bool:
-        if self._uncheckpointed_pages >= CHECKPOINT_PAGES:
+        if self._writer.pages_written >= CHECKPOINT_PAGES:
             # PASSIVE: as far as the readers let it, without waiting for any.
             await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
-            self._uncheckpointed_pages = 0
+            self._writer.pages_written = 0
         elif self._files.wal_wants_space and self._settings.durability == "full":  # else no commit waits for the disk
             await self._write(self._files.make_space)
         elif self._timer() >= self._forget_at:
@@ -182,7 +174,6 @@ class SqliteLog(Log):
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
             self._emptied = await self._write(lambda: self._writer.purge(ROWS_DELETED_PER_STEP))
-            self._uncheckpointed_pages += PAGES_PER_STEP
         return self._emptied
 
     def _forget(self) -> int:
@@ -190,7 +181,6 @@ class SqliteLog(Log):
         return max(producers, self._writer.forget_requests(ROWS_DELETED_PER_STEP))
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
-        self._uncheckpointed_pages += PAGES_PER_STEP
         return await self._write(lambda: self._writer.trim(cuts, count_max))
 
     async def clear(self, channel: str) -> Extent:
