@@ -36,15 +36,6 @@ def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
 
 
-def _pages_of(batch: Sequence[Submission], work: Batch) -> int:
-    """About how many pages a batch writes: those of its messages, and one for each place that lies somewhere else.
-
-    A channel's end has one in the index, a key's word in the state, and so have a producer's verdicts.
-    """
-    words = sum(len(head.changed) for head in work.heads.values() if head.changed is not None)
-    return 1 + sum(each.size for each in batch) // PAGE_BYTES + len(work.heads) + words + len(work.settled)
-
-
 _OPTIONAL = {"sender", "key"}
 """Columns that are NULL where the row has "". To bind a None, sqlite3 looks for an adapter each time, and for a
 method that is not there: 0.8 µs (measured, CPython 3.11); nullif() takes 0.3."""
@@ -88,6 +79,15 @@ ROWS_DELETED_PER_PAGE = 10
 """About, where many channels are active."""
 KEPT_REQUESTS_S = 86400.0
 """How long an Idempotency-Key is remembered."""
+
+
+def _pages_of(batch: Sequence[Submission], work: Batch) -> int:
+    """About how many pages a batch writes: those of its messages, and one for each place that lies somewhere else.
+
+    A channel's end has one in the index, a key's word in the state, and so have a producer's verdicts.
+    """
+    words = sum(len(head.changed) for head in work.heads.values() if head.changed is not None)
+    return 1 + sum(each.size for each in batch) // PAGE_BYTES + len(work.heads) + words + len(work.settled)
 
 
 class Writer:
