@@ -280,7 +280,7 @@ def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: i
             warmup_s=0.05,
             duration_s=0.2,
             message_bytes=SIZE,
-            patience_s=0.6,
+            patience_s=0.6 if kinds else PATIENCE_S,  # where all is well, a slow machine is no fault
         )
         outcome = Generator(load).run()
     found = {problem.kind for problem in outcome.problems}

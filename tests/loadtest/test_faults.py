@@ -3,13 +3,14 @@
 import pytest
 from click.testing import CliRunner, Result
 
+from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import FAULTS, fake_server
 from trisync.loadtest.cli import BROKEN, loadtest_command
 
 
-def load(port: int, *options: str) -> Result:
+def load(port: int, *options: str, patience_s: float = 0.6) -> Result:
     address = f"127.0.0.1:{port}"
-    shared = ["--tcp", address, "--web", address, "--quiet", "--patience", "0.6"]
+    shared = ["--tcp", address, "--web", address, "--quiet", "--patience", str(patience_s)]
     return CliRunner().invoke(loadtest_command, [*options, *shared])
 
 
@@ -38,7 +39,7 @@ def test_every_fault_is_tested() -> None:
 @pytest.mark.parametrize("transport", ["lines", "ws"])
 def test_a_server_that_keeps_everything_passes(transport: str) -> None:
     with fake_server("none") as fake:
-        result = load(fake.port, *FANOUT, "--transport", transport)
+        result = load(fake.port, *FANOUT, "--transport", transport, patience_s=PATIENCE_S)
     assert result.exit_code == 0, result.output
     assert "PASSED" in result.output
 
