@@ -9,6 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
 from trisync import channels
+from trisync.cache import RunCache
 from trisync.errors import WireError
 from trisync.framing import Framing
 from trisync.protocol import Subscribe
@@ -135,7 +136,7 @@ async def test_a_slow_reader_reads_on_from_the_log_and_is_live_again() -> None:
 async def test_readers_at_the_same_place_share_one_read() -> None:
     async with a_world() as world:
         await publish(world, 50)
-        world.broker._cache._runs.clear()
+        world.broker._cache = RunCache(1_000_000, 60.0, trio.current_time)
         outlets: list[CollectingOutlet] = []
         async with trio.open_nursery() as nursery:
             for _ in range(100):

@@ -13,18 +13,18 @@ import pytest
 import sqlite_utils
 from msgspec import Raw
 
-from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put, put_seqs
+from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
 from trisync.log import LogRefused, LogUnavailable
 from trisync.protocol import Publish
 from trisync.settings import Settings
 from trisync.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
-from trisync.sqlite_log import CHECKPOINT_PAGES, SqliteLog
+from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES, SqliteLog
 from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
-from trisync.sqlite_writer import PAGE_BYTES, ROWS_DELETED_PER_PAGE
+from trisync.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
 
 
-def keyed(key: str) -> Publish:
-    return Publish(channel="lobby", key=key, data=Raw(b"1"))
+def word(key: str, data: str = "1", *, merge: bool = False) -> Publish:
+    return Publish(channel="lobby", key=key, data=Raw(data.encode()), merge=merge)
 
 
 async def test_a_second_server_on_the_folder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
@@ -163,30 +163,63 @@ async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:
         assert log._writer.pages_written == 0
 
 
-async def test_the_pages_between_checkpoints_are_counted_by_the_places_that_are_written_to(tmp_path: Path) -> None:
-    def since_then() -> int:
-        written, log._writer.pages_written = log._writer.pages_written, 0
-        return written
+def many(count: int) -> list[Publish]:
+    return [publish(channel=f"room{number}") for number in range(count)]
 
+
+def ephemeral(number: int) -> Publish:
+    return Publish(channel=f"other{number}", data=Raw(b"1"), ephemeral=True)
+
+
+@pytest.mark.parametrize(
+    ("batches", "too_many"),
+    [
+        ([[publish()]] * 50, 3),
+        ([[publish("x" * 1000) for _ in range(200)]] * 3, 3),
+        ([many(400)] * 3, 20),  # in a log that is small, they share pages
+        ([[word(f"key{number}") for number in range(400)]] * 3, 20),
+        ([[word("doc", '"' + "x" * 100_000 + '"')], *[[word("doc", '{"a":1}', merge=True)]] * 5], 3),
+        ([[word("doc", f'{{"a":"{"x" * 100_000}"}}')], *[[word("doc", '{"b":1}', merge=True)]] * 20], 3),
+        ([[*map(ephemeral, range(500)), publish()]] * 5, 3),
+    ],
+    ids=["small", "large", "channels", "keys", "replaced", "merged", "ephemeral"],
+)
+async def test_the_pages_that_are_written_are_counted_about_as_they_are(
+    tmp_path: Path, batches: list[list[Publish]], too_many: int
+) -> None:
     async with opened(tmp_path) as log:
-        await put(log, publish(), publish())
-        assert since_then() == 1 + 1
-        await put(log, *(publish(channel=f"room{number}") for number in range(5)))
-        assert since_then() == 1 + 5
-        await put(log, *(keyed(str(number % 3)) for number in range(9)))
-        assert since_then() == 1 + 1 + 3
-        await put_seqs(log, 1, 2, 3)
-        assert since_then() == 1 + 1 + 1
-        await put(log, publish("x" * 10 * PAGE_BYTES))
-        assert since_then() == 1 + 1 + 10
+        await put(log, *many(400))
+        log._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        log._writer.pages_written = 0
+        for batch in batches:
+            await put(log, *batch)
+        frames = (tmp_path / f"{FILE_NAME}-wal").stat().st_size // (PAGE_BYTES + 24)
+        assert frames / 3 <= log._writer.pages_written <= too_many * frames
+
+
+async def test_what_is_deleted_is_counted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
         await put(log, *(publish() for _ in range(100)))
-        since_then()
-        await log.trim({"lobby": 2 * ROWS_DELETED_PER_PAGE, "none": 1}, 1000)
-        assert since_then() == 1 + 2
+        log._writer.pages_written = 0
+        await log.trim({"lobby": 2 * MESSAGES_DELETED_PER_PAGE, "none": 1}, 1000)
+        assert log._writer.pages_written == 1 + 2
         await log.clear("lobby")
         while await log.maintain():
             pass
-        assert since_then() >= 90 // ROWS_DELETED_PER_PAGE
+        assert log._writer.pages_written >= 1 + 2 + CLEARING_PAGES + 80 // MESSAGES_DELETED_PER_PAGE
+
+
+async def test_a_wal_that_grows_is_checkpointed_whatever_was_counted(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish("x" * (CHECKPOINT_BYTES // 2)), publish("x" * (CHECKPOINT_BYTES // 2)))
+        log._writer.pages_written = 0
+        await put(log, publish())  # which sees how long it is
+        at_first = (tmp_path / FILE_NAME).read_bytes()
+        await log.maintain()
+        assert (tmp_path / FILE_NAME).read_bytes() != at_first
+        log._writer.pages_written = 1
+        await log.maintain()
+        assert log._writer.pages_written == 1  # not again: it has its length
 
 
 async def test_the_wal_is_made_longer_ahead_of_small_commits_and_a_crash_finds_them_all(tmp_path: Path) -> None:

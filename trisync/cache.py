@@ -60,7 +60,8 @@ class RunCache:
         self._runs: dict[str, list[tuple[int, int, Run]]] = {}
 
     def __len__(self) -> int:
-        return sum(len(batch.runs) for batch in self._batches.values())
+        self._batches.expire()
+        return sum(map(len, self._runs.values()))
 
     @property
     def size(self) -> int:
@@ -68,9 +69,10 @@ class RunCache:
         return int(self._batches.currsize)
 
     def add(self, runs: Sequence[Run]) -> None:
-        """Keep runs of different channels, at the expense of the least recently used batches.
+        """Keep runs, each of another channel, at the expense of the least recently used batches.
 
-        Together or, where they are over the whole size, each for itself. A run over the whole size is not kept.
+        Together or, where they are over the whole size, each for itself. A run over the whole size is not kept. The
+        sequence is kept too: it must not be changed afterwards.
         """
         batch = _Batch(runs, sum(run.size for run in runs))
         if batch.size > self._bytes_max and len(runs) > 1:

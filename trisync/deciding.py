@@ -338,13 +338,17 @@ class Batch:
             head = self._lookup.known_head(name)
             if head is None:
                 self._look_up_heads()
-                head = self.heads[name]
+                return self.heads[name]
             self.heads[name] = head
         return head
 
     def _look_up_heads(self) -> None:
         """Find the heads of all channels that the batch names and that are not in memory, at once."""
-        named = {item.channel: None for each in self._submissions for item in each.items if type(item) is Publish}
+        named: dict[str, None] = {}
+        for submission in self._submissions:
+            for item in submission.items:
+                if type(item) is Publish and not item.ephemeral:
+                    named[item.channel] = None
         cold = [name for name in named if name not in self.heads and self._lookup.known_head(name) is None]
         for head in self._lookup.find_heads(cold):
             self.heads[head.name] = head

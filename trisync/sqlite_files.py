@@ -24,7 +24,8 @@ class LogFiles:
     def __init__(self, path: Path) -> None:
         self._path = path
         self.wal = path.with_name(f"{path.name}-wal")
-        self._wal_bytes = 0
+        self.wal_bytes = 0
+        """Its size, when require() last saw it."""
         self._grown_bytes = 0  # when it was last seen to grow
         self._wal_bytes_wanted = WAL_AHEAD_BYTES  # a log that is written to little is never lengthened
         self._ids = self._look()
@@ -35,9 +36,9 @@ class LogFiles:
         except FileNotFoundError as error:
             raise LogGone(f"{error.filename} was removed, or moved, while it was in use") from None
         wal_bytes = found[1].st_size
-        if wal_bytes != self._wal_bytes:
-            self._grown_bytes = wal_bytes - self._wal_bytes
-            self._wal_bytes = wal_bytes
+        if wal_bytes != self.wal_bytes:
+            self._grown_bytes = wal_bytes - self.wal_bytes
+            self.wal_bytes = wal_bytes
         return [(status.st_dev, status.st_ino) for status in found]
 
     def require(self) -> None:
@@ -52,7 +53,7 @@ class LogFiles:
     @property
     def wal_wants_space(self) -> bool:
         """Whether small commits make the WAL longer, as far as require() saw."""
-        return self._wal_bytes > self._wal_bytes_wanted and self._grown_bytes <= SMALL_COMMIT_BYTES
+        return self.wal_bytes > self._wal_bytes_wanted and self._grown_bytes <= SMALL_COMMIT_BYTES
 
     def make_space(self) -> None:
         """Make the WAL longer by zeros, ahead of its last commit. Between two batches.
@@ -62,7 +63,7 @@ class LogFiles:
         behind the last commit for the rest of an older run through the file, and nothing in it has the checksum of a
         next frame: sqlite.org/fileformat2.html, section 4.1.
         """
-        self._wal_bytes_wanted = self._wal_bytes + WAL_AHEAD_BYTES
+        self._wal_bytes_wanted = self.wal_bytes + WAL_AHEAD_BYTES
         # Appending, so that what another program has committed meanwhile is never written over. The sync is that of the
         # next commit, which knows what to do if it fails; and if this fails, the commits say what they lack.
         with suppress(OSError), self.wal.open("ab", buffering=0) as file:

@@ -75,19 +75,25 @@ A word's size is that of its message, which is more than the entry takes in a pa
 """
 PAGE_BYTES = 4096
 """SQLite's default."""
-ROWS_DELETED_PER_PAGE = 10
-"""About, where many channels are active."""
+MESSAGES_DELETED_PER_PAGE = 10
+"""About, where many channels are active. Other rows lie where chance has them: a page each."""
+CLEARING_PAGES = 5
+"""What it takes to empty a channel, before it is purged."""
 KEPT_REQUESTS_S = 86400.0
 """How long an Idempotency-Key is remembered."""
 
 
-def _pages_of(batch: Sequence[Submission], work: Batch) -> int:
-    """About how many pages a batch writes: those of its messages, and one for each place that lies somewhere else.
+def _pages_of(work: Batch) -> int:
+    """About how many pages a batch writes: those of its messages, and of what lies elsewhere.
 
-    A channel's end has one in the index, a key's word in the state, and so have a producer's verdicts.
+    That is a channel's end in the index, a key's word in the state, a producer's verdicts, and two rows for a request
+    that may come again. Half a page each: in a large log none shares one, in a small one all do.
     """
-    words = sum(len(head.changed) for head in work.heads.values() if head.changed is not None)
-    return 1 + sum(each.size for each in batch) // PAGE_BYTES + len(work.heads) + words + len(work.settled)
+    stored_bytes: int = sum(work.rows[ROW.index("size") :: len(ROW)])
+    words = [head.words[key] for head in work.heads.values() if head.words for key in head.changed or ()]
+    stored_bytes += sum(len(word.data) for word in words if word.data is not None)
+    places = len(work.heads) + len(words) + len(work.settled) + 2 * len(work.once)
+    return 1 + stored_bytes // PAGE_BYTES + (places + 1) // 2
 
 
 class Writer:
@@ -132,7 +138,7 @@ class Writer:
                     self._db.execute("ROLLBACK")
                 raise reason from error
             raise
-        self.pages_written += _pages_of(batch, work)
+        self.pages_written += _pages_of(work)
         runs = [head.take_run() for head in work.heads.values()]
         return [run for run in runs if run is not None]
 
@@ -148,11 +154,14 @@ class Writer:
         return head
 
     def find_heads(self, names: list[str]) -> list[Head]:
-        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
-        heads = [Head(*row) for row in msgspec.json.decode(rows)]
+        heads = self._read_heads(names)
         for head in heads:
             self._heads[head.name] = head
         return heads
+
+    def _read_heads(self, names: list[str]) -> list[Head]:
+        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
+        return [Head(*row) for row in msgspec.json.decode(rows)]
 
     def create(self, name: str) -> int:
         cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
@@ -255,14 +264,17 @@ class Writer:
         gone = [id for (id,) in cursor.fetchall()]
         for id in gone:
             self._producers.pop(id, None)
+        self.pages_written += len(gone)
         return len(gone)
 
     def forget_requests(self, count_max: int) -> int:
         """Delete Idempotency-Keys whose time is over, at most so many; returns how many."""
-        return self._db.execute(
+        gone = self._db.execute(
             "DELETE FROM idempotency WHERE id IN (SELECT id FROM idempotency WHERE time < ? LIMIT ?)",
             (self._now_ms() - int(KEPT_REQUESTS_S * 1000), count_max),
         ).rowcount
+        self.pages_written += gone
+        return gone
 
     def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         """See Log.trim()."""
@@ -280,7 +292,7 @@ class Writer:
                     self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
                     self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
                     count_max -= until - trimmed
-                    self.pages_written += 1 + (until - trimmed) // ROWS_DELETED_PER_PAGE
+                    self.pages_written += 1 + (until - trimmed) // MESSAGES_DELETED_PER_PAGE
                 extents[name] = Extent(head, max(until, trimmed))
         return extents
 
@@ -293,10 +305,11 @@ class Writer:
                 self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
                 self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
         self._heads.pop(name, None)
+        self.pages_written += CLEARING_PAGES
         return Extent(head.offset, head.offset)
 
     def _head(self, name: str) -> Head:
-        return self.known_head(name) or self.find_heads([name])[0]
+        return self.known_head(name) or self._read_heads([name])[0]
 
     def purge(self, count_max: int) -> bool:
         """Delete at most so many rows of channels that were emptied; whether there may be more."""
@@ -309,7 +322,7 @@ class Writer:
             "DELETE FROM channels WHERE id = ?1 AND ?2",
         ):
             deleted = self._db.execute(statement, (row[0], count_max)).rowcount
-            self.pages_written += 1 + deleted // ROWS_DELETED_PER_PAGE
+            self.pages_written += 1 + deleted // MESSAGES_DELETED_PER_PAGE
             if deleted:
                 break
         return True

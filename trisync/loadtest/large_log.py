@@ -7,6 +7,7 @@ import random
 import statistics
 import tempfile
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import chain, islice, repeat
 from pathlib import Path
 from typing import NamedTuple
@@ -20,7 +21,7 @@ from rich.table import Table
 
 from trisync.loadtest.cli import run_until_signal
 from trisync.loadtest.target import TargetRefused, serving
-from trisync.log import Submission
+from trisync.log import LogRefused, LogUnavailable, Submission
 from trisync.protocol import Publish
 from trisync.settings import Settings
 from trisync.sqlite_log import SqliteLog
@@ -62,7 +63,10 @@ ROWS = {
 
 
 async def fill(folder: Path, names: Sequence[str], messages: int) -> None:
-    """Make a log in a folder that has so many messages, about the same number in each channel."""
+    """Make a log in a folder that has so many messages, about the same number in each channel.
+
+    Raises LogRefused, and LogUnavailable where the disk is full.
+    """
     each, more = divmod(messages, len(names))
     log = await SqliteLog.open(folder, Settings(durability="normal"))
     try:
@@ -92,18 +96,17 @@ async def publish_all(door: tuple[str, int], names: Sequence[str]) -> float:
         begun = trio.current_time()
         while acked < len(requests):
             chunk = requests[sent : acked + WINDOW]
-            if chunk:
+            data = b""
+            with trio.move_on_after(ANSWER_S), suppress(trio.BrokenResourceError):
                 await stream.send_all(b"".join(chunk))
                 sent += len(chunk)
-            data = b""
-            with trio.move_on_after(ANSWER_S):
                 data = await stream.receive_some()
             if not data:
                 raise PublishFailed(f"{len(requests) - acked} publishes had no answer")
             *answers, rest = (rest + data).split(b"\n")
             for answer in answers:
                 if _read(answer).op != "ok":
-                    raise PublishFailed(f"a publish was answered by {answer.decode()}")
+                    raise PublishFailed(f"a publish was answered by {answer.decode(errors='replace')}")
             acked += len(answers)
         return trio.current_time() - begun
 
@@ -119,7 +122,7 @@ async def measure(folder: Path, names: Sequence[str], publishes: int, chance: ra
 
 
 async def compare(messages: int, channels: int, publishes: int, rounds: int) -> tuple[list[Costs], list[Costs]]:
-    """The costs of an empty log and of a large one, a round each in turns. Raises TargetRefused and PublishFailed."""
+    """The costs of an empty log and of a large one, a round each in turns. Raises TargetRefused, and what those do."""
     names = [f"rooms/{number}" for number in range(channels)]
     empty: list[Costs] = []
     large: list[Costs] = []
@@ -127,6 +130,7 @@ async def compare(messages: int, channels: int, publishes: int, rounds: int) -> 
         folder = Path(name)
         await fill(folder / "large", names, messages)
         for number in range(rounds):
+            await fill(folder / f"empty{number}", names, 0)
             empty.append(await measure(folder / f"empty{number}", names, publishes, random.Random(number)))
             large.append(await measure(folder / "large", names, publishes, random.Random(number)))
     return empty, large
@@ -140,6 +144,7 @@ def lines(empty: Sequence[Costs], large: Sequence[Costs]) -> Iterator[tuple[str,
         yield title, shown[0], shown[1], f"{medians[1] / medians[0]:.2f}"
 
 
+_FAILURES = (PublishFailed, TargetRefused, LogRefused, LogUnavailable, msgspec.DecodeError, OSError)
 _COUNT = click.IntRange(min=1)
 
 
@@ -157,9 +162,7 @@ def large_log_command(messages: int, channels: int, publishes: int, rounds: int)
     In the empty one, the channels are made by the publishes. Both are in a new folder under TMPDIR, on free
     loopback ports, durable; 10 million messages take about two minutes to make, and 1.4 GB.
     """
-    empty, large = run_until_signal(
-        lambda: compare(messages, channels, publishes, rounds), (PublishFailed, TargetRefused, OSError)
-    )
+    empty, large = run_until_signal(lambda: compare(messages, channels, publishes, rounds), _FAILURES)
     table = Table(
         "medians", "empty log", "large log", "ratio", caption=f"{messages:,} messages in {channels:,} channels"
     )
