@@ -136,7 +136,7 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
     async with opened(tmp_path) as log:
         file = tmp_path / FILE_NAME
         at_first = file.read_bytes()
-        big = publish("x" * (CHECKPOINT_PAGES // 4 * PAGE_BYTES))
+        big = publish("x" * (CHECKPOINT_BYTES // 4))
         for _ in range(3):
             await put(log, big)
             await log.maintain()
@@ -147,7 +147,7 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
         await put(log, big)
         assert file.read_bytes() == at_first
         await log.maintain()
-        assert len(file.read_bytes()) > CHECKPOINT_PAGES * PAGE_BYTES
+        assert len(file.read_bytes()) > CHECKPOINT_BYTES
 
 
 async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:

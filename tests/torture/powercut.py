@@ -32,8 +32,8 @@ Durability = Literal["full", "normal"]
 ROUNDS_OF_A_LOG = 25
 """Rounds until there is a new log: each image is judged whole, so that it must not grow for ever."""
 BATCHES_MAX, BATCH_MESSAGES_MAX = 30, 40
-CHECKPOINT_PAGES = 30
-"""Ten commits: the server's own would be too rare for rounds so short."""
+CHECKPOINT_PAGES = 20
+"""Some seven commits: the server's own would be too rare for rounds so short."""
 PRODUCER = "powercut-producer"
 
 

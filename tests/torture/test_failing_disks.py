@@ -18,9 +18,8 @@ from tests.torture.places import mounting_works, on_small_disk, read_only, seen_
 from tests.torture.points import SYNC, WAL, strace_works, traced
 from tests.torture.server import Server
 from tests.torture.talking import HungUp, Talk, talking
-from trisync.sqlite_log import CHECKPOINT_PAGES
+from trisync.sqlite_log import CHECKPOINT_BYTES
 from trisync.sqlite_schema import FILE_NAME
-from trisync.sqlite_writer import PAGE_BYTES
 
 needs_strace = pytest.mark.skipif(bool(strace_works()), reason=strace_works())
 needs_mounts = pytest.mark.skipif(bool(mounting_works()), reason=mounting_works())
@@ -120,7 +119,7 @@ def test_a_disk_that_fails_at_a_checkpoint_stops_the_server_which_leaves_the_wal
         with talking(server.doors()) as talk:
             acknowledged = publish_until_it_ends(talk, "x" * 500_000, 100)
         assert_it_stopped(server, "SQLITE_IOERR_FSYNC")
-    assert (tmp_path / WAL).stat().st_size > CHECKPOINT_PAGES * PAGE_BYTES
+    assert (tmp_path / WAL).stat().st_size > CHECKPOINT_BYTES
     assert stored(tmp_path)[: acknowledged + 1] == ["first", *["x" * 500_000] * acknowledged]
 
 
