@@ -24,6 +24,8 @@ class Framing(Enum):
     CONSOLE = "console"
     EVENTS = "events"
 
+    __hash__ = object.__hash__  # Enum's own is a Python function, and these are looked up with every answer
+
 
 FRAME_LENGTH_BYTES = 4
 FRAME_LENGTH_MIN = FRAME_LENGTH_BYTES + 1
@@ -95,21 +97,29 @@ class LineSplitter:
         if self.failed:
             return []
         lines = chunk.split(b"\n")
-        if self._rest and len(lines) > 1:
+        rest = lines.pop()
+        bytes_most = len(self._rest) + len(chunk)  # that a line can have
+        if self._rest and lines:
             lines[0] = bytes(self._rest) + lines[0]
             self._rest.clear()
-        self._rest += lines.pop()
+        if rest:
+            self._rest += rest
         if b"\r" in chunk or (lines and lines[0].endswith(b"\r")):
             lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
-        payloads = lines if self._keep_empty else list(filter(None, lines))
-        for place, payload in enumerate(payloads):
-            if len(payload) > self._limit:
+        if b"" in lines and not self._keep_empty:
+            lines = [line for line in lines if line]
+        return lines if bytes_most <= self._limit else self._refuse_too_large(lines)
+
+    def _refuse_too_large(self, lines: list[bytes]) -> list[bytes]:
+        """The lines before the first that is over the limit; from there on nothing is read."""
+        for place, line in enumerate(lines):
+            if len(line) > self._limit:
                 self.failed = too_large(self._limit)
-                return payloads[:place]
+                return lines[:place]
         if len(self._rest) > self._limit + 1:  # one more: it may be the CR of a CRLF
             self.failed = too_large(self._limit)
             self._rest.clear()
-        return payloads
+        return lines
 
     def take_rest(self) -> bytes:
         """The line that has begun and not ended; it is forgotten here."""
