@@ -15,7 +15,7 @@ from trisync.errors import WireError
 from trisync.framing import JOIN, Framing, too_large
 from trisync.hook_requests import Client, Door
 from trisync.hooks import Hooks
-from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Refused, Submission
+from trisync.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,
@@ -112,32 +112,35 @@ class Session:
         if self._flow is not None:
             await self._broker.room(self._flow)
 
-    def receive_at_once(self, payloads: list[bytes]) -> bool:
-        """Handle payloads if nothing about them has to wait; False where some of it has to, and nothing was done.
+    def receive_at_once(self, payloads: list[bytes]) -> list[bytes]:
+        """Handle payloads up to the first that has to wait for something; returns those that are left.
 
-        For receive() is what it leaves, and also the wait for room in the broker's queue, before more is read.
+        For receive() is what is left, and also the wait for room in the broker's queue, before more is read.
         """
         hooks = self._publish_hooks
-        if sum(map(len, payloads)) + ITEM_OVERHEAD_BYTES * len(payloads) > SUBMISSION_BYTES_MAX:
-            return False
-        try:
-            requests = [decode_request(payload) for payload in payloads]
-        except BadRequest:
-            return False
-        for request in requests:
-            if type(request) is not Publish or (hooks and hooks(request.channel)):
-                return False
-            if request.key is not UNSET and request.conditional:
-                return False
-        for request, payload in zip(requests, payloads, strict=True):
-            assert type(request) is Publish
+        left: list[bytes] = []
+        for place, payload in enumerate(payloads):
+            try:
+                request = decode_request(payload)
+            except BadRequest:
+                request = None
+            if (
+                type(request) is not Publish
+                or (request.key is not UNSET and request.conditional)
+                or (hooks is not None and hooks(request.channel))
+                or (self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX)
+            ):
+                left = payloads[place:]
+                break
             self._collect(request, len(payload))
         self._submit()
-        return True
+        return left
 
     @property
     def must_wait(self) -> bool:
-        """Whether more may be read only when receive() has waited for room."""
+        """Whether more may be read only when the client has taken its answers, and receive() has waited for room."""
+        if self._connection.outbox.over:
+            return True
         return self._flow is not None and not self._broker.has_room(self._flow)
 
     async def _settle_up(self) -> None:
@@ -244,15 +247,18 @@ class Session:
             if isinstance(verdict, WireError):
                 self._connection.note(f"{verdict.code}: {verdict.message}")
                 replies.append(verdict.encode(item.id))
-            elif item.id is not UNSET:
-                id = item.id if type(item.id) is int else encode_text(str(item.id))
-                if type(verdict) is Duplicate:
-                    offset = f',"offset":{verdict.offset}' if verdict.offset else ""
-                    replies.append(f'{{"op":"ok","id":{id}{offset},"duplicate":true}}'.encode())
-                elif verdict:
-                    replies.append(f'{{"op":"ok","id":{id},"offset":{verdict}}}'.encode())
-                else:
-                    replies.append(f'{{"op":"ok","id":{id}}}'.encode())
+                continue
+            id = item.id
+            if id is UNSET:
+                continue
+            if type(id) is not int:
+                id = encode_text(str(id))
+            if type(verdict) is Duplicate:
+                offset = f',"offset":{verdict.offset}' if verdict.offset else ""
+                replies.append(f'{{"op":"ok","id":{id}{offset},"duplicate":true}}'.encode())
+            else:
+                offset = f',"offset":{verdict}' if verdict else ""
+                replies.append(f'{{"op":"ok","id":{id}{offset}}}'.encode())
         if replies:
             self._write(replies)
         self._connection.was_answered()

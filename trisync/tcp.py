@@ -87,7 +87,7 @@ class _Conversation:
         self._first_word = first_word
         self._telnet: TelnetFilter | None = None
         self._splitter: Splitter | None = None
-        self._left: list[bytes] | None = None  # payloads that have to wait for something
+        self._left: list[bytes] = []  # payloads that have to wait for something
         self._progress = False  # whether the last chunk ended a message
         self._hung_up = False
 
@@ -113,19 +113,17 @@ class _Conversation:
     def _feed(self, splitter: Splitter, chunk: bytes) -> bool:
         payloads = splitter.feed(chunk)
         self._progress = bool(payloads)
-        if payloads and not self._session.receive_at_once(payloads):
-            self._left = payloads
-            return False
-        return not (splitter.failed or splitter.partial or self._session.must_wait or self._connection.outbox.over)
+        self._left = self._session.receive_at_once(payloads)
+        return not (self._left or splitter.failed or splitter.partial or self._session.must_wait)
 
     async def _settle(self) -> bool:
         """Do what _take() left; whether the conversation goes on."""
-        splitter, payloads = self._splitter, self._left
+        splitter, left = self._splitter, self._left
         assert splitter is not None
         if self._hung_up:
             return False
-        self._left = None
-        await self._session.receive(payloads or [])
+        self._left = []
+        await self._session.receive(left)
         if splitter.failed:
             self._connection.refuse(splitter.failed)
             return False

@@ -87,7 +87,7 @@ class WebSocket:
         self._rest = rest
         self._answer = answer
         self._reader = FrameReader(bytes_max)
-        self._left: list[bytes] | None = None  # messages that have to wait for something
+        self._left: list[bytes] = []  # messages that have to wait for something
         self._progress = False  # whether the last chunk ended a message
         self._hung_up = False
         self._open = False
@@ -117,21 +117,20 @@ class WebSocket:
         reader = self._reader
         messages = reader.feed(chunk)
         self._progress = bool(messages)
-        if messages and not self.session.receive_at_once(messages):
-            self._left = messages
+        self._left = self.session.receive_at_once(messages)
+        if self._left:
             return False
         if answers := reader.take_answers():
             self.connection.outbox.write(answers)
-        over = self.connection.outbox.over
-        return bool(chunk) and not (reader.close or reader.partial or self.session.must_wait or over)
+        return bool(chunk) and not (reader.close or reader.partial or self.session.must_wait)
 
     async def _settle(self) -> bool:
         """Do what _take() left; whether the conversation goes on."""
         if self._hung_up:
             return False
-        reader, messages = self._reader, self._left
-        self._left = None
-        await self.session.receive(messages or [])
+        reader, left = self._reader, self._left
+        self._left = []
+        await self.session.receive(left)
         if answers := reader.take_answers():
             self.connection.outbox.write(answers)
         if reader.close is not None:
