@@ -10,7 +10,7 @@ from click.testing import CliRunner
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import large_log
 from trisync.loadtest.cli import NO_RUN
-from trisync.loadtest.large_log import WINDOW, Costs, PublishFailed, fill, large_log_command, lines, publish_all
+from trisync.loadtest.large_log import WINDOW, Costs, PublishFailed, figures, fill, large_log_command, publish_all
 from trisync.loadtest.target import TargetRefused, serving
 from trisync.sqlite_schema import FILE_NAME
 
@@ -52,7 +52,7 @@ async def test_a_publish_that_is_not_acknowledged_is_no_measurement(
 def test_the_table_has_medians_and_their_ratio() -> None:
     empty = [Costs(0.2, 10e-6, 20e-6), Costs(0.4, 30e-6, 20e-6), Costs(0.3, 20e-6, 90e-6)]
     large = [Costs(0.6, 20e-6, 30e-6)] * 3
-    shown = [line[1:] for line in lines(empty, large)]
+    shown = [figure[1:] for figure in figures(empty, large)]
     assert shown == [("300.0", "600.0", "2.00"), ("20.0", "20.0", "1.00"), ("20.0", "30.0", "1.50")]
 
 

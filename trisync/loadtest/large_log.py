@@ -54,12 +54,12 @@ class Costs(NamedTuple):
     any_s: float
 
 
-ROWS = {
+FIGURES = {
     "start_s": ("until it is ready, ms", 1e3),
     "one_s": ("a publish, all to one channel, µs", 1e6),
     "any_s": ("a publish, each to any channel, µs", 1e6),
 }
-"""The table's, by what of Costs they show: their titles, and how many of their units a second has."""
+"""By what of Costs they show: their titles, and how many of their units a second has."""
 
 
 async def fill(folder: Path, names: Sequence[str], messages: int) -> None:
@@ -136,9 +136,9 @@ async def compare(messages: int, channels: int, publishes: int, rounds: int) -> 
     return empty, large
 
 
-def lines(empty: Sequence[Costs], large: Sequence[Costs]) -> Iterator[tuple[str, str, str, str]]:
-    """The table's: what, its median in the empty and in the large log, and their ratio."""
-    for field, (title, units) in ROWS.items():
+def figures(empty: Sequence[Costs], large: Sequence[Costs]) -> Iterator[tuple[str, str, str, str]]:
+    """Each figure's title, its median in the empty and in the large log, and their ratio."""
+    for field, (title, units) in FIGURES.items():
         medians = [statistics.median(getattr(costs, field) for costs in each) for each in (empty, large)]
         shown = [f"{median * units:.1f}" for median in medians]
         yield title, shown[0], shown[1], f"{medians[1] / medians[0]:.2f}"
@@ -166,6 +166,6 @@ def large_log_command(messages: int, channels: int, publishes: int, rounds: int)
     table = Table(
         "medians", "empty log", "large log", "ratio", caption=f"{messages:,} messages in {channels:,} channels"
     )
-    for line in lines(empty, large):
-        table.add_row(*line)
+    for figure in figures(empty, large):
+        table.add_row(*figure)
     Console(highlight=False, markup=False).print(table)
