@@ -129,6 +129,26 @@ async def test_an_unknown_outcome_stops_the_broker_and_no_verdict_is_sent() -> N
     assert settled == []
 
 
+async def test_who_waits_for_what_is_done_between_two_batches_is_told_when_that_ends_the_broker() -> None:
+    async def fail() -> None:
+        await trio.lowlevel.checkpoint()
+        raise RuntimeError("of an unknown outcome")
+
+    world_ended = False
+    with pytest.RaisesGroup(pytest.RaisesExc(RuntimeError), flatten_subgroups=True):
+        async with trio.open_nursery() as outside, a_world() as world:
+
+            async def wait_for_it() -> None:
+                nonlocal world_ended
+                with trio.CancelScope(shield=True), trio.fail_after(10), pytest.raises(LogUnavailable):
+                    await world.broker.between_batches(fail)
+                world_ended = True
+
+            outside.start_soon(wait_for_it)
+            await trio.sleep_forever()
+    assert world_ended
+
+
 async def test_publishers_wait_while_the_queue_is_full_unless_nothing_in_it_is_theirs() -> None:
     async with a_world(queue_bytes_max=1000) as world:
         world.log.gate = trio.Event()

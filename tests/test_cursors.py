@@ -151,6 +151,29 @@ async def join(world: World, outlets: list[CollectingOutlet]) -> None:
     outlets.append(outlet)
 
 
+async def test_who_was_told_by_the_log_of_what_is_yet_to_be_fanned_out_is_not_of_another_log() -> None:
+    async with a_world() as world:
+        await world.subscriber()
+        world.log.stored = trio.Event()
+        await publish(world, 3)  # stored, and not yet answered or fanned out
+        page = await world.broker.history("lobby", None, 1)
+        assert page.extent.head == 3
+        told: list[CollectingOutlet] = []
+
+        async def resume(since: int) -> None:
+            outlet, _ = await world.subscriber(since=since)
+            told.append(outlet)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(resume, 3)
+            await wait_all_tasks_blocked()
+            world.log.stored.set()
+        await publish(world, 1)
+        assert events(told[0]) == [("ok", 3), 4]
+        await resume(5)
+        assert events(told[1])[1] == ("gap", "epoch", None, None)
+
+
 async def test_who_reads_the_log_sees_nothing_before_its_publisher_is_answered() -> None:
     async with a_world(cache_bytes_max=1) as world:
         await publish(world, 5)

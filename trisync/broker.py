@@ -74,6 +74,7 @@ class Broker:
         self._queue = FairQueue()
         self._arrived = trio.Event()
         self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
+        self._committing = False  # from when a batch goes to the log until all of it is fanned out
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
@@ -172,13 +173,16 @@ class Broker:
             chores = True
             while self._queue or self._errands or chores:
                 if self._queue:
+                    self._committing = True
                     await self._commit(self._take_batch())
+                    self._committing = False
                     self._batch_settled.set()
                     self._batch_settled = trio.Event()
                     if 0 < self._queue.size < GATHER_BYTES_MAX:
                         await self._let_others_publish()
                 if self._errands:
-                    await self._run_errand(self._errands.popleft())
+                    await self._run_errand(self._errands[0])
+                    self._errands.popleft()  # not before: what ends the broker is told to whoever waits
                 try:
                     chores = await self._log.maintain()
                 except LogUnavailable as problem:
@@ -271,14 +275,17 @@ class Broker:
 
     # Subscribing
 
-    async def enter(self, name: str) -> Channel:
-        """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable."""
+    async def enter(self, name: str, offset: int = 0) -> Channel:
+        """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable.
+
+        `offset` is one that a client knows of, perhaps from the log, which has it before it is fanned out.
+        """
         channel = self._channels.get(name)
         if channel is None:
             channel = self._channels[name] = Channel(name)
         channel.members += 1
-        if channel.loading is not None:
-            try:
+        try:
+            if channel.loading is not None:
                 async with channel.loading:
                     if channel.loading is not None:
                         extent = await self._log.extent(name)
@@ -286,9 +293,11 @@ class Broker:
                             await self._batch_settled.wait()
                         channel.learn(extent)
                         channel.loading = None
-            except BaseException:
-                self.leave(channel)
-                raise
+            if offset > channel.head and self._committing:
+                await self._batch_settled.wait()
+        except BaseException:
+            self.leave(channel)
+            raise
         return channel
 
     def _is_being_stored(self, name: str) -> bool:

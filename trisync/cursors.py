@@ -47,7 +47,7 @@ class Subscriptions:
                 limit="subscriptions_max",
                 value=self._count_max,
             )
-        channel = await self._broker.enter(request.channel)
+        channel = await self._broker.enter(request.channel, 0 if request.since is UNSET else request.since)
         # From here on nothing waits: the ok, a gap and what is written next belong together.
         again = self._by_channel.pop(request.channel, None)
         if again is not None:
@@ -85,6 +85,8 @@ class Subscriptions:
 
     def appear_as(self, member: str, name: str | None) -> None:
         """From now on, be shown as this member, by this name."""
+        if (member, name) == (self.member, self.name):
+            return
         presence = self._broker.presence
         for channel in self._by_channel:
             if member == self.member:
