@@ -166,7 +166,8 @@ class MemoryLog(Log):
 
     async def settled_seq(self, producer: str) -> int:
         await trio.lowlevel.checkpoint()
-        return 0
+        known = self._producers.get(producer)
+        return 0 if known is None else known.seq
 
     # Between two batches
 

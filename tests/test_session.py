@@ -2,13 +2,16 @@
 
 import json
 
-from trio.testing import memory_stream_pair
+import pytest
+import trio
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world
 from trisync.connection import Connection
 from trisync.framing import Framing
 from trisync.hook_requests import PublishRequest
 from trisync.hooks import Hooks
+from trisync.log import CONDITIONAL_BYTES
 from trisync.session import SUBMISSION_BYTES_MAX, Session
 
 
@@ -58,3 +61,51 @@ async def test_a_hook_on_some_channels_leaves_the_others_publishes_as_fast_as_th
         session = a_session(world, hooks)
         asked = publish("chat.a")
         assert session.receive_at_once([publish("lobby"), asked]) == [asked]
+
+
+async def test_who_changes_its_name_over_and_over_leaves_others_their_turns() -> None:
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        await session.receive([b'{"op":"subscribe","channel":"lobby"}'])
+        with trio.testing.assert_checkpoints():
+            await session.receive([b'{"op":"hello","name":"another"}'])
+
+
+async def test_presence_that_nobody_would_be_told_is_not_looked_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        asked: list[str] = []
+
+        def members(channel: str, after: str, bytes_max: int) -> tuple[list[object], bool]:
+            asked.append(channel)
+            return [], False
+
+        monkeypatch.setattr(world.broker.presence, "members", members)
+        await session.receive([b'{"op":"presence","channel":"lobby"}'])
+        assert asked == []
+        await session.receive([b'{"op":"presence","channel":"lobby","id":1}'])
+        assert asked == ["lobby"]
+
+
+async def test_what_was_collected_before_a_refusal_that_has_to_wait_is_submitted_before_a_fence() -> None:
+    producer = "p" * 16
+    async with a_world(backlog_bytes_max=10) as world:
+        session = a_session(world, Hooks())
+        await session.receive([json.dumps({"op": "hello", "producer": producer}).encode()])
+        session._connection.outbox.write(b"x" * 1000)
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(session.receive, [publish(key="k", expect=0, seq=1), b'{"op":"subscribe"}'])
+            await wait_all_tasks_blocked()
+            assert await world.broker.take_producer(producer, lambda: None) == 1
+            nursery.cancel_scope.cancel()
+
+
+async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answers() -> None:
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        world.log.gate = trio.Event()
+        with trio.move_on_after(1):
+            for _ in range(100):
+                await session.receive([publish(key="k", expect=0)])
+        assert session._own_flow().unsettled <= SUBMISSION_BYTES_MAX + 2 * CONDITIONAL_BYTES
+        world.log.gate.set()

@@ -6,6 +6,7 @@ the broker together; everything else is answered in the order it came.
 
 from collections.abc import Callable
 
+import trio
 from msgspec import UNSET, UnsetType
 
 from trisync.broker import Broker
@@ -39,7 +40,8 @@ from trisync.settings import Settings
 from trisync.version import __version__
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
-"""Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers."""
+"""Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
+read brings may be twice as much: it is bounded too."""
 
 
 class Session:
@@ -96,7 +98,7 @@ class Session:
                     await self._collect_judged(request)
                 else:
                     self._collect(request, len(payload))
-                if self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX:
+                if self._is_much(request):
                     await self._settle_up()
             else:
                 await self._answer(request)
@@ -142,6 +144,16 @@ class Session:
         if self._connection.outbox.over:
             return True
         return self._flow is not None and not self._broker.has_room(self._flow)
+
+    def _is_much(self, request: Publish) -> bool:
+        """Whether what was collected is to be answered before more is. What is conditional counts until it is settled:
+
+        its answers may be much larger than it is, and who does not take them is not to be owed many.
+        """
+        if self._submission is None:
+            return False
+        unsettled = self._own_flow().unsettled if request.conditional else 0
+        return self._submission.size + unsettled > SUBMISSION_BYTES_MAX
 
     async def _settle_up(self) -> None:
         """Wait until what was collected is answered, and the answers were taken: they may be large."""
@@ -276,6 +288,7 @@ class Session:
             # In its place among the publishes, whose replies keep their order; and a seq may be settled by it.
             self._collect(Refused(bad.error, bad.id, bad.seq), payload_bytes)
         else:
+            self._submit()  # a fence holds for what is submitted later
             await self._connection.room()
             self._connection.refuse(bad.error, bad.id)
 
@@ -343,6 +356,7 @@ class Session:
                 self._client.name = request.name
         if self._subscriptions is not None:
             self._subscriptions.appear_as(self._member(), self._name)
+            await trio.lowlevel.checkpoint()  # it may have been in many channels
         self._ok(request.id, **fields)
 
     def _session_id(self) -> str:
@@ -393,6 +407,8 @@ class Session:
         return envelope[:-1] + b',"entries":{' + page.entries + b"}}"
 
     def _presence(self, request: GetPresence) -> None:
+        if request.id is UNSET:
+            return
         after = "" if request.after is UNSET else request.after
         members, more = self._broker.presence.members(request.channel, after, self._settings.message_bytes_max)
         self._ok(request.id, members=members, more=more)
