@@ -5,6 +5,7 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from trisync.connection import Connection
+from trisync.errors import WireError
 from trisync.framing import Framing
 from trisync.settings import Settings
 
@@ -28,3 +29,41 @@ async def test_an_answer_that_comes_when_the_time_for_it_is_up_harms_nobody(mock
                 await trio.lowlevel.checkpoint()
             connection.reply(b"{}")
         assert connection.outbox.backlog == 0
+
+
+async def test_time_in_which_a_client_is_not_read_from_is_not_taken_from_its_half_message(
+    autojump_clock: MockClock,
+) -> None:
+    settings = Settings()
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, settings, "somebody")
+    connection.expect(partial=True, progress=True)
+    waiting_since = trio.current_time()
+    await trio.sleep(settings.half_message_s)
+    connection.excuse(waiting_since)
+    await ours.send_all(b"the rest")
+    assert await connection.receive() == b"the rest"
+    with pytest.raises(WireError):
+        await connection.receive()
+
+
+async def test_who_is_cancelled_from_outside_wants_no_writer_any_more() -> None:
+    _, theirs = memory_stream_pair()
+    connection = Connection(theirs, Settings(), "somebody")
+    connection.framing = Framing.LINES
+    ends: list[bool] = []
+
+    async def work() -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            connection.reply(b"{}")
+            ends.append(connection.outbox.backlog == 0)
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.serve, trio.sleep_forever)
+        await wait_all_tasks_blocked()
+        connection.start_soon(work)
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    assert ends == [True]

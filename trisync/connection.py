@@ -83,13 +83,15 @@ class Connection:
         """
         try:
             async with trio.open_nursery() as self._nursery:
-                with trio.CancelScope() as self._conversation:
-                    if self.ending is None:
-                        await self.guard(converse)
-                self.end(HUNG_UP)
-                with trio.move_on_after(self._settings.drain_s):
-                    await self._hang_up(farewell)
-                self.outbox.close()  # where the time was up, an answer may still come, and want a writer
+                try:
+                    with trio.CancelScope() as self._conversation:
+                        if self.ending is None:
+                            await self.guard(converse)
+                    self.end(HUNG_UP)
+                    with trio.move_on_after(self._settings.drain_s):
+                        await self._hang_up(farewell)
+                finally:
+                    self.outbox.close()  # an answer may still come, and would want a writer
                 self._nursery.cancel_scope.cancel()
         finally:
             self.outbox.discard()
@@ -214,7 +216,7 @@ class Connection:
         if self.outbox.over:
             waiting_since = trio.current_time()
             await self.outbox.room()
-            self._deadline += trio.current_time() - waiting_since  # the wait was ours: it does not count
+            self.excuse(waiting_since)
         with trio.CancelScope(deadline=self._deadline):
             return await self._stream.receive_some(RECEIVE_BYTES)
         waited_s = self._settings.half_message_s
@@ -229,6 +231,10 @@ class Connection:
             self._deadline = math.inf
         elif progress or self._deadline == math.inf:
             self._deadline = trio.current_time() + self._settings.half_message_s
+
+    def excuse(self, waiting_since: float) -> None:
+        """Leave the time since then out of the deadline: the client was not read from, and could do nothing."""
+        self._deadline += trio.current_time() - waiting_since
 
     # Answers to come
 

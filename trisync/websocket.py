@@ -65,6 +65,7 @@ class WebSocket:
 
     __slots__ = (
         "_answer",
+        "_busy",
         "_heard_at",
         "_hung_up",
         "_key",
@@ -91,6 +92,7 @@ class WebSocket:
         self._progress = False  # whether the last chunk ended a message
         self._hung_up = False
         self._open = False
+        self._busy = False  # with its messages: until that is over, nothing is read
         self._heard_at = trio.current_time()
         self._pinged = False
 
@@ -130,7 +132,12 @@ class WebSocket:
             return False
         reader, left = self._reader, self._left
         self._left = []
+        waiting_since = trio.current_time()
+        self._busy = True
         await self.session.receive(left)
+        self._busy = False
+        self.connection.excuse(waiting_since)
+        self._heard_at = trio.current_time()
         if answers := reader.take_answers():
             self.connection.outbox.write(answers)
         if reader.close is not None:
@@ -157,11 +164,13 @@ class WebSocket:
     def look_alive(self, ping_s: float, pong_s: float) -> None:
         """Ping a client silent for `ping_s`; end one that then stays silent for `pong_s` more.
 
-        Who has not yet taken what was sent to it is slow, not silent; the kernel tells when such a peer is gone.
+        Who has not yet taken what was sent to it is slow, not silent; the kernel tells when such a peer is gone. Nor is
+        it silent while nobody listens, because there is much to do for it.
         """
         now = trio.current_time()
         silent_s = now - self._heard_at
-        if silent_s < ping_s or not self._open or self.connection.untaken() > len(PING_FRAME):
+        excused = not self._open or self._busy or self.connection.untaken() > len(PING_FRAME)
+        if silent_s < ping_s or excused:
             self._pinged = False
         elif not self._pinged:
             self._pinged = True
