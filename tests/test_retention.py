@@ -124,6 +124,27 @@ async def test_a_cut_is_made_in_steps_with_commits_between_them(autojump_clock: 
         assert batches == [*range(batches[0], batches[0] + 3)]
 
 
+async def test_a_channel_that_is_always_over_leaves_the_others_their_cuts(autojump_clock: MockClock) -> None:
+    async with a_kept_world("busy messages=10", "old messages=5", "older age_s=1") as world:
+        trim = world.log.trim
+
+        async def flooded(wanted: dict[str, int], count_max: int) -> dict[str, Extent]:
+            world.broker.submit(publishes(ROWS_PER_STEP, "busy"))
+            await trio.sleep(TICK_S / 3)
+            return await trim(wanted, count_max)
+
+        world.log.trim = flooded  # type: ignore[method-assign,assignment]
+        await publish(world, 3 * ROWS_PER_STEP, "busy")
+        await publish(world, 20, "old")
+        await publish(world, 20, "older")
+        world.log.time_ms += 5_000
+        await ticks(5)
+        assert await held(world.log, "old") == Extent(20, 15)
+        assert await held(world.log, "older") == Extent(20, 20)
+        extent = await held(world.log, "busy")
+        assert extent.head - extent.trimmed > 10
+
+
 async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time(autojump_clock: MockClock) -> None:
     async with a_kept_world("lobby messages=1") as world:
         trim = world.log.trim

@@ -68,16 +68,22 @@ class Retention:
             self._round_at = "" if self._rules.by_age else None
 
     async def _enforce(self, infos: Sequence[ChannelInfo]) -> None:
-        """Cut these channels until none is over, step by step. Raises LogUnavailable."""
+        """Cut these channels step by step, all of them in each, until none is over. Raises LogUnavailable.
+
+        A channel that is flooded may always be: after a tick, those that are over still are due in the next one.
+        """
+        enough_s = trio.current_time() + self._tick_s
         while True:
-            cuts: dict[str, int] = {}
-            for info in infos:
-                until = await self._surplus(info)
-                if until > info.extent.trimmed:
-                    cuts[info.name] = until
-            if not cuts:
+            surplus = {info: await self._surplus(info) for info in infos}
+            over = [info for info in infos if surplus[info] > info.extent.trimmed]
+            if not over:
                 return
+            share = max(1, ROWS_PER_STEP // len(over))
+            cuts = {info.name: min(surplus[info], info.extent.trimmed + share) for info in over}
             await self._broker.trim(cuts, ROWS_PER_STEP)
+            if trio.current_time() >= enough_s:
+                self._due |= dict.fromkeys(cuts)
+                return
             infos = await self._log.describe(list(cuts))
 
     async def _surplus(self, info: ChannelInfo) -> int:
