@@ -8,6 +8,7 @@ from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world
 from trisync.connection import Connection
+from trisync.console_session import ConsoleSession
 from trisync.framing import Framing
 from trisync.hook_requests import PublishRequest
 from trisync.hooks import Hooks
@@ -109,3 +110,12 @@ async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answ
                 await session.receive([publish(key="k", expect=0)])
         assert session._own_flow().unsettled <= SUBMISSION_BYTES_MAX + 2 * CONDITIONAL_BYTES
         world.log.gate.set()
+
+
+async def test_what_a_person_typed_behind_quit_is_not_said() -> None:
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        console = ConsoleSession(session, session._connection)
+        await console.receive([b"said", b"/quit", b"not said"])
+        await world.broker.settled()
+        assert [len(lines) for lines in world.log.messages.values()] == [1]

@@ -36,6 +36,7 @@ class ConsoleSession:
                         return lines[number + 1 :]
                     case Quit():
                         self._connection.end("the person left")
+                        return None
                     case Publish():
                         await self._session.handle(action)
                     case _:
