@@ -120,6 +120,12 @@ def test_no_line_is_too_strange_and_what_it_asks_for_is_always_a_good_request(li
                 assert all(char == "\n" or char.isprintable() for char in action.text)
 
 
+def test_what_is_wrong_with_a_join_is_said() -> None:
+    for line in ("/join lobby none", "/join lobby 0", "/join lobby 1001"):
+        assert said(begun().read(line)) == "! /join CHANNEL [N]: N is 1 to 1000\n"
+    assert "a channel's name" in said(begun().read("/join $x 5"))
+
+
 def test_help_names_every_command() -> None:
     assert said(begun().read("/help")) == HELP
     for command in ("/join", "/leave", "/name", "/history", "/json", "/quit", "//"):

@@ -199,7 +199,7 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
             check=False,
         )
         assert second.returncode == 1
-        assert "Address already in use" in second.stderr
+        assert f"Address already in use: 127.0.0.1, port {server.tcp_port}" in " ".join(second.stderr.split())
         assert "Traceback" not in second.stderr
 
 

@@ -158,8 +158,10 @@ class Console:
         name, _, count = rest.partition(" ")
         name = name.removeprefix("#")
         last = _count(count.strip()) if count else UNSET
-        if not channel_is_valid(name) or last is None:
+        if not channel_is_valid(name):
             return [Say("! /join CHANNEL [N]: letters, digits and _ - . : / @ # = make a channel's name\n")]
+        if last is None:
+            return [Say(f"! /join CHANNEL [N]: N is 1 to {HISTORY_LIMIT_MAX}\n")]
         actions: list[Action] = []
         if self.channel is not None and self.channel != name:
             actions.append(Unsubscribe(channel=self.channel))

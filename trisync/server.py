@@ -175,8 +175,14 @@ def fit_connections(settings: Settings) -> Settings:
 
 
 async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
-    """Listening sockets for every address of a host; a free port, the same for all, where it is 0."""
-    listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    """Listening sockets for every address of a host; a free port, the same for all, where it is 0.
+
+    Raises OSError, which names both.
+    """
+    try:
+        listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
+    except OSError as error:
+        raise OSError(error.errno, f"{error.strerror or error}: {host}, port {port}") from error
     if port == 0 and len(listeners) > 1:
         chosen = port_of(listeners)
         for listener in listeners:

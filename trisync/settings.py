@@ -142,7 +142,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     # Telling
     log_level: Annotated[
-        Literal["debug", "info", "warning", "error"], Meta(description="How much is said on standard error")
+        Literal["debug", "info", "warning", "error"],
+        Meta(description="What is said on standard error, at the least: debug, info, warning or error"),
     ] = "info"
 
     def __post_init__(self) -> None:
