@@ -50,7 +50,7 @@ class MemoryLog(Log):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        work = Batch(self, self.time_ms, message_bytes_max=1024 * 1024, keys_max=1000)
+        work = Batch(self, self.time_ms, 0, message_bytes_max=1024 * 1024, keys_max=1000)
         work.decide(batch)
         for head in work.heads.values():
             self.messages.setdefault(head.name, []).extend(head.lines)

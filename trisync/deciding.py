@@ -71,15 +71,17 @@ def unpack_verdicts(packed: bytes) -> list[Kept]:
 class Head:
     """Where a channel ends, and what the batch under way adds to it."""
 
-    __slots__ = ("after", "changed", "id", "keys", "lines", "name", "offset", "prefix", "total", "words")
+    __slots__ = ("after", "changed", "id", "keys", "lines", "message", "name", "offset", "prefix", "total", "words")
 
-    def __init__(self, name: str, id: int, offset: int, keys: int, total: int = 0) -> None:
+    def __init__(self, name: str, id: int, offset: int, keys: int, total: int = 0, message: int = 0) -> None:
         self.name = name
         self.id = id
         """0 while nothing was ever stored in it."""
         self.offset = offset
         self.total = total
         """The newest message's: see ROW."""
+        self.message = message
+        """The newest message's id, 0 where there is none."""
         self.keys = keys
         """How many keys have a word."""
         self.after = offset
@@ -161,11 +163,12 @@ class Lookup(Protocol):
         """The verdict on the first request with an Idempotency-Key."""
 
 
-ROW = ("channel", "offset", "size", "total", "sender", "key", "data")
+ROW = ("id", "channel", "offset", "size", "total", "previous", "sender", "key", "data")
 """What a batch gives of each message to store.
 
-`size` is in bytes, of the whole line; `total` is the sum of the channel's sizes up to this one, counted from anywhere:
-the difference between two messages is what lies between them. `sender` and `key` are "" where there is none.
+`previous` is the id of the channel's message before it, 0 where there is none. `size` is in bytes, of the whole line;
+`total` is the sum of the channel's sizes up to this one, counted from anywhere: the difference between two messages is
+what lies between them. `sender` and `key` are "" where there is none.
 """
 _ROW_WIDTH = len(ROW)
 
@@ -179,6 +182,7 @@ class Batch:
         "_message_bytes_max",
         "_submissions",
         "heads",
+        "newest_id",
         "once",
         "producers",
         "rows",
@@ -186,12 +190,14 @@ class Batch:
         "time_ms",
     )
 
-    def __init__(self, lookup: Lookup, time_ms: int, *, message_bytes_max: int, keys_max: int) -> None:
+    def __init__(self, lookup: Lookup, time_ms: int, newest_id: int, *, message_bytes_max: int, keys_max: int) -> None:
         self._lookup = lookup
         self._message_bytes_max = message_bytes_max
         self._keys_max = keys_max
         self._submissions: Sequence[Submission] = ()
         self.time_ms = time_ms
+        self.newest_id = newest_id
+        """Of all messages; the next one's is one more."""
         self.heads: dict[str, Head] = {}
         self.producers: dict[str, Producer] = {}
         self.settled: set[Producer] = set()
@@ -268,9 +274,9 @@ class Batch:
             return NO_DATA
         # The word may be this batch's own, which is not in the store yet.
         for start in range(len(self.rows) - _ROW_WIDTH, -1, -_ROW_WIDTH):
-            if self.rows[start] == conflict.channel and self.rows[start + 1] == conflict.offset:
-                data: str = self.rows[start + _ROW_WIDTH - 1]
-                return data
+            _, channel, offset, *_, data = self.rows[start : start + _ROW_WIDTH]
+            if channel == conflict.channel and offset == conflict.offset:
+                return str(data)
         return self._lookup.old_data(conflict)
 
     def _store(self, item: Publish | Refused, sender: str, suffix: str) -> Kept:
@@ -316,7 +322,9 @@ class Batch:
         head.lines.append(line)
         size = len(line) if line.isascii() else len(line.encode())
         head.total += size
-        self.rows += (head.id, offset, size, head.total, sender, key, data)
+        id = self.newest_id = self.newest_id + 1
+        self.rows += (id, head.id, offset, size, head.total, head.message, sender, key, data)
+        head.message = id
         return offset
 
     def _look_up_words(self) -> None:

@@ -11,20 +11,25 @@ import msgspec
 
 from trisync.log import ChannelInfo, Extent, OldMessage, Page, Run, StatePage
 from trisync.protocol import message_prefix
+from trisync.sqlite_chains import chain
 
-# Which offsets make a page: so many at most, and so many bytes, but at least one. Data is not read for this.
-_RANGE = """
-SELECT min(offset), max(offset) FROM (
-  SELECT offset,
-    sum(size) OVER (ORDER BY offset {order}) AS bytes,
-    row_number() OVER (ORDER BY offset {order}) AS place
-  FROM (
-    SELECT offset, size FROM messages WHERE channel = ? AND offset > ? ORDER BY offset {order} LIMIT ?
-  )
-) WHERE place = 1 OR bytes <= ?
+_EXTENT = """
+SELECT channels.id, coalesce(heads.offset, trimmed), trimmed
+FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE name = ?
 """
-_OLDEST = _RANGE.format(order="ASC")
-_NEWEST = _RANGE.format(order="DESC")
+
+# Which messages make a page: as many bytes of those in a range as allowed, but at least one; and how many there are in
+# the range. Data is not read for this.
+_RANGE = (
+    chain(":channel", ":after", ":until")
+    + """
+SELECT min(offset), max(offset), json_group_array(id), max(there)
+FROM (SELECT id, offset, {bytes} AS bytes, count(*) OVER () AS there FROM chain)
+WHERE bytes <= :bytes_max OR offset = {at_least}
+"""
+)
+_OLDEST = _RANGE.format(bytes="total - min(total - size) OVER ()", at_least=":after + 1")
+_NEWEST = _RANGE.format(bytes="max(total) OVER () - total + size", at_least=":until")
 
 # A page is put together inside SQLite, in one step: sqlite3 gives up the interpreter lock at every step, and under
 # load winning it back costs more than a row.
@@ -34,11 +39,11 @@ SELECT CAST(group_concat(line, '') AS BLOB) FROM (
     || iif(sender IS NULL, '', ',"from":' || json_quote(sender))
     || iif(key IS NULL, '', ',"key":' || json_quote(key))
     || ',"data":' || data || '}' || char(10) AS line
-  FROM messages WHERE channel = ?2 AND offset BETWEEN ?3 AND ?4 ORDER BY offset
+  FROM messages WHERE id IN (SELECT value FROM json_each(?2)) ORDER BY id
 )
 """
 
-# The entries behind a key that make a page, as _RANGE has it for messages.
+# The entries behind a key that make a page: so many at most, and so many bytes, but at least one.
 _STATE_RANGE = """
 SELECT max(key) FROM (
   SELECT key, sum(size) OVER (ORDER BY key) AS bytes, row_number() OVER (ORDER BY key) AS place
@@ -53,54 +58,57 @@ _PAGE_OF_ENTRIES = _ENTRIES.format(keys="key > ? AND key <= ?")
 _ONE_ENTRY = _ENTRIES.format(keys="key = ?")
 
 _CHANNELS = """
-SELECT json_group_array(json_array(name, coalesce(head, trimmed), trimmed, coalesce(bytes, 0), oldest)) FROM (
-  SELECT name, trimmed, last.offset AS head, last.total - first.total + first.size AS bytes, first.time AS oldest
-  FROM channels
-  LEFT JOIN messages AS first ON first.id = (
-    SELECT id FROM messages WHERE channel = channels.id ORDER BY offset LIMIT 1)
-  LEFT JOIN messages AS last ON last.id = (
-    SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)
+SELECT json_group_array(json_array(name, head, trimmed, coalesce(bytes, 0), oldest)) FROM (
+  SELECT name, coalesce(heads.offset, trimmed) AS head, trimmed,
+    heads.total - first.total + first.size AS bytes, first.time AS oldest
+  FROM channels LEFT JOIN heads ON heads.channel = channels.id
+  LEFT JOIN messages AS first ON first.id = heads.oldest
   WHERE {which} ORDER BY name LIMIT ?
 )
 """
 _CHANNELS_BEHIND = _CHANNELS.format(which="name > ? AND name NOT BETWEEN '$' AND '%'")
 _CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?))")
 
-_OLDEST_MESSAGES = """
+_OLDEST_MESSAGES = f"""
 SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
-  SELECT offset, time, total, size,
-    (SELECT total FROM messages WHERE channel = ?1 ORDER BY offset DESC LIMIT 1) AS newest
-  FROM messages WHERE channel = ?1 ORDER BY offset LIMIT ?2
+  {chain(":channel", ":after", ":until")}
+  SELECT offset, time, total, size, (SELECT total FROM heads WHERE channel = :channel) AS newest
+  FROM chain ORDER BY offset
 )
 """
 
 
 def find(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
     """A channel's id (0 where it has none) and extent."""
-    row = db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (channel,)).fetchone()
-    if row is None:
-        return 0, Extent(0, 0)
-    id, trimmed = row
-    (newest,) = db.execute("SELECT max(offset) FROM messages WHERE channel = ?", (id,)).fetchone()
-    return id, Extent(max(newest or 0, trimmed), trimmed)
+    row = db.execute(_EXTENT, (channel,)).fetchone()
+    return (0, Extent(0, 0)) if row is None else (row[0], Extent(row[1], row[2]))
 
 
 def page_behind(db: sqlite3.Connection, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
     """See Log.read()."""
-    return _page(db, _OLDEST, channel, after, count_max, bytes_max)
+    id, extent = find(db, channel)
+    after = max(after, extent.trimmed)
+    return _page(db, _OLDEST, (channel, id, extent), after, min(after + count_max, extent.head), bytes_max)
 
 
 def newest_page(db: sqlite3.Connection, channel: str, count_max: int, bytes_max: int) -> Page:
     """See Log.newest()."""
-    return _page(db, _NEWEST, channel, 0, count_max, bytes_max)
-
-
-def _page(db: sqlite3.Connection, query: str, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
     id, extent = find(db, channel)
-    first, last = db.execute(query, (id, after, count_max, bytes_max)).fetchone()
-    if first is None:
+    after = max(extent.head - count_max, extent.trimmed)
+    return _page(db, _NEWEST, (channel, id, extent), after, extent.head, bytes_max)
+
+
+def _page(
+    db: sqlite3.Connection, query: str, found: tuple[str, int, Extent], after: int, until: int, bytes_max: int
+) -> Page:
+    channel, id, extent = found
+    if after >= until:
         return Page(None, extent)
-    (lines,) = db.execute(_LINES, (message_prefix(channel), id, first, last)).fetchone()
+    asked = {"channel": id, "after": after, "until": until, "bytes_max": bytes_max}
+    first, last, ids, there = db.execute(query, asked).fetchone()
+    if there != until - after:
+        raise sqlite3.DatabaseError(f"messages of {channel} are missing between {after} and {until}")
+    (lines,) = db.execute(_LINES, (message_prefix(channel), ids)).fetchone()
     return Page(Run(channel, first - 1, last, lines), extent)
 
 
@@ -142,8 +150,9 @@ def _channels(db: sqlite3.Connection, query: str, which: str, count_max: int) ->
 
 def oldest_messages(db: sqlite3.Connection, channel: str, count_max: int) -> list[OldMessage]:
     """See Log.oldest()."""
-    id, _ = find(db, channel)
-    (rows,) = db.execute(_OLDEST_MESSAGES, (id, count_max)).fetchone()
+    id, extent = find(db, channel)
+    asked = {"channel": id, "after": extent.trimmed, "until": extent.trimmed + count_max}
+    (rows,) = db.execute(_OLDEST_MESSAGES, asked).fetchone()
     return msgspec.json.decode(rows, type=list[OldMessage])
 
 

@@ -5,6 +5,7 @@ that not a byte of it or beside it changes. The reading and writing of messages 
 """
 
 import fcntl
+import logging
 import os
 import secrets
 import sqlite3
@@ -18,7 +19,10 @@ import sqlite_utils
 from sqlite_utils import Migrations
 
 from trisync.log import LogRefused
+from trisync.sqlite_chains import MILESTONE
 from trisync.tokens import Tokens
+
+logger = logging.getLogger(__name__)
 
 Connect = Callable[..., sqlite3.Connection]
 """Opens the file: sqlite3.connect, or what stands in for it where the disk is to fail."""
@@ -40,6 +44,8 @@ _LOG_VIEW = (
     "FROM messages JOIN channels ON channels.id = messages.channel {condition}ORDER BY messages.id"
 )
 
+_NOT_EMPTIED = "WHERE channels.name NOT LIKE '$%' "
+
 migrations = Migrations("trisync")
 
 
@@ -54,8 +60,7 @@ def m001_channels_and_messages(db: Any) -> None:
         defaults={"trimmed": 0},
     )
     db["channels"].create_index(["name"], unique=True)
-    # Appended to in the order of commits; the index tells a channel's messages. Of the layouts measured (also
-    # clustered by channel), the one whose batches touch the fewest pages when many channels are active.
+    # Appended to in the order of commits; the index tells a channel's messages (until m004).
     db["messages"].create(
         {
             "id": int,
@@ -97,7 +102,7 @@ def m002_state(db: Any) -> None:
     )
     db["idempotency"].create_index(["time"])
     # A name with $ is no channel's: it is what is left of one that was emptied, until that is tidied up.
-    db.create_view("log", _LOG_VIEW.format(condition="WHERE channels.name NOT LIKE '$%' "), replace=True)
+    db.create_view("log", _LOG_VIEW.format(condition=_NOT_EMPTIED), replace=True)
     db.create_view(
         "documents",
         "SELECT channels.name AS channel, state.key, state.offset, state.data "
@@ -114,6 +119,59 @@ def m003_totals(db: Any) -> None:
         "(SELECT id, sum(size) OVER (PARTITION BY channel ORDER BY offset) AS total FROM messages) AS summed "
         "WHERE summed.id = messages.id"
     )
+
+
+@migrations()
+def m004_chains(db: Any) -> None:
+    """Each message names the one before it, and only some are in an index: see sqlite_chains.py."""
+    db["heads"].create(  # the newest message of each channel that has, or had, any; and the oldest that there is
+        {"channel": int, "offset": int, "total": int, "message": int, "oldest": int},
+        pk="channel",
+        not_null={"offset", "total", "message"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db.execute(
+        "INSERT INTO heads SELECT newest.channel, newest.offset, newest.total, newest.id, "
+        "(SELECT id FROM messages WHERE channel = channels.id ORDER BY offset LIMIT 1) "
+        "FROM channels JOIN messages AS newest ON newest.id = "
+        "(SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)"
+    )
+    # What was emptied, and begun to be tidied up.
+    db.execute(
+        "UPDATE channels SET trimmed = (SELECT min(offset) - 1 FROM messages WHERE channel = channels.id) "
+        "WHERE name LIKE '$%' AND id IN (SELECT channel FROM heads)"
+    )
+    # What is found without the data is before it: behind large data, reading it would mean to read all of that.
+    db["chained"].create(
+        {
+            "id": int,
+            "channel": int,
+            "offset": int,
+            "time": int,
+            "size": int,
+            "total": int,
+            "previous": int,  # the id of the channel's message before this one, 0 where there was none
+            "sender": str,
+            "key": str,
+            "data": str,
+        },
+        pk="id",
+        not_null={"channel", "offset", "time", "size", "total", "previous", "data"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db.execute(
+        "INSERT INTO chained SELECT id, channel, offset, time, size, total, "
+        "coalesce((SELECT id FROM messages AS before "
+        "WHERE before.channel = messages.channel AND before.offset = messages.offset - 1), 0), "
+        "sender, key, data FROM messages ORDER BY id"
+    )
+    db["log"].drop()
+    db["messages"].drop()
+    db.rename_table("chained", "messages")
+    db.execute(
+        f"CREATE UNIQUE INDEX idx_messages_milestones ON messages (channel, offset) WHERE offset % {MILESTONE} = 0"
+    )
+    db.create_view("log", _LOG_VIEW.format(condition=_NOT_EMPTIED))
 
 
 SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
@@ -195,8 +253,15 @@ def open_writer(
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
-        connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the index pages that scattered appends touch
-        migrations.apply(sqlite_utils.Database(connection))
+        connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the pages that scattered appends touch
+        database = sqlite_utils.Database(connection)
+        if migrations.applied(database) and migrations.pending(database):
+            logger.info("%s is of an older trisync: it is brought up to date, which may take minutes, and space", path)
+        # Where that is SQLite's default, what is moved elsewhere would be overwritten by zeros, by way of the WAL.
+        (secure_delete,) = connection.execute("PRAGMA secure_delete").fetchone()
+        connection.execute("PRAGMA secure_delete = OFF")
+        migrations.apply(database)
+        connection.execute(f"PRAGMA secure_delete = {secure_delete}")
         _set_header(connection, "user_version", SCHEMA_VERSION)
         _begin_epoch(connection, durability, tokens)
         # What was just written must reach the file's own header, which the next start judges by.

@@ -13,6 +13,7 @@ from cachetools import TTLCache
 
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
 from trisync.log import Extent, LogUnavailable, Run, Submission
+from trisync.sqlite_chains import MILESTONE, chain
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -56,25 +57,48 @@ def _statements(table: str, shared: str, columns: Sequence[str]) -> list[tuple[i
 _INSERT_MESSAGES = _statements("messages", "time", ROW)
 _HEADS = """
 SELECT json_group_array(json_array(
-  wanted.value, coalesce(channels.id, 0), coalesce(last.offset, trimmed, 0), coalesce(keys, 0), coalesce(last.total, 0)
+  wanted.value, coalesce(channels.id, 0), coalesce(heads.offset, trimmed, 0), coalesce(keys, 0),
+  coalesce(heads.total, 0), coalesce(heads.message, 0)
 )) FROM json_each(?) AS wanted
 LEFT JOIN channels ON name = wanted.value
-LEFT JOIN messages AS last ON last.id = (
-  SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)
+LEFT JOIN heads ON heads.channel = channels.id
 """
 """Those of all channels at once: see _ROWS_PER_INSERT on what a statement costs."""
+_STORE_HEADS = (
+    "INSERT INTO heads (channel, offset, total, message, oldest) "
+    "SELECT channel, max(offset), max(total), max(id), min(id) FROM messages WHERE id > ? GROUP BY channel "
+    "ON CONFLICT (channel) DO UPDATE SET offset = excluded.offset, total = excluded.total, message = excluded.message, "
+    "oldest = coalesce(oldest, excluded.oldest)"
+)
+"""From the batch's messages, which are stored already."""
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
-    "WHERE channel = ?1 AND offset > ?2 AND key IS NOT NULL AND data <> 'null' ORDER BY offset "
+    "WHERE id > ? AND key IS NOT NULL AND data <> 'null' ORDER BY id "
     "ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data"
 )
-"""From the batch's messages, which are stored already: one statement, and nothing is bound twice.
+"""Likewise: one statement, and nothing is bound twice.
 
 A word's size is that of its message, which is more than the entry takes in a page of the state.
 """
+_OLD_DATA = (  # a word that is still the newest outlives its message where the log was trimmed
+    chain(":channel", ":offset - 1", ":offset") + " SELECT data FROM messages WHERE id = (SELECT id FROM chain)",
+    "SELECT data FROM state WHERE channel = :channel AND key = :key AND offset = :offset",
+)
+_DELETE = f"DELETE FROM messages WHERE id IN ({chain(':channel', ':after', ':until')} SELECT id FROM chain)"
+_CUT_HEAD = (
+    f"UPDATE heads SET oldest = ({chain(':channel', ':until', ':until + 1')} SELECT id FROM chain) "
+    "WHERE channel = :channel"
+)
+_EMPTIED = (
+    "SELECT channels.id, trimmed, coalesce(heads.offset, trimmed) "
+    "FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE name >= '$' AND name < '%' LIMIT 1"
+)
+_DELETE_WORDS = "DELETE FROM state WHERE channel = ?1 AND key IN (SELECT key FROM state WHERE channel = ?1 LIMIT ?2)"
 PAGE_BYTES = 4096
 """SQLite's default."""
+HEADS_PER_PAGE = 150
+"""About. They lie in the order of their channels' ids."""
 MESSAGES_DELETED_PER_PAGE = 10
 """About, where many channels are active. Other rows lie where chance has them: a page each."""
 CLEARING_PAGES = 5
@@ -84,16 +108,18 @@ KEPT_REQUESTS_S = 86400.0
 
 
 def _pages_of(work: Batch) -> int:
-    """About how many pages a batch writes: those of its messages, and of what lies elsewhere.
+    """About how many pages a batch writes: those of its messages, of its channels' heads, and of what lies elsewhere.
 
-    That is a channel's end in the index, a key's word in the state, a producer's verdicts, and two rows for a request
-    that may come again. Half a page each: in a large log none shares one, in a small one all do.
+    That is a milestone in the index, a key's word in the state, a producer's verdicts, and two rows for a request that
+    may come again. Half a page each: in a large log none shares one, in a small one all do.
     """
     stored_bytes: int = sum(work.rows[ROW.index("size") :: len(ROW)])
     words = [head.words[key] for head in work.heads.values() if head.words for key in head.changed or ()]
     stored_bytes += sum(len(word.data) for word in words if word.data is not None)
-    places = len(work.heads) + len(words) + len(work.settled) + 2 * len(work.once)
-    return 1 + stored_bytes // PAGE_BYTES + (places + 1) // 2
+    head_pages = {head.id // HEADS_PER_PAGE for head in work.heads.values()}
+    milestones = len(work.rows) // len(ROW) // MILESTONE
+    places = milestones + len(words) + len(work.settled) + 2 * len(work.once)
+    return 1 + stored_bytes // PAGE_BYTES + len(head_pages) + (places + 1) // 2
 
 
 class Writer:
@@ -114,9 +140,10 @@ class Writer:
         self._now_ms = now_ms
         self._message_bytes_max = message_bytes_max
         self._keys_max = keys_max
-        newest = connection.execute("SELECT time FROM messages ORDER BY id DESC LIMIT 1").fetchone()
-        kept = read_meta(connection, "time")
-        self.time_ms = max(newest[0] if newest else 0, int(kept or 0))
+        newest = connection.execute("SELECT id, time FROM messages ORDER BY id DESC LIMIT 1").fetchone() or (0, 0)
+        kept = [int(read_meta(connection, name) or 0) for name in ("id", "time")]
+        self._newest_id: int = max(newest[0], kept[0])
+        self.time_ms: int = max(newest[1], kept[1])
         """The newest batch's time."""
         self.pages_written = 0
         """About how many, since it was last set to 0. SQLite does not tell."""
@@ -125,7 +152,9 @@ class Writer:
 
     def append(self, batch: Sequence[Submission]) -> list[Run]:
         """See Log.append()."""
-        work = Batch(self, self._tick(), message_bytes_max=self._message_bytes_max, keys_max=self._keys_max)
+        work = Batch(
+            self, self._tick(), self._newest_id, message_bytes_max=self._message_bytes_max, keys_max=self._keys_max
+        )
         try:
             self._db.execute("BEGIN IMMEDIATE")
             work.decide(batch)
@@ -138,6 +167,7 @@ class Writer:
                     self._db.execute("ROLLBACK")
                 raise reason from error
             raise
+        self._newest_id = work.newest_id
         self.pages_written += _pages_of(work)
         runs = [head.take_run() for head in work.heads.values()]
         return [run for run in runs if run is not None]
@@ -189,11 +219,8 @@ class Writer:
         return str(row[0])
 
     def old_data(self, word: Conflict) -> str | None:
-        for query in (  # a word that is still the newest outlives its message where the log was trimmed
-            "SELECT data FROM messages WHERE channel = ?1 AND offset = ?3",
-            "SELECT data FROM state WHERE channel = ?1 AND key = ?2 AND offset = ?3",
-        ):
-            row = self._db.execute(query, word).fetchone()
+        for query in _OLD_DATA:
+            row = self._db.execute(query, word._asdict()).fetchone()
             if row is not None:
                 return str(row[0])
         return None
@@ -208,10 +235,14 @@ class Writer:
     # What a batch stores
 
     def _store(self, work: Batch) -> None:
-        self._insert(_INSERT_MESSAGES, len(ROW), work.time_ms, work.rows)
-        for head in work.heads.values():
-            if head.changed:
-                self._store_words(head)
+        if work.rows:
+            self._insert(_INSERT_MESSAGES, len(ROW), work.time_ms, work.rows)
+            self._db.execute(_STORE_HEADS, (self._newest_id,))
+        changed = [head for head in work.heads.values() if head.changed]
+        if changed:
+            self._db.execute(_STORE_WORDS, (self._newest_id,))
+        for head in changed:
+            self._delete_words(head)
         if work.settled:
             self._db.executemany(
                 "INSERT INTO producers (id, seq, verdicts, seen) VALUES (?1, ?2, ?3, ?4) "
@@ -227,10 +258,9 @@ class Writer:
                 ],
             )
 
-    def _store_words(self, head: Head) -> None:
+    def _delete_words(self, head: Head) -> None:
         assert head.words is not None
         assert head.changed is not None
-        self._db.execute(_STORE_WORDS, (head.id, head.after))
         deleted = [key for key in head.changed if not head.words[key].offset]
         if deleted:
             self._db.execute(
@@ -280,7 +310,7 @@ class Writer:
         """See Log.trim()."""
         extents: dict[str, Extent] = {}
         with transaction(self._db):
-            self._keep_time()
+            self._keep_newest()
             for name, until in cuts.items():
                 row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
                 if row is None:
@@ -289,10 +319,8 @@ class Writer:
                 head = self._head(name).offset
                 until = min(until, head, trimmed + count_max)
                 if until > trimmed:
-                    self._db.execute("DELETE FROM messages WHERE channel = ? AND offset <= ?", (id, until))
-                    self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
+                    self._cut(id, trimmed, until)
                     count_max -= until - trimmed
-                    self.pages_written += 1 + (until - trimmed) // MESSAGES_DELETED_PER_PAGE
                 extents[name] = Extent(head, max(until, trimmed))
         return extents
 
@@ -301,7 +329,7 @@ class Writer:
         with transaction(self._db):
             head = self._head(name)
             if head.id:
-                self._keep_time()
+                self._keep_newest()
                 self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
                 self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
         self._heads.pop(name, None)
@@ -311,22 +339,31 @@ class Writer:
     def _head(self, name: str) -> Head:
         return self.known_head(name) or self._read_heads([name])[0]
 
+    def _cut(self, id: int, trimmed: int, until: int) -> None:
+        cut = {"channel": id, "after": trimmed, "until": until}
+        self._db.execute(_DELETE, cut)
+        self._db.execute(_CUT_HEAD, cut)
+        self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
+        self.pages_written += 1 + (until - trimmed) // MESSAGES_DELETED_PER_PAGE
+
     def purge(self, count_max: int) -> bool:
         """Delete at most so many rows of channels that were emptied; whether there may be more."""
-        row = self._db.execute("SELECT id FROM channels WHERE name >= '$' AND name < '%' LIMIT 1").fetchone()
-        if row is None:
-            return False
-        for statement in (
-            "DELETE FROM messages WHERE id IN (SELECT id FROM messages WHERE channel = ?1 LIMIT ?2)",
-            "DELETE FROM state WHERE channel = ?1 AND key IN (SELECT key FROM state WHERE channel = ?1 LIMIT ?2)",
-            "DELETE FROM channels WHERE id = ?1 AND ?2",
-        ):
-            deleted = self._db.execute(statement, (row[0], count_max)).rowcount
-            self.pages_written += 1 + deleted // MESSAGES_DELETED_PER_PAGE
-            if deleted:
-                break
+        with transaction(self._db):
+            row = self._db.execute(_EMPTIED).fetchone()
+            if row is None:
+                return False
+            id, trimmed, head = row
+            if trimmed < head:
+                self._cut(id, trimmed, min(trimmed + count_max, head))
+                return True
+            words = self._db.execute(_DELETE_WORDS, (id, count_max)).rowcount
+            if not words:
+                self._db.execute("DELETE FROM heads WHERE channel = ?", (id,))
+                self._db.execute("DELETE FROM channels WHERE id = ?", (id,))
+        self.pages_written += 1 + words // MESSAGES_DELETED_PER_PAGE
         return True
 
-    def _keep_time(self) -> None:
-        """Write down the newest time: what is about to go may have been the newest message there was."""
+    def _keep_newest(self) -> None:
+        """Write down the newest time and id: what is about to go may have been the newest message there was."""
         write_meta(self._db, "time", str(self.time_ms))
+        write_meta(self._db, "id", str(self._newest_id))

@@ -363,12 +363,12 @@ def a_merge_replaces(garden: Garden) -> None:
 
 @plant(breaks=r"the log says .*, the state")
 def a_deleted_key_stays_in_the_state(garden: Garden) -> None:
-    def _store_words(self: Writer, head: Head) -> None:
+    def _delete_words(self: Writer, head: Head) -> None:
         assert head.words is not None
         head.changed = {key: None for key in head.changed or {} if head.words[key].offset}
         original(self, head)
 
-    original = garden.replace(Writer, "_store_words", _store_words)
+    original = garden.replace(Writer, "_delete_words", _delete_words)
 
 
 @plant(breaks=r"holds of .*, the state is")
