@@ -5,7 +5,6 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 import click
@@ -14,6 +13,7 @@ from rich.console import Console
 
 from trisync.cli_errors import first_of
 from trisync.loadtest.crew import CrewFailed
+from trisync.loadtest.options import OutputFile, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
@@ -24,8 +24,9 @@ from trisync.loadtest.target import Target, TargetRefused, resolve
 
 T = TypeVar("T")
 
-BROKEN, UNUSABLE, NO_RUN, INTERRUPTED = 1, 2, 3, 130
-"""Exit status: a check failed; the command line is wrong (click's own); the run could not be made; Ctrl-C."""
+BROKEN, UNUSABLE, NO_RUN, UNWRITTEN, INTERRUPTED = 1, 2, 3, 4, 130
+"""Exit status: a check failed; the command line is wrong (click's own); the run could not be made; all was kept, and
+a file could not be written; Ctrl-C."""
 
 WORKERS_MAX = 4
 """Workers by default, where the machine has so many cores to spare."""
@@ -84,8 +85,9 @@ The checks: every byte that every subscriber gets is parsed, or equal to bytes t
 none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with.
 
 \b
-Exit status:  0  everything was kept      2  the command line is wrong
-              1  something broke: which   3  the run could not be made"""
+Exit status:  0  everything was kept      3  the run could not be made
+              1  something broke: which   4  everything was kept, but a file could not be written
+              2  the command line is wrong"""
 
 
 @click.group(
@@ -142,13 +144,13 @@ def _options(scenario: Scenario) -> list[click.Parameter]:
         click.Option(["--seed"], type=int, default=1, metavar="N", help="For what is left to chance."),
         click.Option(
             ["--json", "json_file"],
-            type=click.Path(path_type=Path, dir_okay=False, allow_dash=True),
+            type=OutputFile(allow_dash=True),
             metavar="FILE",
             help="Write the whole result; - is standard output. trisync/loadtest/results.py describes every field.",
         ),
         click.Option(
             ["--html", "html_file"],
-            type=click.Path(path_type=Path, dir_okay=False),
+            type=OutputFile(),
             metavar="FILE",
             help="Write a report with plots, one page that needs nothing else.",
         ),
@@ -188,14 +190,22 @@ def _invoke(name: str, given: dict[str, Any]) -> None:
         except TargetRefused as problem:
             raise click.UsageError(str(problem)) from None
     result = _run(plan, target, quiet=given["quiet"])
-    if given["json_file"] is not None:
-        with click.open_file(str(given["json_file"]), "wb") as file:
-            file.write(to_json(result))
-    if given["html_file"] is not None:
-        given["html_file"].write_text(to_html(result), encoding="utf-8")
+    problems = [
+        write_output(given["json_file"], lambda: to_json(result)),
+        write_output(given["html_file"], lambda: to_html(result).encode()),
+    ]
     print_result(result, Console(stderr=str(given["json_file"]) == "-"))
-    if not result.passed:
+    conclude(problems, passed=result.passed)
+
+
+def conclude(unwritten: list[str | None], *, passed: bool) -> None:
+    """Say what could not be written, behind the figures, and exit with BROKEN or UNWRITTEN unless all is well."""
+    for problem in filter(None, unwritten):
+        click.echo(f"Error: {problem}", err=True)
+    if not passed:
         sys.exit(BROKEN)
+    if any(unwritten):
+        sys.exit(UNWRITTEN)
 
 
 def _plan(name: str, given: dict[str, Any]) -> Plan:

@@ -10,9 +10,10 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import BROKEN, run_until_signal
+from trisync.loadtest.cli import conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
+from trisync.loadtest.options import OutputFile, write_output
 from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.target import TargetRefused
@@ -27,6 +28,7 @@ The rows:
 \b
 Exit status:  0  everybody got every message      2    the command line is wrong
               1  somebody did not: who and what   3    the run could not be made
+                                                  4    everybody did, but the file could not be written
 The ratios do not change it: they are the machine's as much as the programs'."""
 )
 
@@ -57,7 +59,7 @@ _RATIO = "ratio of medians (lowest–highest of a round)"
 @click.option(
     "--json",
     "json_file",
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=OutputFile(),
     metavar="FILE",
     help="Write all figures; trisync/loadtest/compare.py describes the fields.",
 )
@@ -90,14 +92,12 @@ def compare_command(
         lambda: compare(chosen, duration_s, rounds, modules, say, command),
         (PeerFailed, TargetRefused, CrewFailed, OSError),
     )
-    if json_file is not None:
-        json_file.write_bytes(msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
+    problem = write_output(json_file, lambda: msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
     if markdown:
         click.echo(to_markdown(comparison))
     else:
         print_comparison(comparison, Console(highlight=False, markup=False))
-    if not comparison.passed:
-        sys.exit(BROKEN)
+    conclude([problem], passed=comparison.passed)
 
 
 def _cells(row: RowResult, each: Figures) -> tuple[str, str, str]:

@@ -1,0 +1,52 @@
+"""The command line of the load test: what it refuses before it runs, and how it ends where something goes wrong."""
+
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from tests.harness import PATIENCE_S
+from tests.loadtest.fake_server import fake_server
+from trisync.loadtest.cli import BROKEN, UNUSABLE, UNWRITTEN, loadtest_command
+
+FULL = "/dev/full"
+BRIEF = ("--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0")
+
+
+def call(*arguments: str) -> Result:
+    return CliRunner().invoke(loadtest_command, arguments)
+
+
+def load_fake(fault: str, *options: str) -> Result:
+    with fake_server(fault) as fake:
+        return call("fanout", *BRIEF, "--web", f"127.0.0.1:{fake.port}", "--patience", "0.6", "--quiet", *options)
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, option: str) -> None:
+    # Nothing listens there, so a run would end otherwise.
+    done = call("fanout", "--web", "127.0.0.1:1", option, str(tmp_path / "nowhere" / "x"))
+    assert done.exit_code == UNUSABLE, done.output
+    assert f"there is no folder '{tmp_path / 'nowhere'}'" in done.stderr
+
+
+def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    done = call("fanout", "--web", "127.0.0.1:1", "--json", str(tmp_path / "x.json"))
+    assert done.exit_code == UNUSABLE, done.output
+    assert "is not writable" in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_the_figures_survive_a_full_disk(option: str) -> None:
+    done = load_fake("none", option, FULL, "--patience", str(PATIENCE_S))
+    assert done.exit_code == UNWRITTEN, done.output
+    assert "deliveries" in done.stdout
+    assert "PASSED" in done.stdout
+    assert done.stderr == f"Error: {FULL} was not written: No space left on device\n"
+
+
+def test_a_broken_promise_outweighs_a_file_that_was_not_written() -> None:
+    done = load_fake("drops", "--json", FULL)
+    assert done.exit_code == BROKEN, done.output
+    assert "was not written" in done.stderr

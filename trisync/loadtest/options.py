@@ -1,0 +1,47 @@
+"""What the commands of this folder share: the types of their options, and the files they are told to write."""
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import click
+
+
+class OutputFile(click.Path):
+    """A file to be written at the end. It is refused at once where that is bound to fail: a run can take hours."""
+
+    def __init__(self, *, allow_dash: bool = False) -> None:
+        super().__init__(path_type=Path, dir_okay=False, writable=True, allow_dash=allow_dash)
+
+    def convert(
+        self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
+    ) -> str | bytes | os.PathLike[str]:
+        path = super().convert(value, param, ctx)
+        assert isinstance(path, Path)
+        if str(path) != "-" and not path.exists():
+            if not path.parent.is_dir():
+                self.fail(f"there is no folder {str(path.parent)!r}", param, ctx)
+            if not os.access(path.parent, os.W_OK | os.X_OK):
+                self.fail(f"the folder {str(path.parent)!r} is not writable", param, ctx)
+        return path
+
+
+def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
+    """Write a file where there is one to be written, or standard output for -. Returns what went wrong, if anything.
+
+    It does not raise OSError: what cannot be written must not take the figures along that are printed next.
+    """
+    if path is None:
+        return None
+    data = content()
+    try:
+        if str(path) == "-":
+            with click.open_file("-", "wb") as file:
+                file.write(data)
+                file.flush()
+        else:
+            path.write_bytes(data)
+    except OSError as error:
+        name = "standard output" if str(path) == "-" else path
+        return f"{name} was not written: {error.strerror or error}"
+    return None
