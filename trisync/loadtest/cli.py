@@ -5,7 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
-from typing import Any, TypeVar
+from typing import IO, Any, TypeVar
 
 import click
 import trio
@@ -36,6 +36,21 @@ class NotRun(click.ClickException):
     """There was no run, so nothing is known of the server."""
 
     exit_code = NO_RUN
+
+
+class Interrupted(click.ClickException):
+    """The run was ended from outside, before it was judged."""
+
+    exit_code = INTERRUPTED
+
+    def __init__(self) -> None:
+        super().__init__("Interrupted: the run did not come to its end, and nothing was judged.")
+
+    def show(self, file: IO[Any] | None = None) -> None:
+        click.echo(self.message, file=file, err=True)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def spare_cores() -> int:
@@ -228,32 +243,41 @@ def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
 def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exception], ...]) -> T:
     """Run a load to its end, and return its result.
 
-    Raises NotRun where one of these failures ended it. Where Ctrl-C or SIGTERM came first the process
-    ends with INTERRUPTED, when the load has stopped and all that it started has ended.
+    Raises NotRun where one of these failures ended it, and Interrupted where Ctrl-C or SIGTERM came first: then the
+    load has stopped and all that it started has ended. More signals change nothing about that, then and until the
+    process ends.
     """
+    came: list[int] = []
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _SIGNALS}
+    results: list[T] = []
     try:
-        results = trio.run(_until_signal, work)
+        results = trio.run(_until_signal, work, came)
     except* failures as group:
         raise NotRun(str(first_of(group))) from None
+    finally:
+        for each, handler in before.items():
+            # Ignored, and not with a handler: Python takes those back in its last moments.
+            signal.signal(each, signal.SIG_IGN if came and not results else handler)
     if not results:
-        sys.exit(INTERRUPTED)
+        raise Interrupted
     return results[0]
 
 
-async def _until_signal(work: Callable[[], Awaitable[T]]) -> list[T]:
-    """The result, in a list that is empty where a signal came first."""
+async def _until_signal(work: Callable[[], Awaitable[T]], came: list[int]) -> list[T]:
+    """The result, in a list that is empty where a signal came first, or had come already."""
     results: list[T] = []
+    # Around the nursery: a second signal must not meet a handler that raises while the first one's work is done.
+    with trio.open_signal_receiver(*_SIGNALS) as signals:
+        async with trio.open_nursery() as nursery:
 
-    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
+            async def heed_signals() -> None:
+                if not came:
+                    came.append(await anext(signals))
                 nursery.cancel_scope.cancel()
 
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: heed_signals(task_status))
-        results.append(await work())
-        nursery.cancel_scope.cancel()
+            nursery.start_soon(heed_signals)
+            results.append(await work())
+            nursery.cancel_scope.cancel()
     return results
 
 
