@@ -2,12 +2,14 @@
 
 from pathlib import Path
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest.cli import BROKEN, UNUSABLE, UNWRITTEN, loadtest_command
+from trisync.loadtest.compare_cli import compare_command
 
 FULL = "/dev/full"
 BRIEF = ("--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0")
@@ -20,6 +22,27 @@ def call(*arguments: str) -> Result:
 def load_fake(fault: str, *options: str) -> Result:
     with fake_server(fault) as fake:
         return call("fanout", *BRIEF, "--web", f"127.0.0.1:{fake.port}", "--patience", "0.6", "--quiet", *options)
+
+
+NUMBERS = [
+    (scenario, parameter.opts[0])
+    for scenario, command in loadtest_command.commands.items()
+    for parameter in command.params
+    if isinstance(parameter.type, click.types.FloatParamType)
+]
+
+
+@pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e300", "-1"])
+@pytest.mark.parametrize(("scenario", "option"), NUMBERS)
+def test_a_number_that_is_none_is_a_mistake_of_the_command_line(scenario: str, option: str, number: str) -> None:
+    done = call(scenario, "--web", "127.0.0.1:1", option, number)
+    assert done.exit_code == UNUSABLE, done.output
+    assert option in done.stderr
+
+
+def test_the_comparison_takes_no_such_number_either() -> None:
+    done = CliRunner().invoke(compare_command, ["--duration", "nan"])
+    assert done.exit_code == UNUSABLE, done.output
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from trisync.cli_errors import first_of
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import OutputFile, write_output
+from trisync.loadtest.options import Number, OutputFile, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
@@ -30,6 +30,9 @@ a file could not be written; Ctrl-C."""
 
 WORKERS_MAX = 4
 """Workers by default, where the machine has so many cores to spare."""
+
+ZIPF_MAX = 10
+"""A second channel with a thousandth of the first one's load; far above it, the weights are no numbers any more."""
 
 
 class NotRun(click.ClickException):
@@ -58,7 +61,7 @@ def spare_cores() -> int:
     return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)) - 1))
 
 
-class _Positive(click.FloatRange):
+class _Positive(Number):
     """Seconds and rates."""
 
     def __init__(self, *, or_zero: bool = False) -> None:
@@ -72,10 +75,10 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "subscribers": (_COUNT, "Connections that subscribe."),
     "channels": (_COUNT, "Channels, all of them new."),
     "follow": (_COUNT, "Channels that each subscriber follows."),
-    "zipf": (_Positive(or_zero=True), "Exponent of the channels' popularity: 0 is even, 1 is life."),
+    "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 is life."),
     "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
     "rate": (_Positive(), "Publishes a second, by all publishers together."),
-    "slowest": (click.FloatRange(min=1), "Times that the slowest subscriber is slower than the load."),
+    "slowest": (Number(min=1), "Times that the slowest subscriber is slower than the load."),
     "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
     "missed": (_COUNT, "Messages that everybody misses."),
     "connections": (_COUNT, "Connections to open."),

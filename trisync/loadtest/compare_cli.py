@@ -13,7 +13,7 @@ from rich.table import Table
 from trisync.loadtest.cli import conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import OutputFile, write_output
+from trisync.loadtest.options import Number, OutputFile, write_output
 from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.target import TargetRefused
@@ -45,7 +45,7 @@ _RATIO = "ratio of medians (lowest–highest of a round)"
 @click.option(
     "--duration",
     "duration_s",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(min=0, min_open=True),
     default=4.0,
     metavar="SECONDS",
     help="What is measured of each, each time.",

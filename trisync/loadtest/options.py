@@ -3,8 +3,22 @@
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import click
+
+NUMBER_MAX = 1e9
+"""Seconds of 30 years, whose microseconds are whole numbers everywhere; and more than any rate."""
+
+
+class Number(click.FloatRange):
+    """A number with a value: neither infinite nor none, which click takes for numbers too, nor past NUMBER_MAX."""
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number: float = super().convert(value, param, ctx)
+        if not abs(number) <= NUMBER_MAX:
+            self.fail(f"{value} is not a number up to {NUMBER_MAX:,.0f}.", param, ctx)
+        return number
 
 
 class OutputFile(click.Path):
