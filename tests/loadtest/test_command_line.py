@@ -10,6 +10,7 @@ from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest.cli import BROKEN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
+from trisync.loadtest.scenarios import SCENARIOS
 
 FULL = "/dev/full"
 BRIEF = ("--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0")
@@ -43,6 +44,25 @@ def test_a_number_that_is_none_is_a_mistake_of_the_command_line(scenario: str, o
 def test_the_comparison_takes_no_such_number_either() -> None:
     done = CliRunner().invoke(compare_command, ["--duration", "nan"])
     assert done.exit_code == UNUSABLE, done.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tcp", ":9"], "--tcp is not used: over ws, clients connect to --web"),
+        (["--web", ":9", "--transport", "lines"], "--web is not used: over lines, clients connect to --tcp"),
+        (["--web", ":9", "--transport", "frames"], "--web is not used: over frames, clients connect to --tcp"),
+        (["--spawn", "--tcp", ":9"], "--spawn loads a server of its own, and --tcp names another one"),
+        (["--spawn", "--web", ":9"], "--spawn loads a server of its own, and --web names another one"),
+        (["--spawn", "--pid", "1"], "--spawn loads a server of its own, and --pid names another one"),
+        (["--web", ":9", "--pid", "2000000000"], "there is no process 2000000000"),
+    ],
+)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_a_server_that_would_not_be_the_one_under_load_is_refused(scenario: str, options: list[str], said: str) -> None:
+    done = call(scenario, *options)
+    assert done.exit_code == UNUSABLE, done.output
+    assert said in done.stderr
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])

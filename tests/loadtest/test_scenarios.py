@@ -123,7 +123,7 @@ def test_a_signal_stops_the_load_and_its_server_and_leaves_nothing_behind(
 
 
 def test_another_machine_is_not_loaded_without_consent() -> None:
-    result = CliRunner().invoke(loadtest_command, ["fanout", "--tcp", "192.0.2.1:2345"])
+    result = CliRunner().invoke(loadtest_command, ["fanout", "--web", "192.0.2.1:8000"])
     assert result.exit_code == UNUSABLE
     assert "--allow-remote" in result.output
 

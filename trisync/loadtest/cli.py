@@ -9,18 +9,19 @@ from typing import IO, Any, TypeVar
 
 import click
 import trio
+from click.core import ParameterSource
 from rich.console import Console
 
 from trisync.cli_errors import first_of
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import Number, OutputFile, write_output
-from trisync.loadtest.plan import TRANSPORTS, Plan
+from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
 from trisync.loadtest.results import Result, to_json
 from trisync.loadtest.run import run
 from trisync.loadtest.scenarios import SCENARIOS, Scenario
-from trisync.loadtest.target import Target, TargetRefused, resolve
+from trisync.loadtest.target import Target, TargetRefused, resolve, usage
 
 T = TypeVar("T")
 
@@ -93,8 +94,9 @@ _EPILOG = """\b
 The server:
   loadtest fanout --spawn                     one of its own, on free ports, with new data that is removed
   loadtest fanout                             the one on localhost, ports 2345 and 8000
-  loadtest fanout --tcp :4000 --web :4001 --pid 1234
-                                              another one here; with its pid, its processor and memory are shown
+  loadtest fanout --web :4001 --pid 1234      another one here; with its pid, its processor and memory are shown
+  loadtest fanout --tcp :4000 --transport lines
+                                              its other door: --tcp is for lines and frames, --web for ws
 Only this machine's servers are loaded unless --allow-remote says otherwise. A run publishes to new channels
 called load/RUN/NUMBER, which stay in the server's log.
 
@@ -134,8 +136,15 @@ def _options(scenario: Scenario) -> list[click.Parameter]:
         metavar = "SECONDS" if name.endswith("_s") else "N"
         options.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
     options += [
-        click.Option(["--tcp"], default="localhost:2345", metavar="HOST:PORT", help="The server's TCP door."),
-        click.Option(["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door."),
+        click.Option(
+            ["--tcp"],
+            default="localhost:2345",
+            metavar="HOST:PORT",
+            help="The server's TCP door, for lines and frames.",
+        ),
+        click.Option(
+            ["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door, for ws."
+        ),
         click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
         click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
         click.Option(
@@ -196,17 +205,7 @@ for _name, _scenario in SCENARIOS.items():
 
 def _invoke(name: str, given: dict[str, Any]) -> None:
     plan = _plan(name, given)
-    target: Target | str = given["durability"]
-    if not given["spawn"]:
-        try:
-            target = Target(
-                resolve(given["tcp"], 2345, allow_remote=given["allow_remote"]),
-                resolve(given["web"], 8000, allow_remote=given["allow_remote"]),
-                given["pid"],
-                None,
-            )
-        except TargetRefused as problem:
-            raise click.UsageError(str(problem)) from None
+    target = _target(plan.transport, given)
     result = _run(plan, target, quiet=given["quiet"])
     problems = [
         write_output(given["json_file"], lambda: to_json(result)),
@@ -214,6 +213,38 @@ def _invoke(name: str, given: dict[str, Any]) -> None:
     ]
     print_result(result, Console(stderr=str(given["json_file"]) == "-"))
     conclude(problems, passed=result.passed)
+
+
+def _target(transport: Transport, given: dict[str, Any]) -> Target | str:
+    """The server that was named, or the durability of one to be started. Raises UsageError where it is not clear."""
+    context = click.get_current_context()
+    named = [
+        option
+        for option in ("tcp", "web", "pid")
+        if context.get_parameter_source(option) is not ParameterSource.DEFAULT
+    ]
+    if given["spawn"]:
+        if named:
+            raise click.UsageError(f"--spawn loads a server of its own, and --{named[0]} names another one: say one.")
+        durability: str = given["durability"]
+        return durability
+    used, other = ("web", "tcp") if transport == "ws" else ("tcp", "web")
+    if other in named and used not in named:
+        raise click.UsageError(
+            f"--{other} is not used: over {transport}, clients connect to --{used}. Say that, or --transport "
+            f"{'lines or frames' if other == 'tcp' else 'ws'}."
+        )
+    if given["pid"] is not None and usage(given["pid"]) is None:
+        raise click.UsageError(f"--pid: there is no process {given['pid']}.")
+    try:
+        return Target(
+            resolve(given["tcp"], 2345, allow_remote=given["allow_remote"]),
+            resolve(given["web"], 8000, allow_remote=given["allow_remote"]),
+            given["pid"],
+            None,
+        )
+    except TargetRefused as problem:
+        raise click.UsageError(str(problem)) from None
 
 
 def conclude(unwritten: list[str | None], *, passed: bool) -> None:
