@@ -30,6 +30,7 @@ FAULTS = {
     "misnumbers": "acknowledges one publish with another one's offset",
     "silent": "never answers one publish",
     "refuses": "answers one publish with an error",
+    "dies": "is gone in the midst of it, and nobody can connect any more",
     "hangs up": "closes a subscriber's connection",
     "babbles": "sends a subscriber what is no message",
 }
@@ -108,7 +109,8 @@ class FakeServer:
 
     def close(self) -> None:
         """Close everything."""
-        self.listener.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):
+            self.listener.shutdown(socket.SHUT_RDWR)
         self.listener.close()
         for client in self.clients:
             with suppress(OSError):
@@ -133,6 +135,9 @@ class FakeServer:
         """Store, acknowledge and deliver, save for the fault."""
         self.published += 1
         hit = self.published == VICTIM
+        if self.fault == "dies" and self.published >= VICTIM:
+            self.close()
+            return
         if hit and self.fault == "silent":
             return
         if hit and self.fault == "refuses":

@@ -27,6 +27,7 @@ SAID = {
     "misnumbers": "acknowledged with offset 35, behind 39",
     "silent": "publisher 0 waits for answers",
     "refuses": "unavailable: not today",
+    "dies": "the server hung up",
     "hangs up": "the server hung up",
     "babbles": "Expected `int`, got `str`",
 }
@@ -87,3 +88,17 @@ def test_a_message_lost_between_drop_and_return_is_found() -> None:
         result = load(fake.port, "resume", "--subscribers", "2", "--missed", "50", "--transport", "lines")
     assert result.exit_code == BROKEN, result.output
     assert SAID["drops"] in result.output
+
+
+@pytest.mark.parametrize("options", [FANOUT, ("ingest", "--window", "8", "--duration", "0.3", "--warmup", "0")])
+def test_what_a_dead_server_left_unchecked_is_not_called_broken(options: tuple[str, ...]) -> None:
+    with fake_server("dies") as fake:
+        result = load(fake.port, *options, "--transport", "lines")
+    assert result.exit_code == BROKEN, result.output
+    _, said = result.output.split("FAILED\n")
+    kinds = [line.strip() for line in said.splitlines() if line.startswith("  ") and not line.startswith("   ")]
+    assert "connections that the server ended" in kinds[0]
+    assert not any("agree" in kind or "never came" in kind for kind in kinds), said
+    if options[0] == "ingest":
+        assert "39 deliveries not checked" in kinds[-1]
+        assert "reader 0.0: Connection refused" in said

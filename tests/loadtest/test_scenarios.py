@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -128,12 +129,17 @@ def test_another_machine_is_not_loaded_without_consent() -> None:
     assert "--allow-remote" in result.output
 
 
-def test_where_nothing_listens_the_run_fails_and_says_so() -> None:
-    address = "127.0.0.1:1"
-    command = ["connect", "--connections", "2", "--tcp", address, "--web", address, "--quiet"]
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("scenario", SCENARIOS)
+def test_where_nothing_listens_there_is_no_run_and_it_says_so(scenario: str, transport: str) -> None:
+    door = "--web" if transport == "ws" else "--tcp"
+    command = [scenario, *BRIEF[scenario], "--transport", transport, door, "127.0.0.1:1", "--quiet"]
     result = CliRunner().invoke(loadtest_command, command)
-    assert result.exit_code != 0
-    assert "Connection refused" in result.output
+    assert result.exit_code == NO_RUN, result.output
+    assert result.stdout == ""
+    assert re.fullmatch(
+        r"Error: nobody could connect to 127\.0\.0\.1 port 1: \w+ [\d.]+: Connection refused\n", result.stderr
+    )
 
 
 def test_a_server_that_cannot_start_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -234,13 +234,16 @@ class Subscriber(Speaker):
             self._look_for_goals()
 
     def expect(self, heads: dict[str, int], returned_us: int = 0) -> None:
-        """Be pending until these offsets have come. Latency counts from `returned_us` where that is given."""
+        """Be pending until these offsets have come. Latency counts from `returned_us` where that is given.
+
+        Who has lost its connection, and does not return, is not awaited; finish() says what it did not see.
+        """
         self._returned_us = returned_us
         self._goals_left = 0
         for channel, cursor in self.cursors.items():
             cursor.goal = heads[channel]
             self._goals_left += cursor.expected <= cursor.goal
-        if self._goals_left:
+        if self._goals_left and (self.link is not None or returned_us):
             self.around.pending.add(self)
 
     def _look_for_goals(self) -> None:
@@ -270,9 +273,9 @@ class Subscriber(Speaker):
             super().complain()
 
     def finish(self) -> None:
-        """Report what never came."""
+        """Report what never came, or, without a connection, what could not be seen to come."""
         for cursor in self.cursors.values():
-            cursor.finish()
+            cursor.finish(cut_off=self.link is None)
 
 
 SLOW_BUFFER_BYTES = 16 * 1024

@@ -197,6 +197,8 @@ class Done(Struct, tag="done", tag_field="report"):
     """By channel, what was acknowledged so far."""
     seen: list[Tally] = []
     """By channel, what was delivered so far, where this worker has subscribers of it."""
+    cut_off: list[int] = []
+    """Channels of which all subscribers here lost their connections: what they did not see, nobody could check."""
 
 
 Report = Tick | Done

@@ -6,6 +6,7 @@ EXAMPLES_MAX = 4
 """Of a million lost messages the first few tell the story."""
 
 KINDS = {
+    "closed": "connections that the server ended, or could not be made",
     "lost": "messages that never came",
     "repeated": "messages that came more than once",
     "reordered": "messages that came out of order",
@@ -15,10 +16,10 @@ KINDS = {
     "unanswered": "requests without an answer",
     "refused": "requests that were refused",
     "malformed": "bytes that are not this protocol",
-    "closed": "connections that the server ended, or could not be made",
     "stalled": "waits that nothing moved in",
+    "unchecked": "deliveries not checked: their connections were refused or ended",
 }
-"""Every kind, in words that fit behind a number."""
+"""Every kind, in words that fit behind a number. Connections come first: the rest may be of their making."""
 
 
 class Problem(Struct):

@@ -231,13 +231,19 @@ class Cursor:
         self._find_position()
         self._gauge.delivered_one(mark.due_us)
 
-    def finish(self) -> None:
-        """Report the offsets that never came, though later ones did, and those awaited."""
+    def finish(self, *, cut_off: bool = False) -> None:
+        """Report the offsets that never came, though later ones did, and those awaited.
+
+        Of a subscriber that was cut off, nobody can say whether those awaited would have come.
+        """
         count, first = self._sequence.lost()
         if count:
             text = f"{self._who}, {self.trail.channel}: offset {first} never came, later ones did"
             self._gauge.problems.add("lost", text, count)
         awaited = self.goal + 1 - self.expected
-        if awaited > 0:
+        if awaited > 0 and cut_off:
+            text = f"{self._who}, {self.trail.channel}: from offset {self.expected} on"
+            self._gauge.problems.add("unchecked", text, awaited)
+        elif awaited > 0:
             text = f"{self._who}, {self.trail.channel}: offset {self.expected} never came, nor what is behind it"
             self._gauge.problems.add("lost", text, awaited)

@@ -122,6 +122,7 @@ class Worker:
         self._flushed = False
         self._ended_us = 0
         self._finished = False
+        self._cut_off: list[int] = []
         self._next_tick_us = clock_us()
         self._input = orders
 
@@ -250,8 +251,7 @@ class Worker:
     def _expect(self, heads: list[int], returned_us: int = 0) -> None:
         by_name = dict(zip(self._share.channels, heads, strict=True))
         for subscriber in self._subscribers:
-            if subscriber.link is not None or returned_us:
-                subscriber.expect(by_name, returned_us)
+            subscriber.expect(by_name, returned_us)
 
     def _ping_all(self) -> None:
         for speaker in (*self._subscribers, *self._publishers, *self._visitors):
@@ -293,13 +293,15 @@ class Worker:
         self._tick()
         acked = [tally for publisher in self._publishers for tally in publisher.tallies()]
         seen = [trail.tally() for trail in self._trails.values()]
-        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen))
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, self._cut_off))
 
     def _finish(self) -> None:
         for subscriber in self._subscribers:
             subscriber.finish()
         for trail in self._trails.values():
             trail.finish()
+        followed = {channel for each in self._subscribers if each.link is not None for channel in each.cursors}
+        self._cut_off = [index for index, trail in self._trails.items() if trail.channel not in followed]
         for speaker in (*self._subscribers, *self._publishers, *self._visitors):
             speaker.close()
         self._report_done()
