@@ -16,7 +16,7 @@ from trisync.loadtest.plots import linear_axis, log_axis, percentile_axis
 from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
 from trisync.loadtest.recording import Recorder, percentile_us, slope_per_h
 from trisync.loadtest.report_html import to_html
-from trisync.loadtest.report_terminal import count_text, course, print_result, size_text, time_text
+from trisync.loadtest.report_terminal import count_text, course, figures, print_result, size_text, time_text
 from trisync.loadtest.results import (
     Connecting,
     Distribution,
@@ -29,6 +29,7 @@ from trisync.loadtest.results import (
     distribution,
     to_json,
 )
+from trisync.loadtest.run import GROWTH_S_MIN, shows_growth
 from trisync.loadtest.target import Usage
 
 MEBIBYTE = 1024 * 1024
@@ -146,6 +147,24 @@ def test_a_sketch_keeps_three_digits() -> None:
 def test_growth_is_the_slope_of_the_memory() -> None:
     assert slope_per_h([(second, 1000 + 2 * second) for second in range(10)]) == 7200
     assert slope_per_h([(0, 1), (1, 2)]) is None
+
+
+def test_growth_is_a_figure_of_long_soaks_alone() -> None:
+    assert recorded(*steady()).effort(paced=False, with_growth=True).server_growth_bytes_per_h is not None
+    soak = Plan(scenario="soak", duration_s=GROWTH_S_MIN)
+    assert shows_growth(soak)
+    assert not shows_growth(msgspec.structs.replace(soak, duration_s=GROWTH_S_MIN - 1))
+    assert not shows_growth(msgspec.structs.replace(soak, scenario="mixed"))
+
+
+@pytest.mark.parametrize("growth", [None, 7200.0])
+def test_both_reports_show_a_growth_that_is_known_and_no_other(growth: float | None) -> None:
+    recorder = recorded(*steady())
+    effort = msgspec.structs.replace(recorder.effort(paced=False, with_growth=False), server_growth_bytes_per_h=growth)
+    found = result(recorder, effort=effort)
+    for text in (to_html(found), str(figures(found))):
+        assert ("growing 7.0 KiB an hour" in text) == (growth is not None)
+        assert ("growing" in text) == (growth is not None)
 
 
 def test_problems_are_counted_and_only_a_few_are_told() -> None:

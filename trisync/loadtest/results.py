@@ -131,7 +131,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     server_memory_last_bytes: Annotated[int | None, Meta(description="The server's memory at the end")]
     server_memory_max_bytes: Annotated[int | None, Meta(description="The server's largest memory seen")]
     server_growth_bytes_per_h: Annotated[
-        float | None, Meta(description="Slope of its memory over the later half, in soak only")
+        float | None, Meta(description="Slope of its memory over the later half, in a soak of 10 minutes or more")
     ]
     generator_limited: Annotated[bool, Meta(description="Whether the generator, not the server, set the pace")]
 

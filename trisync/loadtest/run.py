@@ -24,6 +24,9 @@ SHOW_S = 0.25
 IDLE_CORES_MIN = 0.1
 """Below this, nothing of the machine was left, and server and generator took from each other."""
 
+GROWTH_S_MIN = 600.0
+"""Measured for less than this, a server that warms up cannot be told from one that grows."""
+
 Show = Callable[[Recorder], None]
 
 
@@ -66,7 +69,7 @@ async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target, audi
 
 def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -> Result:
     plan = stage.plan
-    effort = recorder.effort(paced=plan.rate > 0, with_growth=plan.scenario == "soak")
+    effort = recorder.effort(paced=plan.rate > 0, with_growth=shows_growth(plan))
     problems = recorder.problems.listed()
     return Result(
         tool=f"trisync loadtest {__version__}",
@@ -90,6 +93,11 @@ def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -
     )
 
 
+def shows_growth(plan: Plan) -> bool:
+    """Whether the slope of the server's memory is a figure of this plan."""
+    return plan.scenario == "soak" and plan.duration_s >= GROWTH_S_MIN
+
+
 def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
     remarks = []
     if effort.generator_limited:
@@ -109,6 +117,11 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
         remarks.append(
             f"The rate was not kept: {recorder.throughput().acked_per_s:,.0f} of {plan.rate:,.0f} publishes a second "
             "were acknowledged while it was measured."
+        )
+    if plan.scenario == "soak" and not shows_growth(plan) and effort.server_memory_max_bytes is not None:
+        remarks.append(
+            f"The run was too short to say whether the server's memory grows: {plan.duration_s:g} s were measured, and "
+            f"it takes {GROWTH_S_MIN / 60:.0f} minutes."
         )
     return remarks
 
