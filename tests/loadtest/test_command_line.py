@@ -1,5 +1,9 @@
 """The command line of the load test: what it refuses before it runs, and how it ends where something goes wrong."""
 
+import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import click
@@ -12,6 +16,8 @@ from trisync.loadtest.cli import BROKEN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
 from trisync.loadtest.scenarios import SCENARIOS
 
+HOME = Path(__file__).parent.parent.parent
+TOOL = "tools/loadtest.py"
 FULL = "/dev/full"
 BRIEF = ("--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0")
 
@@ -93,3 +99,23 @@ def test_a_broken_promise_outweighs_a_file_that_was_not_written() -> None:
     done = load_fake("drops", "--json", FULL)
     assert done.exit_code == BROKEN, done.output
     assert "was not written" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("run", "name"), [(["-m", "trisync", "loadtest"], "trisync loadtest"), ([TOOL], TOOL)], ids=["trisync", "tool"]
+)
+def test_the_help_and_the_report_name_the_command_as_it_was_called(tmp_path: Path, run: list[str], name: str) -> None:
+    def call_there(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *run, *arguments]
+        return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+    said = call_there("--help").stdout
+    assert f"  {name} fanout --spawn " in said
+    assert f"  {name} SCENARIO --help\n" in said
+    assert "$" not in said
+    file = str(tmp_path / "result.json")
+    with fake_server("none") as fake:
+        given = ["fanout", *BRIEF, "--web", f"127.0.0.1:{fake.port}", "--quiet", "--json", file]
+        done = call_there(*given)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(Path(file).read_bytes())["command"] == f"{name} {shlex.join(given)}"

@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import IO, Any, TypeVar
 
 import click
@@ -90,13 +91,16 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
 }
 """Options that are fields of the plan; a scenario has those that are in its defaults."""
 
+_CALLED = "$CALLED"
+"""In the help's examples: what was typed to get here, so that they can be pasted."""
+
 _EPILOG = """\b
 The server:
-  loadtest fanout --spawn                     one of its own, on free ports, with new data that is removed
-  loadtest fanout                             the one on localhost, ports 2345 and 8000
-  loadtest fanout --web :4001 --pid 1234      another one here; with its pid, its processor and memory are shown
-  loadtest fanout --tcp :4000 --transport lines
-                                              its other door: --tcp is for lines and frames, --web for ws
+  $CALLED fanout --spawn                  one of its own, on free ports, with new data that is removed
+  $CALLED fanout                          the one on localhost, ports 2345 and 8000
+  $CALLED fanout --web :4001 --pid 1234   another one here; with its pid, its processor and memory are shown
+  $CALLED fanout --tcp :4000 --transport lines
+    by its other door: --tcp is for lines and frames, --web for ws
 Only this machine's servers are loaded unless --allow-remote says otherwise. A run publishes to new channels
 called load/RUN/NUMBER, which stay in the server's log.
 
@@ -110,8 +114,21 @@ Exit status:  0  everything was kept      3  the run could not be made
               2  the command line is wrong"""
 
 
+def called(group: click.Context) -> list[str]:
+    """What was typed to get to this group of commands: `trisync loadtest`, or a tool by its path."""
+    if group.parent is None and Path(sys.argv[0]).stem == group.info_name:
+        return [sys.argv[0]]
+    return group.command_path.split()
+
+
+class _Group(click.Group):
+    def get_help(self, ctx: click.Context) -> str:
+        return super().get_help(ctx).replace(_CALLED, shlex.join(called(ctx)))
+
+
 @click.group(
     "loadtest",
+    cls=_Group,
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
 )
@@ -119,10 +136,10 @@ def loadtest_command() -> None:
     """Load a server, measure it, and check that it keeps its promises.
 
     \b
-      loadtest fanout --spawn --subscribers 100 --transport lines
-      loadtest ingest --spawn --publishers 50 --window 1
-      loadtest latency --spawn --rate 1000 --html report.html
-      loadtest SCENARIO --help
+      $CALLED fanout --spawn --subscribers 100 --transport lines
+      $CALLED ingest --spawn --publishers 50 --window 1
+      $CALLED latency --spawn --rate 1000 --html report.html
+      $CALLED SCENARIO --help
     """
 
 
@@ -269,7 +286,9 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
 
 
 def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
-    command = shlex.join(["loadtest", *_arguments()])
+    group = click.get_current_context().parent
+    assert group is not None
+    command = shlex.join([*called(group), *_arguments()])
     with Display(plan, Console(stderr=True), quiet=quiet) as display:
         return run_until_signal(lambda: run(plan, target, display.show, command), (TargetRefused, CrewFailed, OSError))
 

@@ -87,7 +87,7 @@ def compare_command(
     errors = Console(stderr=True, highlight=False, markup=False)
     say: Say = (lambda line: None) if quiet else (lambda line: errors.print(line, soft_wrap=True))
     chosen = list(dict.fromkeys(rows)) or list(ROWS)
-    command = shlex.join(["compare", *sys.argv[1:]])
+    command = shlex.join(sys.argv)
     comparison = run_until_signal(
         lambda: compare(chosen, duration_s, rounds, modules, say, command),
         (PeerFailed, TargetRefused, CrewFailed, OSError),
