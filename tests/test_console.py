@@ -308,6 +308,14 @@ def test_history_is_shown_as_the_messages_were() -> None:
     assert begun().render(payload) == '#lobby 12 anonymous: one\n#lobby 12 bob\\x07: {"n":2}\n'
 
 
+@pytest.mark.parametrize("number", ["1e400", "-" + "9" * 5000])
+def test_a_number_that_python_cannot_hold_is_shown_as_it_came(number: str) -> None:
+    entries = f'{{"op":"ok","id":"/get","offset":9,"entries":{{"n":{{"offset":9,"data":{number}}}}},"more":false}}'
+    assert begun().render(entries.encode()) == f"n = {number}\n"
+    history = b'{"op":"ok","id":"/history","offset":12,"messages":[' + message(number) + b"]}"
+    assert begun().render(history) == f"#lobby 12 anonymous: {number}\n"
+
+
 def test_every_error_code_is_put_into_words() -> None:
     assert begun().render(WireError("unavailable", "disk full").encode()) == "! disk full (unavailable)\n"
 

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import re
 import subprocess
 import sys
@@ -10,6 +11,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import trio
 from trio_websocket import ConnectionClosed
@@ -402,6 +404,15 @@ async def test_a_program_reads_and_writes_a_state(tmp_path: Path) -> None:
         assert await server.word("doc", "k000") is None
         assert [message["offset"] for message in await server.history("doc", since=101)] == [102, 103]
         assert [message["offset"] for message in await server.history("doc", limit=1)] == [103]
+
+
+async def test_a_program_reads_numbers_that_are_too_large_for_it_as_infinities(tmp_path: Path) -> None:
+    server = a_server(tmp_path)
+    async with serving(server):
+        await server.publish("doc", msgspec.Raw(b"[1e400]"), key="n")
+        assert await server.word("doc", "n") == Entry(1, [math.inf])
+        assert await server.state("doc") == {"n": Entry(1, [math.inf])}
+        assert [message["data"] for message in await server.history("doc")] == [[math.inf]]
 
 
 async def test_a_program_empties_a_channel_and_sees_who_is_there(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import trisync
 
 FLOORS: list[set[str]] = [
     {
-        *("errors", "protocol", "framing", "wsframes", "console", "telnet", "dialects"),
+        *("errors", "protocol", "data", "framing", "wsframes", "console", "telnet", "dialects"),
         *("settings", "http_rules", "plain_upgrade", "merge_patch", "patterns", "retention_rules"),
         *("version", "http_answers", "http_routes", "event_stream", "tokens"),
     },

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import msgspec
 from msgspec import UNSET, Raw
 
+from trisync.data import decode_data
 from trisync.protocol import (
     HISTORY_LIMIT_MAX,
     KEY_BYTES_MAX,
@@ -200,7 +201,7 @@ class Console:
 
     def render(self, payload: bytes) -> str:
         """What a person is shown of a message of the server that is not a `message`; may be nothing."""
-        reply: dict[str, Any] = msgspec.json.decode(payload)
+        reply: dict[str, Any] = decode_data(payload)
         match reply["op"]:
             case "ok":
                 return self._render_ok(payload, reply)

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trisync.broker import Broker
+from trisync.data import decode_data
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import Duplicate, LogUnavailable, StatePage
@@ -89,7 +90,7 @@ class Embedding:
             page = await self._serving(channel).history(channel, since, limit)
         except LogUnavailable as problem:
             raise _unavailable(problem) from problem
-        return [] if page.run is None else [msgspec.json.decode(payload) for payload in page.run.payloads()]
+        return [] if page.run is None else [decode_data(payload) for payload in page.run.payloads()]
 
     async def state(self, channel: str) -> dict[str, Entry]:
         """All entries of a channel's state. What is written while this reads may be in it or not, key by key."""
@@ -135,7 +136,7 @@ class Embedding:
 
 
 def _entries(page: StatePage) -> dict[str, Entry]:
-    decoded: dict[str, dict[str, Any]] = msgspec.json.decode(b"{%b}" % page.entries)
+    decoded: dict[str, dict[str, Any]] = decode_data(b"{%b}" % page.entries)
     return {key: Entry(entry["offset"], entry["data"]) for key, entry in decoded.items()}
 
 

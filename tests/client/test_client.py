@@ -304,6 +304,32 @@ def test_a_state_is_a_mapping_that_every_client_has_alike(run: Run, url: str, ch
     run(main)
 
 
+@pytest.mark.parametrize("number", [b"1e400", b"-" + b"9" * 5000])
+def test_numbers_that_python_cannot_hold_are_infinities_and_stay_digit_for_digit(
+    run: Run, url: str, channel: str, number: bytes
+) -> None:
+    infinity = float(number)
+    words = msgspec.Raw(b'{"n":%b}' % number)
+
+    async def main() -> None:
+        async with trisync.connect(url) as client, client.subscribe(channel) as messages:
+            await client.publish(channel, words, key="old")
+            message = await anext(messages)
+            assert message.data == {"n": infinity}
+            assert bytes(message.json) == bytes(words)
+            async with client.state(channel) as doc:
+                assert doc["old"] == {"n": infinity}
+                await client.publish(channel, words, key="new")
+                await eventually(
+                    lambda: dict(doc) == {key: {"n": infinity} for key in ("old", "new")}, messages.__anext__
+                )
+            with pytest.raises(Conflict) as conflict:
+                await client.publish(channel, 1, key="old", expect=0)
+            assert (conflict.value.offset, conflict.value.data) == (1, {"n": infinity})
+
+    run(main)
+
+
 def test_updates_from_all_sides_are_all_kept(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as alice, trisync.connect(tcp_url) as bob:

@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from copy import deepcopy
 from typing import Any, NamedTuple
 
-import msgspec
-
 from trisync.client.errors import ClientError
 from trisync.client.publishes import Publish
 from trisync.client.wire import Message, StatePage
+from trisync.data import decode_data
 
 
 class Entry(NamedTuple):
@@ -144,7 +143,7 @@ class Replica:
         for key, word in page.entries.items():
             known = self._fresh.get(key)
             if known is None or known.offset < word.offset:
-                self._fresh[key] = Entry(word.offset, msgspec.json.decode(word.data))
+                self._fresh[key] = Entry(word.offset, decode_data(word.data))
         if not page.more:
             self._pages_done = True
             self._finish_if_complete()

@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from trisync.client.errors import BadRequest, Gap, ProtocolError, TooLarge
+from trisync.data import decode_data
 from trisync.protocol import DEPTH_MAX, KEY_BYTES_MAX, channel_is_valid, decode_request
 from trisync.protocol import BadRequest as BadPayload
 
@@ -42,8 +43,8 @@ class Message(Incoming, tag="message", rename={"time_ms": "time", "sender": "fro
 
     @cached_property
     def data(self) -> Any:
-        """The data as Python has it: decoded when first looked at."""
-        return msgspec.json.decode(self.json)
+        """The data as Python has it: decoded when first looked at. A number too large for it is an infinity."""
+        return decode_data(self.json)
 
     def data_as(self, type: type[T]) -> T:
         """The data as a type of yours, a dataclass or a msgspec.Struct, say. Raises msgspec.ValidationError."""
@@ -153,7 +154,7 @@ def decode(payload: bytes) -> AnyIncoming | None:
         return said
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         try:
-            if msgspec.json.decode(payload)["op"] not in _OPS:
+            if decode_data(payload)["op"] not in _OPS:
                 return None
         except Exception:
             pass  # it is no message at all, which the first error says
@@ -162,7 +163,7 @@ def decode(payload: bytes) -> AnyIncoming | None:
 
 def details_of(payload: bytes) -> dict[str, Any]:
     """The fields of an error that only some codes have."""
-    fields: dict[str, Any] = msgspec.json.decode(payload)
+    fields: dict[str, Any] = decode_data(payload)
     return {name: value for name, value in fields.items() if name not in ("op", "id", "code", "message", "retry")}
 
 
