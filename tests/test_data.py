@@ -2,19 +2,66 @@
 
 import json
 import math
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
 
-from trisync.data import decode_data
+from trisync.data import decode_data, encode_data
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text(),
     lambda parts: st.lists(parts) | st.dictionaries(st.text(), parts),
 )
+
+
+class Point(msgspec.Struct):
+    x: float
+    label: str | None = None
+
+
+@dataclass
+class Place:
+    x: float
+
+
+@given(VALUES)
+def test_what_json_has_is_encoded(value: Any) -> None:
+    assert encode_data([None, value]) == msgspec.json.encode([None, value])
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+def test_a_number_that_json_does_not_have_is_refused_wherever_it_is(number: float) -> None:
+    places = [
+        number,
+        [1, (number,)],
+        {"a": {"b": number}},
+        Point(number),
+        [Place(number)],
+        {number},
+        [Raw(b"1"), number],
+    ]
+    for data in places:
+        with pytest.raises(ValueError, match="JSON has no number for NaN"):
+            encode_data(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"),
+    [
+        (Point(1.5), b'{"x":1.5,"label":null}'),
+        (["null", Raw(b"[null,1e400]"), None], b'["null",[null,1e400],null]'),
+        (Raw(b"null"), b"null"),
+        ([Decimal("NaN"), None], b'["NaN",null]'),
+    ],
+)
+def test_a_null_that_is_meant_is_no_number(data: Any, text: bytes) -> None:
+    assert encode_data(data) == text
 
 
 @given(VALUES)
@@ -38,7 +85,7 @@ def test_values_are_read_alike_with_and_without_a_number_that_is_too_large(value
 )
 def test_a_number_that_python_cannot_hold_is_an_infinity(text: str, value: Any) -> None:
     assert decode_data(text.encode()) == value
-    assert decode_data(msgspec.Raw(text.encode())) == value
+    assert decode_data(Raw(text.encode())) == value
     if len(text) < 1000:
         assert json.loads(text) == value
 

@@ -455,6 +455,16 @@ async def test_a_program_is_held_to_the_rules_for_clients(
         assert await server.history("lobby") == []
 
 
+async def test_a_number_that_json_does_not_have_is_not_published_as_null(tmp_path: Path) -> None:
+    server = a_server(tmp_path)
+    async with serving(server):
+        await server.publish("doc", 1, key="k")
+        for data in (math.nan, [math.inf]):
+            with pytest.raises(ValueError, match="JSON has no number"):
+                await server.publish("doc", data, key="k")
+        assert await server.word("doc", "k") == Entry(1, 1)
+
+
 async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: Path) -> None:
     server = a_server(tmp_path)
     name = "not a name"

@@ -1,6 +1,7 @@
-"""`data` as Python has it, from the JSON that it is on the wire. Sans-IO; all else that is said is in protocol.py."""
+"""`data` as Python has it, and as the JSON that it is on the wire. Sans-IO; all else that is said is in protocol.py."""
 
 import json
+import math
 from typing import Any
 
 import msgspec
@@ -17,6 +18,28 @@ def decode_data(text: bytes | msgspec.Raw) -> Any:
     except msgspec.ValidationError:  # the number; what stands behind it was not looked at
         msgspec.json.decode(text, type=msgspec.Raw)
         return json.loads(str(text, "utf-8"), parse_int=_integer)
+
+
+def encode_data(data: Any) -> bytes:
+    """Whatever msgspec encodes, as JSON. Raises ValueError for a NaN or an infinity in it, and what msgspec does."""
+    text = msgspec.json.encode(data)
+    # For these msgspec writes null, which would delete a key: only what has one is looked through.
+    if text.find(b"null") >= 0 and not _is_finite(data):
+        raise ValueError("JSON has no number for NaN, Infinity or -Infinity")
+    return text
+
+
+def _is_finite(data: Any) -> bool:
+    left = [msgspec.to_builtins(data, enc_hook=lambda raw: None)]
+    while left:
+        part = left.pop()
+        if isinstance(part, dict):
+            left.extend(part.values())
+        elif isinstance(part, list | tuple):
+            left.extend(part)
+        elif isinstance(part, float) and not math.isfinite(part):
+            return False
+    return True
 
 
 def _integer(digits: str) -> int | float:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import msgspec
 
 from trisync.broker import Broker
-from trisync.data import decode_data
+from trisync.data import decode_data, encode_data
 from trisync.errors import WireError
 from trisync.hooks import Hooks
 from trisync.log import Duplicate, LogUnavailable, StatePage
@@ -35,7 +35,8 @@ class Embedding:
 
     The methods that publish and read may be called while the server serves, from tasks of the same Trio run. They
     raise RuntimeError otherwise, WireError with the wire's codes where the server refuses, `unavailable` among
-    them, and ValueError for what is no channel's name. Cancelling one that writes leaves open whether it was done.
+    them, and ValueError for what is no channel's name, and for a NaN or an infinity in what is published. Cancelling
+    one that writes leaves open whether it was done.
     """
 
     def __init__(self) -> None:
@@ -67,7 +68,7 @@ class Embedding:
         fields |= {name: value for name, value in (("key", key), ("expect", expect)) if value is not None}
         broker = self._serving(channel)
         try:
-            request = compose_publish(msgspec.json.encode(data), **fields)
+            request = compose_publish(encode_data(data), **fields)
             if name is not None:
                 decode_request(msgspec.json.encode({"op": "hello", "name": name}))  # as good as a client's
         except BadRequest as bad:

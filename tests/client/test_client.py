@@ -330,6 +330,28 @@ def test_numbers_that_python_cannot_hold_are_infinities_and_stay_digit_for_digit
     run(main)
 
 
+def test_a_number_that_json_does_not_have_is_refused_before_anything_has_changed(
+    run: Run, tcp_url: str, channel: str
+) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client, client.state(channel) as doc:
+            await doc.set("t", 1)
+            for publish in (
+                lambda: client.publish(channel, {"t": float("inf")}),
+                lambda: client.publish(channel, [float("nan")], ephemeral=True),
+                lambda: doc.set("t", float("nan")),
+                lambda: doc.update("t", lambda _: float("inf")),
+            ):
+                with pytest.raises(ValueError, match="JSON has no number"):
+                    await publish()
+            with pytest.raises(ValueError, match="JSON has no number"):
+                doc["t"] = float("-inf")
+            assert (dict(doc), doc.pending) == ({"t": 1}, 0)
+            assert (await client.history(channel)).offset == 1
+
+    run(main)
+
+
 def test_updates_from_all_sides_are_all_kept(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as alice, trisync.connect(tcp_url) as bob:

@@ -201,8 +201,9 @@ class Client:
         there as a JSON Merge Patch. An `ephemeral` one goes to those who are there now and is not stored: it raises
         NotConnected when offline, and returns 0.
 
-        Raises what the server refuses it with, such as Conflict; QueueFull; BadRequest; and Closed if the client is
-        closed before there is an answer. Cancelled, it is sent and stored all the same.
+        Raises what the server refuses it with, such as Conflict; QueueFull; BadRequest; TypeError or ValueError for
+        `data` that is no JSON, such as NaN; and Closed if the client is closed before there is an answer. Cancelled,
+        it is sent and stored all the same.
 
         >>> async def main() -> None:
         ...     async with connect(URL) as client:

@@ -132,7 +132,7 @@ class Machine:
         expect: int | None = None,
         merge: bool = False,
     ) -> Publish:
-        """Queue a publish. Raises QueueFull, BadRequest, TooLarge, Closed, and what msgspec does of `data`."""
+        """Queue a publish. Raises QueueFull, BadRequest, TooLarge, Closed, and what encode_body() does of `data`."""
         self._check_open()
         publish = self.publishes.add(encode_body(channel, data, key, expect, merge=merge, ephemeral=False))
         self.on_change()

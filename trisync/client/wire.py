@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from trisync.client.errors import BadRequest, Gap, ProtocolError, TooLarge
-from trisync.data import decode_data
+from trisync.data import decode_data, encode_data
 from trisync.protocol import DEPTH_MAX, KEY_BYTES_MAX, channel_is_valid, decode_request
 from trisync.protocol import BadRequest as BadPayload
 
@@ -203,7 +203,8 @@ def check_channel(channel: str) -> None:
 def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *, merge: bool, ephemeral: bool) -> bytes:
     """The fields of a publish, of a kind that no server refuses for its form: what it would not settle is told here.
 
-    Raises BadRequest, and TypeError or another exception of msgspec's for `data` that JSON cannot hold.
+    Raises BadRequest, ValueError for a NaN or an infinity in `data`, and TypeError or another exception of msgspec's
+    for what else JSON cannot hold.
     """
     check_channel(channel)
     fields = b""
@@ -217,7 +218,7 @@ def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *,
         fields += b',"merge":true'
     if ephemeral:
         fields += b',"ephemeral":true'
-    json = msgspec.json.encode(data)
+    json = encode_data(data)
     body = b'"channel":"%b"%b,"data":%b}' % (channel.encode(), fields, json)
     if fields or isinstance(data, Raw) or json.count(b"[") + json.count(b"{") >= DEPTH_MAX:
         try:
