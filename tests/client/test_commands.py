@@ -137,6 +137,13 @@ def test_a_server_that_is_not_there_is_one_line_at_once() -> None:
     assert gone.stderr.count("\n") == 1
 
 
+def test_a_server_that_does_not_speak_tls_is_one_line(server: ServerProcess) -> None:
+    refused = trisync(f"tcps://127.0.0.1:{server.tcp_port}", "publish", "lobby", "x")
+    assert refused.returncode == 1
+    assert refused.stderr.startswith(f"Error: no connection to tcps://127.0.0.1:{server.tcp_port}: ")
+    assert refused.stderr.count("\n") == 1
+
+
 def test_a_channel_is_emptied_and_its_offsets_go_on(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         url, web = f"tcp://127.0.0.1:{server.tcp_port}", f"http://127.0.0.1:{server.web_port}"

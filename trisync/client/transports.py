@@ -92,10 +92,7 @@ class Transport(Protocol):
 async def open_transport(address: Address, tls: ssl.SSLContext | None) -> Transport:
     """Connect. Raises OSError, and TransportError where somebody else is behind the door."""
     if address.encrypted:
-        context = tls or ssl.create_default_context()
-        stream: anyio.abc.ByteStream = await anyio.connect_tcp(
-            address.host, address.port, tls=True, ssl_context=context, tls_standard_compatible=False
-        )
+        stream: anyio.abc.ByteStream = await _connect_tls(address, tls or ssl.create_default_context())
     else:
         stream = await anyio.connect_tcp(address.host, address.port)
     stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
@@ -108,6 +105,17 @@ async def open_transport(address: Address, tls: ssl.SSLContext | None) -> Transp
         await anyio.aclose_forcefully(stream)
         raise
     return transport
+
+
+async def _connect_tls(address: Address, context: ssl.SSLContext) -> anyio.abc.ByteStream:
+    try:
+        return await anyio.connect_tcp(
+            address.host, address.port, tls=True, ssl_context=context, tls_standard_compatible=False
+        )
+    except anyio.EndOfStream:
+        raise TransportError("the server closed the connection in the TLS handshake") from None
+    except anyio.BrokenResourceError as error:
+        raise TransportError(f"in the TLS handshake, {_broken(error)}") from error
 
 
 async def _receive(stream: anyio.abc.ByteStream) -> bytes:
