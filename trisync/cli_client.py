@@ -35,6 +35,8 @@ def _run(talk: Callable[[], Awaitable[None]]) -> None:
     try:
         # Ctrl-C then comes where the command waits, not in the middle of what the client or Trio is doing.
         trio.run(talk, restrict_keyboard_interrupt_to_checkpoints=True)
+    except BrokenPipeError:
+        raise  # of standard output, which `head` closes: click ends a command quietly for that
     except (ClientError, OSError, ValueError) as error:
         raise click.ClickException(str(error)) from None
     except BaseException as error:

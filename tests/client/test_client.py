@@ -260,7 +260,21 @@ def test_the_queue_is_bounded_and_what_is_left_in_it_is_said(run: Run, caplog: p
         del receipts
 
     run(main)
-    assert "a publish failed, and nobody awaited its receipt" in caplog.text
+    [told] = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert told.startswith("closed with 2 publishes that had no answer")
+
+
+def test_a_refusal_that_nobody_waits_for_is_said(
+    run: Run, tcp_url: str, channel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client:
+            client.post(channel, 1, key="k", expect=5)
+            await client.publish(channel, 2)
+
+    run(main)
+    [told] = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    assert told.startswith("a publish failed, and nobody awaited its receipt: ")
 
 
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:

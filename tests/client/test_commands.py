@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -80,6 +81,35 @@ def test_ctrl_c_ends_a_subscription_without_a_traceback(tcp_url: str, channel: s
         assert subscribe.wait(PATIENCE_S) == 130
         assert subscribe.stderr is not None
         assert subscribe.stderr.read() == ""
+
+
+UNANSWERED = r"closed with \d+ publishes that had no answer, and may be stored or not: the program closed it\n"
+
+
+def test_ctrl_c_in_the_middle_of_a_pipe_says_in_one_line_what_has_no_answer(tcp_url: str, channel: str) -> None:
+    with running(tcp_url, "publish", channel) as publish:
+        assert publish.stdin is not None
+        assert publish.stdout is not None
+        print("line\n" * 10_000, end="", file=publish.stdin, flush=True)
+        assert publish.stdout.readline() == "1\n"
+        publish.send_signal(signal.SIGINT)
+        _, said = publish.communicate(timeout=PATIENCE_S)
+        assert publish.returncode == 130
+        assert re.fullmatch(UNANSWERED, said)
+
+
+def test_an_output_that_is_closed_ends_a_command_quietly(tcp_url: str, channel: str) -> None:
+    trisync(tcp_url, "publish", channel, text="line\n" * 100)
+    for command, left in (("history",), ""), (("subscribe", "--since", "0"), ""), (("publish",), UNANSWERED):
+        with running(tcp_url, *command, channel) as process:
+            assert process.stdin is not None
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.close()
+            if command == ("publish",):
+                print("line\n" * 10_000, end="", file=process.stdin, flush=True)
+            assert process.wait(PATIENCE_S) == 1
+            assert re.fullmatch(left, process.stderr.read()), command
 
 
 def test_a_subscription_outlives_the_server(tmp_path: Path) -> None:

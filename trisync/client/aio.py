@@ -138,8 +138,6 @@ class Client:
         """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
         assert self._tasks is not None
         left = self._machine.close(reason)
-        if left:
-            logger.warning("closed with %d publishes that had no answer", left)
         with anyio.move_on_after(LINGER_S, shield=True):
             while not self._stopped:
                 await self._driver.changed.wait()

@@ -196,6 +196,8 @@ class Machine:
         self._subscriptions.fail(self.error)
         self._requests.fail(self.error)
         left = self.publishes.fail(self.error)
+        if left:
+            logger.error("closed with %d publishes that had no answer, and may be stored or not: %s", left, reason)
         self.on_change()
         return left
 

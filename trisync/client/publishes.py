@@ -37,7 +37,7 @@ def _nobody() -> None:
 class Publish:
     """One publish, from the moment it was queued until it is settled."""
 
-    __slots__ = ("body", "error", "in_flight", "offset", "on_settled", "seq", "settled")
+    __slots__ = ("body", "error", "in_flight", "offset", "on_settled", "seq", "settled", "unanswered")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -49,6 +49,8 @@ class Publish:
         self.offset = 0
         """Where it is stored, once it is settled without an error."""
         self.error: ClientError | None = None
+        self.unanswered = False
+        """The client was closed before there was a verdict, which it told of all such together."""
         self.on_settled: Callable[[], None] = _nobody
 
     def settle(self, offset: int, error: ClientError | None = None) -> None:
@@ -274,5 +276,6 @@ class Publishes:
         self._unsent.clear()
         self.in_flight = self._bytes = self._bytes_in_flight = 0
         for publish in left:
+            publish.unanswered = True
             publish.settle(0, error)
         return len(left)

@@ -17,8 +17,9 @@ logger = logging.getLogger("trisync.client")
 class Receipt:
     """A publish on its way. Await it for its offset, as often as you like; cancelling that takes nothing back.
 
-    Raises what the server refuses it with, and Closed if the client was closed before there was an answer. A failure
-    that nobody awaited is logged as an error, so that nothing is lost silently.
+    Raises what the server refuses it with, and Closed if the client was closed before there was an answer. A refusal
+    that nobody awaited is logged as an error, so that nothing is lost silently; what has no answer, the client tells of
+    in one line when it is closed.
     """
 
     __slots__ = ("_publish", "_seen", "_signal")
@@ -61,7 +62,7 @@ class Receipt:
         return self._publish.offset
 
     def __del__(self) -> None:
-        if not self._seen and self._publish.error is not None:
+        if not self._seen and self._publish.error is not None and not self._publish.unanswered:
             logger.error("a publish failed, and nobody awaited its receipt: %s", self._publish.error)
 
 
