@@ -86,13 +86,32 @@ async def _once(lines: list[str]) -> AsyncIterator[list[str]]:
 
 
 async def _lines_of_input() -> AsyncIterator[list[str]]:
-    """The lines of standard input, as many together as there are at a time. Raises ValueError if they are no UTF-8."""
-    rest = b""
-    while chunk := await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1 << 16, abandon_on_cancel=True):
+    """The lines of standard input, as many together as there are at a time.
+
+    Raises ValueError for one that is no UTF-8, once those before it were taken.
+    """
+    chunk, rest, count = b"\n", b"", 0
+    while chunk:
+        chunk = await trio.to_thread.run_sync(os.read, sys.stdin.fileno(), 1 << 16, abandon_on_cancel=True)
         *lines, rest = (rest + chunk).split(b"\n")
-        yield [line.decode() for line in lines]
-    if rest:
-        yield [rest.decode()]
+        if rest and not chunk:
+            lines = [rest]
+        readable = _decoded(lines)
+        yield readable
+        count += len(readable)
+        if len(readable) < len(lines):
+            raise ValueError(f"line {count + 1} of the input is not UTF-8")
+
+
+def _decoded(lines: list[bytes]) -> list[str]:
+    """The lines up to the first that is no UTF-8."""
+    decoded: list[str] = []
+    for line in lines:
+        try:
+            decoded.append(line.decode())
+        except UnicodeDecodeError:
+            break
+    return decoded
 
 
 @click.command("subscribe")

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
 import trio
 
 from tests.harness import PATIENCE_S, ServerProcess, server_process, settings_for
@@ -55,6 +56,23 @@ def test_a_pipe_is_published_line_by_line_and_in_order(url: str, channel: str) -
     assert published.stdout.splitlines() == [str(offset) for offset in range(1, 3001)]
     shown = trisync(url, "subscribe", channel, "--since", "0", "--count", "3000").stdout.splitlines()
     assert [json.loads(line)["data"]["n"] for line in shown] == list(range(3000))
+
+
+@pytest.mark.parametrize("end", [b"\nlater\n", b""])
+def test_the_lines_before_one_that_is_no_utf_8_are_published_and_that_one_is_named(
+    tcp_url: str, channel: str, end: bytes
+) -> None:
+    published = subprocess.run(
+        [sys.executable, "-m", "trisync", "publish", channel, "--url", tcp_url],
+        input=b"line\n" * 20_000 + b"\xc3\xa9\nbad\xff" + end,
+        capture_output=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert published.returncode == 1
+    assert published.stdout.split()[-1] == b"20001"
+    assert published.stderr == b"Error: line 20002 of the input is not UTF-8\n"
+    assert json.loads(trisync(tcp_url, "history", channel, "--limit", "1").stdout)["data"] == "é"
 
 
 def test_what_a_person_types_is_published_line_by_line(tcp_url: str, channel: str) -> None:
