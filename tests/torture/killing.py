@@ -56,14 +56,18 @@ class Totals(NamedTuple):
     def summary(self) -> str:
         """For people."""
         where = "\n".join(f"  {count:4} {name}" for name, count in self.kills.most_common())
-        median_ms = 1000 * statistics.median(self.starts_s or [0.0])
+        start = "a start after a kill was not measured"
+        if self.starts_s:
+            median_ms = 1000 * statistics.median(self.starts_s)
+            start = (
+                f"a start after a kill took {median_ms:.0f} ms (median), {self.longest_start_ms:.0f} ms at most, "
+                "without waiting for a processor"
+            )
         return (
             f"{self.rounds} servers were killed:\n{where}\n"
             f"{self.acknowledged} publishes were acknowledged, {self.repeated} of them when sent again; "
             f"{self.delivered} deliveries were checked\n"
-            f"a start after a kill took {median_ms:.0f} ms (median), {self.longest_start_ms:.0f} ms at most, "
-            "without waiting for a processor\n"
-            f"{len(self.problems)} problems"
+            f"{start}\n{len(self.problems)} problems"
         )
 
 

@@ -1,13 +1,14 @@
 """A few rounds of what tools/torture.py does hundreds of."""
 
 import signal
+from collections import Counter
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
 
-from tests.torture.killing import AT_RANDOM, run_rounds
+from tests.torture.killing import AT_RANDOM, Totals, run_rounds
 from tests.torture.points import POINTS, Point, killed_at, strace_works
 from tests.torture.server import Server
 
@@ -25,6 +26,15 @@ def test_servers_killed_at_random_under_load_lose_nothing_and_store_nothing_twic
     assert totals.acknowledged > 1000
     assert totals.delivered == totals.acknowledged * 6
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("starts_s", "said"),
+    [([], "was not measured"), ([0.02, 0.03, 0.04], "took 30 ms (median), 40 ms at most")],
+)
+def test_of_starts_that_were_not_measured_there_are_no_figures(starts_s: list[float], said: str) -> None:
+    totals = Totals(1, Counter({AT_RANDOM: 1}), 5, 0, 9, starts_s, [])
+    assert f"a start after a kill {said}" in totals.summary()
 
 
 @needs_strace
