@@ -209,7 +209,6 @@ export class Client extends Emitter<ClientEvents> {
    * @throws TrisyncError with the server's refusal, or at once: `limit` if the queue is full (nothing is dropped),
    * `too_large`, `bad_json` (half a surrogate pair, nested too deep), `closed`. After `closed` it is still in the
    * store, if that is IndexedDB, and may be stored later.
-   * @throws TypeError if there is a NaN or an infinity in `data`: JSON has no number for it.
    */
   publish(channel: string, data: Json | undefined, options?: PublishOptions): Promise<Verdict>;
 

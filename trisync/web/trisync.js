@@ -41,12 +41,6 @@ function mergePatch(target, patch) {
   return Object.fromEntries(merged);
 }
 
-/** JSON.stringify() makes null of NaN, and null deletes. */
-function refuseNaN(_, data) {
-  if (typeof data === "number" && !isFinite(data)) throw new TypeError(`JSON has no ${data}.`);
-  return data;
-}
-
 /** What the server cannot read, it cannot answer. */
 function isReadable(data, depth = 1) {
   if (typeof data === "string") return !/\p{Surrogate}/u.test(data);
@@ -305,9 +299,7 @@ export class Client extends Emitter {
   }
 
   async publish(channel, data = null, { key, expect, merge, ephemeral } = {}) {
-    let item = { seq: 0, channel, key, expect, merge, data };
-    const json = JSON.stringify(item);
-    item = JSON.parse(json.includes("null") ? JSON.stringify(item, refuseNaN) : json);
+    const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
     const error = isReadable(item) ? this.#sizeError(item) : failure("bad_json", "Too deep, or half a character.");
     if (error) throw error;
     if (ephemeral) return this.request("publish", { channel, data, ephemeral });
