@@ -65,7 +65,7 @@ async def test_a_read_whose_end_failed_does_not_spoil_the_ones_after_it(tmp_path
 async def test_a_start_that_fails_at_its_last_step_leaves_the_folder_free(tmp_path: Path) -> None:
     def connect_failing(*args: Any, **options: Any) -> sqlite3.Connection:
         connection = connect(*args, **options)
-        connection.beginning, connection.failures = "SELECT time FROM messages", 1
+        connection.beginning, connection.failures = "SELECT id, time FROM messages", 1
         return connection
 
     with pytest.raises(LogRefused, match="disk I/O error"):
