@@ -10,6 +10,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import trio
+from msgspec import UNSET, UnsetType
 
 from trisync.cache import RunCache, StatePageCache
 from trisync.channels import Channel
@@ -275,7 +276,7 @@ class Broker:
 
     # Subscribing
 
-    async def enter(self, name: str, offset: int = 0) -> Channel:
+    async def enter(self, name: str, offset: int | UnsetType = UNSET) -> Channel:
         """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable.
 
         `offset` is one that a client knows of, perhaps from the log, which has it before it is fanned out.
@@ -293,7 +294,7 @@ class Broker:
                             await self._batch_settled.wait()
                         channel.learn(extent)
                         channel.loading = None
-            if offset > channel.head and self._committing:
+            if offset is not UNSET and offset > channel.head and self._committing:
                 await self._batch_settled.wait()
         except BaseException:
             self.leave(channel)

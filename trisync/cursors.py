@@ -47,7 +47,7 @@ class Subscriptions:
                 limit="subscriptions_max",
                 value=self._count_max,
             )
-        channel = await self._broker.enter(request.channel, 0 if request.since is UNSET else request.since)
+        channel = await self._broker.enter(request.channel, request.since)
         # From here on nothing waits: the ok, a gap and what is written next belong together.
         again = self._by_channel.pop(request.channel, None)
         if again is not None:

@@ -125,7 +125,7 @@ class HttpSession(Session):
             self._appear_as(call.name)
         request = _subscription(call, headers)
         await self._judge_reading(request)
-        channel = await self._broker.enter(request.channel, 0 if request.since is UNSET else request.since)
+        channel = await self._broker.enter(request.channel, request.since)
         try:
             # From here on nothing waits: the offset that is told is the one where the subscription begins.
             self._connection.outbox.write(head)

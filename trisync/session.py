@@ -87,6 +87,7 @@ class Session:
 
         Cancelled half-way, some are handled and some are not; those that were submitted are still answered.
         """
+        waiting_since = trio.current_time()
         for payload in payloads:
             try:
                 request = decode_request(payload)
@@ -104,6 +105,7 @@ class Session:
                 await self._answer(request)
         self._submit()
         await self._room()
+        self._connection.excuse(waiting_since)
 
     def _own_flow(self) -> Flow:
         if self._flow is None:

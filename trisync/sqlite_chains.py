@@ -11,6 +11,12 @@ took 134 and 61 (tools/large_log.py).
 MILESTONE = 16
 """Steps from one indexed message to the next: what a read may take more than it was asked for, at its end."""
 
+EXTENTS = """
+SELECT channels.id, coalesce(heads.offset, trimmed), trimmed
+FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE {which}
+"""
+"""A channel's id, head, and what it is trimmed to."""
+
 
 def chain(channel: str, after: str, until: str) -> str:
     """SQL of the table `chain`, for a SELECT behind it: a channel's messages behind one offset up to another.

@@ -11,12 +11,9 @@ import msgspec
 
 from trisync.log import ChannelInfo, Extent, OldMessage, Page, Run, StatePage
 from trisync.protocol import message_prefix
-from trisync.sqlite_chains import chain
+from trisync.sqlite_chains import EXTENTS, chain
 
-_EXTENT = """
-SELECT channels.id, coalesce(heads.offset, trimmed), trimmed
-FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE name = ?
-"""
+_EXTENT = EXTENTS.format(which="name = ?")
 
 # Which messages make a page: as many bytes of those in a range as allowed, but at least one; and how many there are in
 # the range. Data is not read for this.

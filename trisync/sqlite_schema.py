@@ -254,14 +254,7 @@ def open_writer(
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the pages that scattered appends touch
-        database = sqlite_utils.Database(connection)
-        if migrations.applied(database) and migrations.pending(database):
-            logger.info("%s is of an older trisync: it is brought up to date, which may take minutes, and space", path)
-        # Where that is SQLite's default, what is moved elsewhere would be overwritten by zeros, by way of the WAL.
-        (secure_delete,) = connection.execute("PRAGMA secure_delete").fetchone()
-        connection.execute("PRAGMA secure_delete = OFF")
-        migrations.apply(database)
-        connection.execute(f"PRAGMA secure_delete = {secure_delete}")
+        _bring_up_to_date(connection, path)
         _set_header(connection, "user_version", SCHEMA_VERSION)
         _begin_epoch(connection, durability, tokens)
         # What was just written must reach the file's own header, which the next start judges by.
@@ -271,6 +264,19 @@ def open_writer(
         connection.close()
         raise LogRefused(f"{path} cannot be opened: {error}") from error
     return connection
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    database = sqlite_utils.Database(connection)
+    if not migrations.pending(database):
+        return
+    if migrations.applied(database):
+        logger.info("%s is of an older trisync: it is brought up to date, which may take minutes, and space", path)
+    # Where that is SQLite's default, what is moved elsewhere would be overwritten by zeros, by way of the WAL.
+    (secure_delete,) = connection.execute("PRAGMA secure_delete").fetchone()
+    connection.execute("PRAGMA secure_delete = OFF")
+    migrations.apply(database)
+    connection.execute(f"PRAGMA secure_delete = {secure_delete}")
 
 
 def _set_header(connection: sqlite3.Connection, field: str, value: int) -> None:

@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
 from trisync.log import Extent, LogUnavailable, Run, Submission
-from trisync.sqlite_chains import MILESTONE, chain
+from trisync.sqlite_chains import EXTENTS, MILESTONE, chain
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -90,10 +90,7 @@ _CUT_HEAD = (
     f"UPDATE heads SET oldest = ({chain(':channel', ':until', ':until + 1')} SELECT id FROM chain) "
     "WHERE channel = :channel"
 )
-_EMPTIED = (
-    "SELECT channels.id, trimmed, coalesce(heads.offset, trimmed) "
-    "FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE name >= '$' AND name < '%' LIMIT 1"
-)
+_EMPTIED = EXTENTS.format(which="name >= '$' AND name < '%' LIMIT 1")
 _DELETE_WORDS = "DELETE FROM state WHERE channel = ?1 AND key IN (SELECT key FROM state WHERE channel = ?1 LIMIT ?2)"
 PAGE_BYTES = 4096
 """SQLite's default."""
@@ -352,7 +349,7 @@ class Writer:
             row = self._db.execute(_EMPTIED).fetchone()
             if row is None:
                 return False
-            id, trimmed, head = row
+            id, head, trimmed = row
             if trimmed < head:
                 self._cut(id, trimmed, min(trimmed + count_max, head))
                 return True

@@ -123,9 +123,7 @@ class _Conversation:
         if self._hung_up:
             return False
         self._left = []
-        waiting_since = trio.current_time()
         await self._session.receive(left)
-        self._connection.excuse(waiting_since)
         if splitter.failed:
             self._connection.refuse(splitter.failed)
             return False

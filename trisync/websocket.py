@@ -132,11 +132,9 @@ class WebSocket:
             return False
         reader, left = self._reader, self._left
         self._left = []
-        waiting_since = trio.current_time()
         self._busy = True
         await self.session.receive(left)
         self._busy = False
-        self.connection.excuse(waiting_since)
         self._heard_at = trio.current_time()
         if answers := reader.take_answers():
             self.connection.outbox.write(answers)
