@@ -10,6 +10,7 @@ import pytest
 import sqlite_utils
 
 from tests.sqlite_logs import EVERYTHING, Clock, messages, opened, payloads, plain, publish, put
+from trisync import sqlite_heads
 from trisync.log import ChannelInfo, Extent, LogUnavailable, OldMessage
 from trisync.protocol import Publish
 from trisync.sqlite_chains import MILESTONE
@@ -67,8 +68,11 @@ async def compare(log: SqliteLog, model: Model, chance: random.Random) -> None:
     assert await log.describe(CHANNELS) == infos
 
 
-@pytest.mark.parametrize("seed", range(6))
-async def test_reads_find_what_a_list_has(tmp_path: Path, seed: int) -> None:
+@pytest.mark.parametrize("seed", range(9))
+async def test_reads_find_what_a_list_has(tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    recent_max, merged_at_once = [(sqlite_heads.RECENT_MAX, 1), (0, 1), (1, 2)][seed % 3]
+    monkeypatch.setattr(sqlite_heads, "RECENT_MAX", recent_max)
+    monkeypatch.setattr(sqlite_heads, "MERGED_AT_ONCE", merged_at_once)
     chance = random.Random(seed)
     model = Model()
     clock = Clock()
@@ -122,7 +126,8 @@ async def test_a_word_that_was_replaced_is_found_for_a_conflict_and_not_where_it
 async def test_an_id_is_never_given_anew(tmp_path: Path) -> None:
     def newest_id() -> int:
         with sqlite3.connect(tmp_path / FILE_NAME) as database:
-            (id,) = database.execute("SELECT max(message) FROM heads").fetchone()
+            heads = "SELECT message FROM heads UNION SELECT message FROM recent_heads"
+            (id,) = database.execute(f"SELECT max(message) FROM ({heads})").fetchone()
         database.close()
         return int(id)
 
@@ -213,5 +218,5 @@ async def test_a_log_from_before_chains_has_what_it_had_and_goes_on(
         assert caplog.text == ""
     database = sqlite_utils.Database(tmp_path / FILE_NAME)
     assert {row["channel"] for row in database.query("SELECT DISTINCT channel FROM messages")} == {1, 2, 3}
-    assert [row["channel"] for row in database["heads"].rows] == [1, 2, 3]
+    assert {row["channel"] for table in ("heads", "recent_heads") for row in database[table].rows} == {1, 2, 3}
     assert [(row["channel"], row["data"]) for row in database["log"].rows][-3:] == [("a", "1"), ("b", "2"), ("c", "3")]

@@ -177,12 +177,13 @@ def ephemeral(number: int) -> Publish:
         ([[publish()]] * 50, 3),
         ([[publish("x" * 1000) for _ in range(200)]] * 3, 3),
         ([many(400)] * 3, 20),  # in a log that is small, they share pages
+        ([many(3000)] * 6, 5),  # more than recent_heads keeps
         ([[word(f"key{number}") for number in range(400)]] * 3, 20),
         ([[word("doc", '"' + "x" * 100_000 + '"')], *[[word("doc", '{"a":1}', merge=True)]] * 5], 3),
         ([[word("doc", f'{{"a":"{"x" * 100_000}"}}')], *[[word("doc", '{"b":1}', merge=True)]] * 20], 3),
         ([[*map(ephemeral, range(500)), publish()]] * 5, 3),
     ],
-    ids=["small", "large", "channels", "keys", "replaced", "merged", "ephemeral"],
+    ids=["small", "large", "channels", "many channels", "keys", "replaced", "merged", "ephemeral"],
 )
 async def test_the_pages_that_are_written_are_counted_about_as_they_are(
     tmp_path: Path, batches: list[list[Publish]], too_many: int

@@ -2,20 +2,16 @@
 
 An index of all messages has a place for each channel, and in a large log nearly each of those is in a page of its own:
 where every publish of a batch is to another channel, each has one more page written to the WAL, and brought to its
-place in the file by the next checkpoint. So the newest place of a channel is a row of `heads`, some 20 bytes, of which
-hundreds share a page; and what is older is in the index only where its offset is a multiple of MILESTONE. A publish to
-any of 100,000 channels takes 72 us in a log of 10 million messages so, and 57 in an empty one; with an index of all it
-took 134 and 61 (tools/large_log.py).
+place in the file by the next checkpoint. So a channel's newest message is named by its head (sqlite_heads.py), and an
+older one is in the index only where its offset is a multiple of MILESTONE. A publish to any of 100,000 channels takes
+50 us in a log of 10 million messages so, and 54 in an empty one; with an index of all it took 134 and 61
+(tools/large_log.py).
 """
+
+from trisync.sqlite_heads import newest
 
 MILESTONE = 16
 """Steps from one indexed message to the next: what a read may take more than it was asked for, at its end."""
-
-EXTENTS = """
-SELECT channels.id, coalesce(heads.offset, trimmed), trimmed
-FROM channels LEFT JOIN heads ON heads.channel = channels.id WHERE {which}
-"""
-"""A channel's id, head, and what it is trimmed to."""
 
 
 def chain(channel: str, after: str, until: str) -> str:
@@ -31,10 +27,9 @@ WITH RECURSIVE walk (id, offset, time, size, total, previous) AS (
   SELECT {columns} FROM messages
   WHERE channel = {channel} AND offset % {MILESTONE} = 0 AND offset > {after} AND offset < {until} + {MILESTONE}
   UNION ALL
-  SELECT {columns} FROM heads AS newest
-  JOIN messages ON messages.id = newest.message
-  WHERE newest.channel = {channel} AND newest.offset % {MILESTONE} <> 0
-    AND newest.offset > {after} AND newest.offset < {until} + {MILESTONE}
+  SELECT {columns} FROM messages
+  WHERE id = {newest("message", channel)}
+    AND offset % {MILESTONE} <> 0 AND offset > {after} AND offset < {until} + {MILESTONE}
   UNION ALL
   SELECT {columns} FROM walk JOIN messages ON messages.id = walk.previous
   WHERE walk.offset % {MILESTONE} <> 1 AND walk.offset > {after} + 1

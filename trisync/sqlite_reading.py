@@ -11,7 +11,8 @@ import msgspec
 
 from trisync.log import ChannelInfo, Extent, OldMessage, Page, Run, StatePage
 from trisync.protocol import message_prefix
-from trisync.sqlite_chains import EXTENTS, chain
+from trisync.sqlite_chains import chain
+from trisync.sqlite_heads import EXTENTS, JOIN_HEADS, newest
 
 _EXTENT = EXTENTS.format(which="name = ?")
 
@@ -54,13 +55,13 @@ FROM (SELECT key, offset, data FROM state WHERE channel = ? AND {keys} ORDER BY 
 _PAGE_OF_ENTRIES = _ENTRIES.format(keys="key > ? AND key <= ?")
 _ONE_ENTRY = _ENTRIES.format(keys="key = ?")
 
-_CHANNELS = """
+_CHANNELS = f"""
 SELECT json_group_array(json_array(name, head, trimmed, coalesce(bytes, 0), oldest)) FROM (
-  SELECT name, coalesce(heads.offset, trimmed) AS head, trimmed,
-    heads.total - first.total + first.size AS bytes, first.time AS oldest
-  FROM channels LEFT JOIN heads ON heads.channel = channels.id
-  LEFT JOIN messages AS first ON first.id = heads.oldest
-  WHERE {which} ORDER BY name LIMIT ?
+  SELECT name, coalesce(recent.offset, heads.offset, trimmed) AS head, trimmed,
+    coalesce(recent.total, heads.total) - first.total + first.size AS bytes, first.time AS oldest
+  FROM channels {JOIN_HEADS}
+  LEFT JOIN messages AS first ON first.id = coalesce(heads.oldest, recent.oldest)
+  WHERE {{which}} ORDER BY name LIMIT ?
 )
 """
 _CHANNELS_BEHIND = _CHANNELS.format(which="name > ? AND name NOT BETWEEN '$' AND '%'")
@@ -69,7 +70,7 @@ _CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?
 _OLDEST_MESSAGES = f"""
 SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
   {chain(":channel", ":after", ":until")}
-  SELECT offset, time, total, size, (SELECT total FROM heads WHERE channel = :channel) AS newest
+  SELECT offset, time, total, size, {newest("total", ":channel")} AS newest
   FROM chain ORDER BY offset
 )
 """

@@ -174,6 +174,17 @@ def m004_chains(db: Any) -> None:
     db.create_view("log", _LOG_VIEW.format(condition=_NOT_EMPTIED))
 
 
+@migrations()
+def m005_recent_heads(db: Any) -> None:
+    """Rows of `heads` that are newer than those there: see sqlite_heads.py."""
+    db["recent_heads"].create(
+        {"channel": int, "offset": int, "total": int, "message": int, "oldest": int},
+        pk="channel",
+        not_null={"offset", "total", "message"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+
+
 SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
 
 

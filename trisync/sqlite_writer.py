@@ -13,7 +13,8 @@ from cachetools import TTLCache
 
 from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
 from trisync.log import Extent, LogUnavailable, Run, Submission
-from trisync.sqlite_chains import EXTENTS, MILESTONE, chain
+from trisync.sqlite_chains import MILESTONE, chain
+from trisync.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.sqlite_schema import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
@@ -55,29 +56,21 @@ def _statements(table: str, shared: str, columns: Sequence[str]) -> list[tuple[i
 
 
 _INSERT_MESSAGES = _statements("messages", "time", ROW)
-_HEADS = """
+_HEADS = f"""
 SELECT json_group_array(json_array(
-  wanted.value, coalesce(channels.id, 0), coalesce(heads.offset, trimmed, 0), coalesce(keys, 0),
-  coalesce(heads.total, 0), coalesce(heads.message, 0)
+  wanted.value, coalesce(channels.id, 0), coalesce(recent.offset, heads.offset, trimmed, 0), coalesce(keys, 0),
+  coalesce(recent.total, heads.total, 0), coalesce(recent.message, heads.message, 0)
 )) FROM json_each(?) AS wanted
-LEFT JOIN channels ON name = wanted.value
-LEFT JOIN heads ON heads.channel = channels.id
+LEFT JOIN channels ON name = wanted.value {JOIN_HEADS}
 """
 """Those of all channels at once: see _ROWS_PER_INSERT on what a statement costs."""
-_STORE_HEADS = (
-    "INSERT INTO heads (channel, offset, total, message, oldest) "
-    "SELECT channel, max(offset), max(total), max(id), min(id) FROM messages WHERE id > ? GROUP BY channel "
-    "ON CONFLICT (channel) DO UPDATE SET offset = excluded.offset, total = excluded.total, message = excluded.message, "
-    "oldest = coalesce(oldest, excluded.oldest)"
-)
-"""From the batch's messages, which are stored already."""
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
     "WHERE id > ? AND key IS NOT NULL AND data <> 'null' ORDER BY id "
     "ON CONFLICT (channel, key) DO UPDATE SET offset = excluded.offset, size = excluded.size, data = excluded.data"
 )
-"""Likewise: one statement, and nothing is bound twice.
+"""From the batch's messages, which are stored already: one statement, and nothing is bound twice.
 
 A word's size is that of its message, which is more than the entry takes in a page of the state.
 """
@@ -94,8 +87,6 @@ _EMPTIED = EXTENTS.format(which="name >= '$' AND name < '%' LIMIT 1")
 _DELETE_WORDS = "DELETE FROM state WHERE channel = ?1 AND key IN (SELECT key FROM state WHERE channel = ?1 LIMIT ?2)"
 PAGE_BYTES = 4096
 """SQLite's default."""
-HEADS_PER_PAGE = 150
-"""About. They lie in the order of their channels' ids."""
 MESSAGES_DELETED_PER_PAGE = 10
 """About, where many channels are active. Other rows lie where chance has them: a page each."""
 CLEARING_PAGES = 5
@@ -105,7 +96,7 @@ KEPT_REQUESTS_S = 86400.0
 
 
 def _pages_of(work: Batch) -> int:
-    """About how many pages a batch writes: those of its messages, of its channels' heads, and of what lies elsewhere.
+    """About how many pages a batch writes: those of its messages, and of what lies elsewhere, without the heads.
 
     That is a milestone in the index, a key's word in the state, a producer's verdicts, and two rows for a request that
     may come again. Half a page each: in a large log none shares one, in a small one all do.
@@ -113,10 +104,9 @@ def _pages_of(work: Batch) -> int:
     stored_bytes: int = sum(work.rows[ROW.index("size") :: len(ROW)])
     words = [head.words[key] for head in work.heads.values() if head.words for key in head.changed or ()]
     stored_bytes += sum(len(word.data) for word in words if word.data is not None)
-    head_pages = {head.id // HEADS_PER_PAGE for head in work.heads.values()}
     milestones = len(work.rows) // len(ROW) // MILESTONE
     places = milestones + len(words) + len(work.settled) + 2 * len(work.once)
-    return 1 + stored_bytes // PAGE_BYTES + len(head_pages) + (places + 1) // 2
+    return 1 + stored_bytes // PAGE_BYTES + (places + 1) // 2
 
 
 class Writer:
@@ -144,6 +134,7 @@ class Writer:
         """The newest batch's time."""
         self.pages_written = 0
         """About how many, since it was last set to 0. SQLite does not tell."""
+        self._recent = RecentHeads(connection)
         self._heads: TTLCache[str, Head] = TTLCache(cached_max, cache_ttl_s, timer)
         self._producers: TTLCache[str, Producer] = TTLCache(cached_max, cache_ttl_s, timer)
 
@@ -234,7 +225,7 @@ class Writer:
     def _store(self, work: Batch) -> None:
         if work.rows:
             self._insert(_INSERT_MESSAGES, len(ROW), work.time_ms, work.rows)
-            self._db.execute(_STORE_HEADS, (self._newest_id,))
+            self.pages_written += self._recent.store(self._newest_id, len(work.heads))
         changed = [head for head in work.heads.values() if head.changed]
         if changed:
             self._db.execute(_STORE_WORDS, (self._newest_id,))
@@ -339,6 +330,7 @@ class Writer:
     def _cut(self, id: int, trimmed: int, until: int) -> None:
         cut = {"channel": id, "after": trimmed, "until": until}
         self._db.execute(_DELETE, cut)
+        self._recent.merge(id)
         self._db.execute(_CUT_HEAD, cut)
         self._db.execute("UPDATE channels SET trimmed = ? WHERE id = ?", (until, id))
         self.pages_written += 1 + (until - trimmed) // MESSAGES_DELETED_PER_PAGE
