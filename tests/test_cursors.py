@@ -51,6 +51,25 @@ async def test_what_was_trimmed_is_announced_once() -> None:
         assert events(outlet) == [("ok", 9), ("gap", "trimmed", 3, 4), 5, 6, 7, 8, 9]
 
 
+@pytest.mark.parametrize(("times", "gap_from"), [(1, 5), (2, 1), (3, 1)])
+async def test_a_slow_reader_is_told_of_all_that_went_however_often_the_channel_was_emptied(
+    times: int, gap_from: int
+) -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 4)
+        world.log.trimmed["lobby"] = 4
+        outlet, _ = await world.subscriber()
+        await publish(world, 3)
+        outlet.slow = True
+        for _ in range(times):
+            await publish(world, 2)
+            await world.broker.clear("lobby")
+        outlet.speed_up()
+        await publish(world, 1)
+        emptied_until = 7 + 2 * times
+        assert events(outlet) == [("ok", 4), 5, 6, 7, ("gap", "trimmed", gap_from, emptied_until), emptied_until + 1]
+
+
 async def test_a_channel_trimmed_to_nothing_is_one_gap_and_then_live() -> None:
     async with a_world(cache_bytes_max=1) as world:
         await publish(world, 9)
@@ -136,7 +155,7 @@ async def test_a_slow_reader_reads_on_from_the_log_and_is_live_again() -> None:
 async def test_readers_at_the_same_place_share_one_read() -> None:
     async with a_world() as world:
         await publish(world, 50)
-        world.broker._cache = RunCache(1_000_000, 60.0, trio.current_time)
+        world.broker.reads._runs = RunCache(1_000_000, 60.0, trio.current_time)
         outlets: list[CollectingOutlet] = []
         async with trio.open_nursery() as nursery:
             for _ in range(100):

@@ -15,7 +15,7 @@ FLOORS: list[set[str]] = [
         *("log", "fair_queue", "deciding", "cache", "sqlite_schema", "sqlite_files", "sqlite_writer", "sqlite_reading"),
         *("writer_thread", "sqlite_heads", "sqlite_chains", "sqlite_log", "sqlite_backup"),
     },
-    {"outbox", "channels", "presence", "broker", "retention", "cursors"},
+    {"outbox", "channels", "presence", "shared_reads", "broker", "retention", "cursors"},
     {"connection", "hook_requests", "hooks", "session", "console_session", "registry"},
     {"poller", "sockets", "tcp", "web_files", "websocket", "http", "http_api", "http_calls"},
     {"embedding", "server", "config"},

@@ -20,7 +20,7 @@ from tests.fakes import CollectingOutlet
 from tests.harness import PATIENCE_S, Json, LinesPeer, Peer, Running, running_server, server_process
 from tests.merge_patches import DOCUMENT, EXAMPLES, PATCH, RESULT
 from tests.replicas import Document, Replica
-from trisync import broker as broker_module
+from trisync import shared_reads
 from trisync.log import Flow, StatePage, Submission
 from trisync.protocol import Subscribe, compose_publish
 
@@ -156,8 +156,8 @@ async def act(
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_a_follower_however_slow_has_the_state_that_the_server_has(actions: list[tuple[str, Any]], page: int) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broker_module, "STATE_LIMIT", page)
-        patch.setattr(broker_module, "PAGE_COUNT_MAX", page)
+        patch.setattr(shared_reads, "STATE_LIMIT", page)
+        patch.setattr(shared_reads, "PAGE_COUNT_MAX", page)
         trio.run(follow_in_memory, actions)
 
 
@@ -266,8 +266,8 @@ async def follow_over_the_wire(actions: list[tuple[str, Any]]) -> None:
 @settings(max_examples=25, deadline=None, phases=[Phase.generate], suppress_health_check=[HealthCheck.too_slow])
 def test_a_replica_that_comes_and_goes_has_the_state_that_the_server_has(actions: list[tuple[str, Any]]) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(broker_module, "PAGE_COUNT_MAX", 2)
-        patch.setattr(broker_module, "PAGE_BYTES_MAX", 100)
+        patch.setattr(shared_reads, "PAGE_COUNT_MAX", 2)
+        patch.setattr(shared_reads, "PAGE_BYTES_MAX", 100)
         trio.run(follow_over_the_wire, actions)
 
 
@@ -529,7 +529,7 @@ async def test_a_page_that_was_read_for_somebody_who_left_is_shown_to_nobody_onc
             return page
 
         monkeypatch.setattr(world.log, "state", read_slowly)
-        await world.broker.state_behind(doc, "", 0)
+        await world.broker.reads.state_behind(doc, "", 0)
         monkeypatch.undo()
         outlet, _ = await world.subscriber("doc", state=True)
         await wait_all_tasks_blocked()

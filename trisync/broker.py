@@ -12,7 +12,6 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 import trio
 from msgspec import UNSET, UnsetType
 
-from trisync.cache import RunCache, StatePageCache
 from trisync.channels import Channel
 from trisync.errors import WireError
 from trisync.fair_queue import FairQueue
@@ -33,20 +32,14 @@ from trisync.log import (
 from trisync.presence import Presence
 from trisync.protocol import STATE_LIMIT, Publish, data_text, ephemeral_message
 from trisync.settings import Settings
+from trisync.shared_reads import SharedReads
 from trisync.tokens import Tokens
 
 logger = logging.getLogger(__name__)
 
-PAGE_COUNT_MAX = 1000
-PAGE_BYTES_MAX = 256 * 1024
-"""Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
-
 GATHER_BYTES_MAX = 64 * 1024
 """While no more waits, as Submission counts it, others are let join before it is committed: some 200 small publishes.
 Of more, a commit's own cost is small, and what comes meanwhile is better decoded while the disk works."""
-
-STATE_CACHE_SHARE = 4
-"""The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
 
 
 class _Errand:
@@ -70,7 +63,8 @@ class Broker:
         """For whoever serves this broker's clients."""
         self._log = log
         self._settings = settings
-        self._cache = RunCache(settings.cache_bytes_max, settings.cache_ttl_s, timer)
+        self.reads = SharedReads(log, settings, timer)
+        """For those who are behind a channel's head."""
         self._channels: dict[str, Channel] = {}
         self._queue = FairQueue()
         self._arrived = trio.Event()
@@ -79,10 +73,6 @@ class Broker:
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
-        self._reading: dict[tuple[str, int], trio.Event] = {}
-        self._state_pages = StatePageCache(
-            settings.cache_bytes_max // STATE_CACHE_SHARE, 2 * PAGE_BYTES_MAX, settings.cache_ttl_s, timer
-        )
         self.stored: Callable[[list[Run]], None] = lambda runs: None
         """Called with what each batch stored, behind its fan-out; must not block or raise."""
         self.presence = Presence(
@@ -255,7 +245,7 @@ class Broker:
         for submission in batch:
             submission.settle(submission)
         self._storing = ()
-        self._cache.add(runs)
+        self.reads.keep(runs)
         for run in runs:
             channel = self._channels.get(run.channel)
             if channel is not None:
@@ -312,51 +302,6 @@ class Broker:
         if channel.members == 0:
             del self._channels[channel.name]
 
-    async def run_behind(self, channel: Channel, after: int) -> Run | None:
-        """The messages behind an offset below the head, a page of them, from the cache or the log.
-
-        It ends at the head at the latest, and may begin later than asked for where the channel was trimmed;
-        None where all up to the head was. Readers at the same place share one read. Raises LogUnavailable.
-        """
-        key = (channel.name, after)
-        while (run := self._find(channel, after)) is None and key in self._reading:
-            await self._reading[key].wait()
-        if run is None:
-            done = self._reading[key] = trio.Event()
-            try:
-                page = await self._log.read(channel.name, after, PAGE_COUNT_MAX, PAGE_BYTES_MAX)
-            finally:
-                del self._reading[key]
-                done.set()
-            channel.trimmed = max(channel.trimmed, page.extent.trimmed)
-            run = page.run
-            if run is not None:
-                self._cache.add([run])
-        if run is None or run.after >= channel.head:
-            return None
-        # Committed but not yet fanned out: its publisher's `ok` comes first.
-        return run if run.last <= channel.head else run.until(channel.head)
-
-    def _find(self, channel: Channel, after: int) -> Run | None:
-        """A run from the cache; what was trimmed may still be there, but is not to be had."""
-        return None if after < channel.trimmed else self._cache.find(channel.name, after)
-
-    async def state_behind(self, channel: Channel, after: str, at_least: int) -> StatePage:
-        """A page of a channel's state behind a key, as it was when the head was at offset `at_least` or later.
-
-        Readers at the same place share it while it is new enough. Raises LogUnavailable.
-        """
-        page = self._state_pages.find(channel.name, after, at_least)
-        if page is not None:
-            return page
-        era = channel.era
-        bytes_max = min(PAGE_BYTES_MAX, self._settings.message_bytes_max)
-        page = await self._log.state(channel.name, after, STATE_LIMIT, bytes_max)
-        # Who left a channel meanwhile is not told that it was emptied.
-        if era == channel.era and self._channels.get(channel.name) is channel:
-            self._state_pages.add(channel.name, after, page)
-        return page
-
     # Asking
 
     async def history(self, name: str, since: int | None, count_max: int) -> Page:
@@ -387,7 +332,7 @@ class Broker:
         async def work() -> None:
             extent = await self._log.clear(name)
             extents.append(extent)
-            self._state_pages.forget(name)
+            self.reads.forget_state(name)
             channel = self._channels.get(name)
             if channel is not None and extent.head:
                 channel.empty(extent)

@@ -172,7 +172,7 @@ class Subscriptions:
 
     async def _write_run(self, subscription: Subscription) -> None:
         channel, cursor, era = subscription.channel, subscription.cursor, subscription.channel.era
-        run = await self._broker.run_behind(channel, cursor)
+        run = await self._broker.reads.run_behind(channel, cursor)
         if subscription.cursor != cursor or channel.era != era:
             return  # it ended, or the channel was emptied, while the page was read
         if run is None:
@@ -190,7 +190,7 @@ class Subscriptions:
     async def _write_state(self, subscription: Subscription, after: str) -> None:
         """Write the next page of the state: no older than what the client was told, and than the cursor."""
         channel, cursor, era = subscription.channel, subscription.cursor, subscription.channel.era
-        page = await self._broker.state_behind(channel, after, max(cursor, subscription.begun_at))
+        page = await self._broker.reads.state_behind(channel, after, max(cursor, subscription.begun_at))
         if subscription.cursor != cursor or channel.era != era:
             return
         framing = self._outlet.framing
@@ -201,8 +201,10 @@ class Subscriptions:
     def _begin_era(self, subscription: Subscription) -> None:
         """The channel was emptied: what the client got of it, or was about to get, is gone."""
         channel = subscription.channel
+        # Emptied more than once since: all is gone, and where the first time began is not known any more.
+        first = channel.emptied_from if subscription.era == channel.era - 1 else 1
         subscription.era = channel.era
-        subscription.cursor = min(subscription.cursor, channel.emptied_from - 1)
+        subscription.cursor = min(subscription.cursor, first - 1)
         self._skip(subscription, min(channel.trimmed, channel.head))
 
     def _skip(self, subscription: Subscription, until: int) -> None:

@@ -24,6 +24,7 @@ from trisync.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.outbox import Outbox
 from trisync.presence import Presence
 from trisync.session import Session
+from trisync.shared_reads import SharedReads
 from trisync.sqlite_writer import Writer
 
 # Complaints of the checker that more than one plant is found by
@@ -374,10 +375,10 @@ def a_deleted_key_stays_in_the_state(garden: Garden) -> None:
 
 @plant(breaks=r"holds of .*, the state is")
 def a_state_lacks_what_came_while_it_was_read(garden: Garden) -> None:
-    async def state_behind(self: Broker, channel: Channel, after: str, at_least: int) -> Any:
+    async def state_behind(self: SharedReads, channel: Channel, after: str, at_least: int) -> Any:
         return await original(self, channel, after, 0)
 
-    original = garden.replace(Broker, "state_behind", state_behind)
+    original = garden.replace(SharedReads, "state_behind", state_behind)
 
 
 @plant(breaks=WRONG_MEMBERS)
