@@ -159,6 +159,7 @@ class _Exchange:
                 self._answer(request)
             if not self._next_cycle():
                 return
+            await self._connection.outbox.flush()  # who still takes its answer is not idle
             idle_s = self._door.settings.http_idle_s
 
     async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:

@@ -9,6 +9,7 @@ from trisync.broker import Broker
 from trisync.connection import Connection
 from trisync.console_session import ConsoleSession
 from trisync.dialects import Dialect, skip_blanks, tell_dialect
+from trisync.errors import WireError
 from trisync.framing import FrameSplitter, Framing, LineSplitter, Splitter
 from trisync.hooks import Hooks
 from trisync.registry import Registry
@@ -57,6 +58,9 @@ class TcpDoor:
             return b""
         finally:
             self._silent.pop(connection, None)
+
+
+_CUT_OFF = WireError("bad_request", "what came last was cut short, and was not taken (a line ends with LF)")
 
 
 class _Conversation:
@@ -121,6 +125,7 @@ class _Conversation:
         splitter, left = self._splitter, self._left
         assert splitter is not None
         if self._hung_up:
+            self._say_if_cut_off(splitter)
             return False
         self._left = []
         await self._session.receive(left)
@@ -203,4 +208,10 @@ class _Conversation:
                 following.append(splitter.take_rest())
                 return LineSplitter(self._bytes_max), b"\n".join(following) or b"\n"
             chunk = bytes(await self._receive())
+        self._say_if_cut_off(splitter)
         return None, b""
+
+    def _say_if_cut_off(self, splitter: Splitter) -> None:
+        """Tell a client that has sent its last, and reads on, that a part of it was not a message."""
+        if splitter.partial and not splitter.failed:
+            self._connection.reply(_CUT_OFF.encode())

@@ -172,3 +172,24 @@ async def test_a_person_may_type_a_letter_a_second(autojump_clock: MockClock) ->
         assert said == b"#lobby 1 anonymous: " + typed + b"\n"
         assert trio.current_time() > len(typed) - 1
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize(
+    "cut",
+    [PUBLISH + b"\n" + ASK, framed(PUBLISH) + framed(ASK)[:-1], framed(PUBLISH) + b"\0\0", b"\xff\xfd\x01{}\n{"],
+    ids=["a line", "a frame", "a length", "behind telnet"],
+)
+async def test_who_ends_in_the_middle_of_a_message_is_told_so(cut: bytes, autojump_clock: MockClock) -> None:
+    async with memory_doors(linger_s=0.1) as doors:
+        *_, last = OBJECT.findall(await exchange(doors.connect("tcp"), [cut]))
+        whole = await exchange(doors.connect("tcp"), [CONVERSATIONS["lines"]])
+    assert (json.loads(last)["code"], b"cut short" in last) == ("bad_request", True)
+    assert b"error" not in whole
+
+
+async def test_a_person_is_told_that_their_last_line_had_no_end(autojump_clock: MockClock) -> None:
+    async with memory_doors(linger_s=0.1) as doors:
+        said = await exchange(doors.connect("tcp"), [b"hello\n", b"world"])
+    assert b"hello" in said
+    assert b"cut short" in said
+    assert b"world" not in said
