@@ -9,11 +9,11 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.fakes import CollectingOutlet, MemoryLog, publishes
-from trisync.broker import Broker
-from trisync.cursors import Subscriptions
-from trisync.log import Flow
-from trisync.protocol import Subscribe
+from trisync.core.broker import Broker
+from trisync.core.cursors import Subscriptions
 from trisync.settings import Settings
+from trisync.storage.log import Flow
+from trisync.wire.protocol import Subscribe
 
 
 class World:

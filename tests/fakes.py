@@ -8,12 +8,12 @@ from copy import copy
 import trio
 from msgspec import Raw
 
-from trisync.channels import Outlet
-from trisync.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
-from trisync.framing import JOIN, Framing
-from trisync.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
-from trisync.outbox import Outbox
-from trisync.protocol import Publish, encode_text
+from trisync.core.channels import Outlet
+from trisync.core.outbox import Outbox
+from trisync.storage.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
+from trisync.storage.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
+from trisync.wire.framing import JOIN, Framing
+from trisync.wire.protocol import Publish, encode_text
 
 
 class MemoryLog(Log):

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from msgspec import Raw
 
-from trisync.errors import WireError
-from trisync.hook_requests import Client
-from trisync.hooks import Hooks
-from trisync.log import Refused
-from trisync.protocol import Publish
+from trisync.sessions.hook_requests import Client
+from trisync.sessions.hooks import Hooks
+from trisync.storage.log import Refused
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import Publish
 
 DEADLINE_S = 3.0
 BYTES_MAX = 1024

@@ -9,7 +9,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.fakes import CollectingOutlet
-from trisync.presence import Presence
+from trisync.core.presence import Presence
 
 GRACE_S = 10.0
 TICK_S = 1.0

@@ -9,12 +9,12 @@ from typing import Any
 
 from msgspec import UNSET, Raw, UnsetType
 
-from trisync.errors import WireError
-from trisync.log import Page, Refused, Submission, Verdict
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_log import SqliteLog
-from trisync.sqlite_schema import LOCK_NAME
+from trisync.storage.log import Page, Refused, Submission, Verdict
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.storage.sqlite_schema import LOCK_NAME
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import Publish
 
 PRODUCER = "p" * 16
 EVERYTHING = 1 << 40

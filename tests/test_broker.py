@@ -9,12 +9,12 @@ from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import a_world, offsets
 from tests.fakes import publishes
-from trisync.errors import WireError
-from trisync.hooks import Hooks
-from trisync.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Submission, Verdict
-from trisync.protocol import Publish
-from trisync.registry import Registry
-from trisync.tcp import TcpDoor
+from trisync.doors.tcp import TcpDoor
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.registry import Registry
+from trisync.storage.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Submission, Verdict
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import Publish
 
 
 async def test_nobody_is_answered_or_shown_anything_before_the_commit() -> None:

@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trisync.cache import PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
-from trisync.framing import JOIN, Framing
-from trisync.log import Extent, Run, StatePage
+from trisync.storage.cache import PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
+from trisync.storage.log import Extent, Run, StatePage
+from trisync.wire.framing import JOIN, Framing
 
 TTL_S = 10.0
 

@@ -4,10 +4,10 @@ import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from trisync.connection import Connection
-from trisync.errors import WireError
-from trisync.framing import Framing
+from trisync.sessions.connection import Connection
 from trisync.settings import Settings
+from trisync.wire.errors import WireError
+from trisync.wire.framing import Framing
 
 
 @pytest.mark.parametrize("turns", range(8))

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from msgspec import UNSET
 
-from trisync.console import FIRST_CHANNEL, HELP, Action, Console, GoOnInJson, Quit, Say, join_console, visible
-from trisync.errors import WireError
-from trisync.protocol import (
+from trisync.wire.console import FIRST_CHANNEL, HELP, Action, Console, GoOnInJson, Quit, Say, join_console, visible
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import (
     Hello,
     History,
     Publish,

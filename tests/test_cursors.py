@@ -8,11 +8,11 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
-from trisync import channels
-from trisync.cache import RunCache
-from trisync.errors import WireError
-from trisync.framing import Framing
-from trisync.protocol import Subscribe
+from trisync.core import channels
+from trisync.storage.cache import RunCache
+from trisync.wire.errors import WireError
+from trisync.wire.framing import Framing
+from trisync.wire.protocol import Subscribe
 
 
 async def test_a_plain_subscription_begins_at_the_head() -> None:

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feeding import fed_every_way
-from trisync.dialects import Dialect, skip_blanks, tell_dialect
+from trisync.wire.dialects import Dialect, skip_blanks, tell_dialect
 
 BOM = b"\xef\xbb\xbf"
 METHODS = [b"GET", b"HEAD", b"POST", b"PUT", b"DELETE", b"CONNECT", b"OPTIONS", b"TRACE", b"PATCH", b"PRI"]

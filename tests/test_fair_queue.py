@@ -4,8 +4,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.fakes import publishes
-from trisync.fair_queue import FEW, FairQueue
-from trisync.log import Flow, Submission
+from trisync.core.fair_queue import FEW, FairQueue
+from trisync.storage.log import Flow, Submission
 
 UNBOUNDED = 10**9
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feeding import byte_by_byte, fed_every_way
-from trisync.framing import (
+from trisync.wire.framing import (
     JOIN,
     FrameSplitter,
     Framing,
@@ -18,7 +18,7 @@ from trisync.framing import (
     join_lines,
     join_websocket,
 )
-from trisync.wsframes import text_header
+from trisync.wire.wsframes import text_header
 
 LIMIT = 1000
 

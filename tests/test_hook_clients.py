@@ -7,10 +7,10 @@ import trio
 from trio.testing import MockClock
 
 from tests.hook_helpers import DEADLINE_S, a_client, logged_bug, refusal, some_hooks
-from trisync.errors import WireError
-from trisync.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
-from trisync.hooks import DEADLINE_DEFAULT_S, Hooks
-from trisync.protocol import Subscribe
+from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.sessions.hooks import DEADLINE_DEFAULT_S, Hooks
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import Subscribe
 
 # Subscribing
 

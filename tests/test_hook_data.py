@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.hook_helpers import BYTES_MAX, a_client, a_publish, data_behind, logged_bug, refusal, some_hooks
-from trisync.hook_requests import PublishRequest, Refuse
-from trisync.protocol import DEPTH_MAX, BadRequest, Publish, decode_request
+from trisync.sessions.hook_requests import PublishRequest, Refuse
+from trisync.wire.protocol import DEPTH_MAX, BadRequest, Publish, decode_request
 
 
 async def test_a_hook_sees_what_is_published_and_can_change_nothing_but_data() -> None:

@@ -10,11 +10,11 @@ from msgspec import UNSET
 from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.hook_helpers import DEADLINE_S, a_client, a_publish, logged_bug, refusal, some_hooks
-from trisync.errors import WireError
-from trisync.hook_requests import REFUSE_CODES, Client, PublishRequest, Refuse, SubscribeRequest
-from trisync.hooks import CHANNELS_REMEMBERED, Hooks
-from trisync.log import Refused
-from trisync.protocol import REPLY_HEADROOM_BYTES
+from trisync.sessions.hook_requests import REFUSE_CODES, Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.sessions.hooks import CHANNELS_REMEMBERED, Hooks
+from trisync.storage.log import Refused
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import REPLY_HEADROOM_BYTES
 
 # Registering
 

@@ -12,8 +12,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.harness import Running, running_server
 from tests.web_calls import Caller, error_in, open_caller
-from trisync.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
-from trisync.sqlite_log import SqliteLog
+from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.storage.sqlite_log import SqliteLog
 
 LOBBY = "/channels/lobby/messages"
 TITLE = "/channels/doc/state/title"
@@ -272,7 +272,7 @@ async def test_a_writer_who_loses_to_others_all_the_time_is_told_to_try_again(
 ) -> None:
     async with calling(tmp_path) as (_, caller):
         await caller.ok("PUT", TITLE, 0)
-        monkeypatch.setattr("trisync.http_api.SWAPS_MAX", 0)
+        monkeypatch.setattr("trisync.doors.http_api.SWAPS_MAX", 0)
         error = await caller.denied(503, "PUT", TITLE, 1, if_match="*")
         assert (error["code"], error["retry"]) == ("unavailable", True)
 
@@ -599,7 +599,7 @@ async def test_a_fault_of_the_server_is_500_and_the_end_of_the_connection(
         async def fail(*_: object) -> None:
             raise ZeroDivisionError
 
-        monkeypatch.setattr("trisync.broker.Broker.history", fail)
+        monkeypatch.setattr("trisync.core.broker.Broker.history", fail)
         response = await caller.call("GET", LOBBY)
         error = error_in(response)
         assert (response.status, response.headers["connection"]) == (500, "close")

@@ -9,9 +9,9 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.harness import PATIENCE_S, running_server
 from tests.web_calls import Events, error_in, open_caller, open_events
-from trisync.event_stream import join_events
-from trisync.log import LogUnavailable
-from trisync.protocol import encode_gap, encode_goodbye
+from trisync.storage.log import LogUnavailable
+from trisync.wire.event_stream import join_events
+from trisync.wire.protocol import encode_gap, encode_goodbye
 
 EVENTS = "/channels/lobby/events"
 
@@ -270,7 +270,7 @@ async def test_events_that_cannot_be_had_are_refused_with_a_status(
         async def fail(*_: object) -> None:
             raise LogUnavailable("the disk is away")
 
-        monkeypatch.setattr("trisync.sqlite_log.SqliteLog.extent", fail)
+        monkeypatch.setattr("trisync.storage.sqlite_log.SqliteLog.extent", fail)
         caller = await open_caller(running)
         async with caller.stream:
             response = await caller.call("GET", EVENTS)

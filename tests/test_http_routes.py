@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trisync.http_answers import HttpError
-from trisync.http_routes import (
+from trisync.wire.http_answers import HttpError
+from trisync.wire.http_routes import (
     METHODS,
     ROOT,
     Condition,

@@ -4,7 +4,7 @@ import base64
 
 import pytest
 
-from trisync.http_rules import (
+from trisync.wire.http_rules import (
     HttpRefusal,
     header,
     host_name,

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tests.merge_patches import DOCUMENT, EXAMPLES, PATCH, RESULT, by_the_rfc
-from trisync.merge_patch import merge_patch
+from trisync.wire.merge_patch import merge_patch
 
 
 @pytest.mark.parametrize(("target", "patch", "result"), [*EXAMPLES, (DOCUMENT, PATCH, RESULT)])

@@ -7,7 +7,7 @@ import pytest
 import trio
 from trio.testing import MemorySendStream, memory_stream_pair, wait_all_tasks_blocked
 
-from trisync.outbox import WRITE_BYTES, DirectStream, Outbox, offer_to_all
+from trisync.core.outbox import WRITE_BYTES, DirectStream, Outbox, offer_to_all
 
 MARK = 100
 

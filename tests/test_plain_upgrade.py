@@ -9,12 +9,12 @@ import trio
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trisync.connection import Connection
-from trisync.http_rules import header, refuse_upgrade, wants_upgrade
-from trisync.outbox import DirectStream
-from trisync.plain_upgrade import HEAD_BYTES_MAX, accept_answer, read_plain_upgrade
+from trisync.core.outbox import DirectStream
+from trisync.doors.websocket import shake_hands
+from trisync.sessions.connection import Connection
 from trisync.settings import Settings
-from trisync.websocket import shake_hands
+from trisync.wire.http_rules import header, refuse_upgrade, wants_upgrade
+from trisync.wire.plain_upgrade import HEAD_BYTES_MAX, accept_answer, read_plain_upgrade
 
 KEY = b"dGhlIHNhbXBsZSBub25jZQ=="  # and its answer: RFC 6455, section 1.3
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="

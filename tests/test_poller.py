@@ -8,8 +8,8 @@ import pytest
 import trio
 import trio.testing
 
-from trisync.poller import SWEEP_BYTES, Poller
-from trisync.sockets import SocketStream
+from trisync.doors.poller import SWEEP_BYTES, Poller
+from trisync.doors.sockets import SocketStream
 
 Pair = tuple[SocketStream, socket.socket]
 

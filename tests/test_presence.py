@@ -21,7 +21,7 @@ from tests.presence_world import (
     replica_of,
     told,
 )
-from trisync.presence import Presence
+from trisync.core.presence import Presence
 
 # Members
 

@@ -21,8 +21,8 @@ from tests.presence_world import (
     replica_of,
     told,
 )
-from trisync import presence
-from trisync.framing import JOIN, Framing
+from trisync.core import presence
+from trisync.wire.framing import JOIN, Framing
 
 # Many
 

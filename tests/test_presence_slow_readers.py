@@ -22,7 +22,7 @@ from tests.presence_world import (
     replica_of,
     told,
 )
-from trisync import presence
+from trisync.core import presence
 
 # Slow readers
 

@@ -11,12 +11,12 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wa
 
 from tests.fakes import MemoryLog
 from tests.harness import Json, LinesPeer, serving, settings_for
-from trisync.broker import Broker
-from trisync.hooks import Hooks
-from trisync.registry import Registry
+from trisync.core.broker import Broker
+from trisync.doors.tcp import TcpDoor
 from trisync.server import Server
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.registry import Registry
 from trisync.settings import Settings
-from trisync.tcp import TcpDoor
 
 ALICE = "alice-0123456789abcdef"
 GRACE_S = 3.0

@@ -8,8 +8,8 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.broker_world import a_world
 from tests.harness import Running, running_server
-from trisync.log import Submission
-from trisync.protocol import Publish
+from trisync.storage.log import Submission
+from trisync.wire.protocol import Publish
 
 ALICE = "alice-0123456789"
 

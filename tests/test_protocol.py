@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from msgspec import UNSET
 
 from tests.harness import PATIENCE_S
-from trisync.errors import CODES, WireError
-from trisync.protocol import (
+from trisync.wire.errors import CODES, WireError
+from trisync.wire.protocol import (
     DEPTH_MAX,
     OFFSET_MAX,
     OPERATIONS,

@@ -26,13 +26,19 @@ from tests.harness import (
     settings_for,
 )
 from tests.http_examples import run_http_example
-from trisync import config, console, dialects, http_answers, http_routes, protocol, websocket, wsframes
-from trisync.errors import CODES
-from trisync.sqlite_log import SqliteLog
+from trisync import config
+from trisync.doors import websocket
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.wire import console, dialects, http_answers, http_routes, protocol, wsframes
+from trisync.wire.errors import CODES
 
 ROOT = Path(__file__).parent.parent
 PAGE = (ROOT / "protocol.md").read_text()
-SOURCES = {path.name: path.read_text() for path in (ROOT / "trisync").glob("*.py")}
+SOURCES = {
+    path.name: path.read_text()
+    for folder in ("wire", "core", "sessions", "doors")
+    for path in (ROOT / "trisync" / folder).glob("*.py")
+}
 
 LABELS = {"lines", "frames", "websocket", "console", "telnet", "http"}
 

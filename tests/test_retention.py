@@ -13,10 +13,10 @@ from trio.testing import MockClock
 from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
-from trisync.log import Extent, Log, LogUnavailable, Submission
-from trisync.protocol import Publish
-from trisync.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
+from trisync.core.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
+from trisync.storage.log import Extent, Log, LogUnavailable, Submission
+from trisync.wire.protocol import Publish
 
 TICK_S = 1.0
 

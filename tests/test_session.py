@@ -7,13 +7,13 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world
-from trisync.connection import Connection
-from trisync.console_session import ConsoleSession
-from trisync.framing import Framing
-from trisync.hook_requests import PublishRequest
-from trisync.hooks import Hooks
-from trisync.log import CONDITIONAL_BYTES
-from trisync.session import SUBMISSION_BYTES_MAX, Session
+from trisync.sessions.connection import Connection
+from trisync.sessions.console_session import ConsoleSession
+from trisync.sessions.hook_requests import PublishRequest
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.session import SUBMISSION_BYTES_MAX, Session
+from trisync.storage.log import CONDITIONAL_BYTES
+from trisync.wire.framing import Framing
 
 
 def a_session(world: World, hooks: Hooks) -> Session:

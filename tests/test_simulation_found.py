@@ -12,10 +12,10 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.broker_world import a_world
 from tests.fakes import publishes
-from trisync.log import LogRefused, LogUnavailable, Submission
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_log import SqliteLog
+from trisync.storage.log import LogRefused, LogUnavailable, Submission
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.wire.protocol import Publish
 
 
 class FailingConnection(sqlite3.Connection):

@@ -11,10 +11,10 @@ import pytest
 import trio
 import trio.testing
 
-from trisync.outbox import DirectStream
-from trisync.poller import Poller
+from trisync.core.outbox import DirectStream
+from trisync.doors.poller import Poller
+from trisync.doors.sockets import UNSENT_BYTES, PeerListener, SocketStream, configure
 from trisync.settings import Settings
-from trisync.sockets import UNSENT_BYTES, PeerListener, SocketStream, configure
 
 
 @pytest.fixture

@@ -15,10 +15,10 @@ import trio
 
 from tests.harness import LinesPeer, ServerProcess, run_trisync, server_process
 from tests.sqlite_logs import contents, data_of, opened, publish, put
-from trisync import sqlite_backup
-from trisync.log import LogRefused
-from trisync.sqlite_backup import backup, restore
-from trisync.sqlite_schema import FILE_NAME, LOCK_NAME
+from trisync.storage import sqlite_backup
+from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_backup import backup, restore
+from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME
 
 README = (Path(__file__).parent.parent / "README.md").read_text()
 

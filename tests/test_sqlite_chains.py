@@ -10,12 +10,12 @@ import pytest
 import sqlite_utils
 
 from tests.sqlite_logs import EVERYTHING, Clock, messages, opened, payloads, plain, publish, put
-from trisync import sqlite_heads
-from trisync.log import ChannelInfo, Extent, LogUnavailable, OldMessage
-from trisync.protocol import Publish
-from trisync.sqlite_chains import MILESTONE
-from trisync.sqlite_log import SqliteLog
-from trisync.sqlite_schema import FILE_NAME, migrations
+from trisync.storage import sqlite_heads
+from trisync.storage.log import ChannelInfo, Extent, LogUnavailable, OldMessage
+from trisync.storage.sqlite_chains import MILESTONE
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.storage.sqlite_schema import FILE_NAME, migrations
+from trisync.wire.protocol import Publish
 
 CHANNELS = ["a", "b", "c", "d"]
 

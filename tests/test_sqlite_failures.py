@@ -12,11 +12,11 @@ import trio
 from msgspec import Raw
 
 from tests.sqlite_logs import EVERYTHING, PRODUCER, data_of, opened, publish, put, put_seqs, submission
-from trisync.log import Duplicate, Extent, LogUnavailable
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_log import CHECKPOINT_PAGES, SqliteLog
-from trisync.sqlite_schema import FILE_NAME
+from trisync.storage.log import Duplicate, Extent, LogUnavailable
+from trisync.storage.sqlite_log import CHECKPOINT_PAGES, SqliteLog
+from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.wire.protocol import Publish
 
 T = TypeVar("T")
 

@@ -14,13 +14,13 @@ import sqlite_utils
 from msgspec import Raw
 
 from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
-from trisync.log import LogRefused, LogUnavailable
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
-from trisync.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES, SqliteLog
-from trisync.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
-from trisync.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
+from trisync.storage.log import LogRefused, LogUnavailable
+from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
+from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES, SqliteLog
+from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
+from trisync.storage.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
+from trisync.wire.protocol import Publish
 
 
 def word(key: str, data: str = "1", *, merge: bool = False) -> Publish:

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import sqlite_utils
 
-from trisync import sqlite_heads
-from trisync.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads, newest
-from trisync.sqlite_schema import migrations
+from trisync.storage import sqlite_heads
+from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads, newest
+from trisync.storage.sqlite_schema import migrations
 
 CHANNELS = 60
 

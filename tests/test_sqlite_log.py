@@ -22,9 +22,9 @@ from tests.sqlite_logs import (
     put_seqs,
     submission,
 )
-from trisync.log import ChannelInfo, Extent, Page
-from trisync.protocol import Publish, decode_request
-from trisync.sqlite_schema import FILE_NAME
+from trisync.storage.log import ChannelInfo, Extent, Page
+from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.wire.protocol import Publish, decode_request
 
 # Appending and reading
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import pytest
 
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
-from trisync.errors import WireError
-from trisync.log import Duplicate, Extent, Refused
-from trisync.protocol import UNANSWERED_MAX, Publish
-from trisync.sqlite_log import FORGET_EVERY_S
+from trisync.storage.log import Duplicate, Extent, Refused
+from trisync.storage.sqlite_log import FORGET_EVERY_S
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import UNANSWERED_MAX, Publish
 
 
 async def test_a_producers_next_seq_is_taken_and_a_gap_is_not(tmp_path: Path) -> None:

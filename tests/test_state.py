@@ -20,9 +20,9 @@ from tests.fakes import CollectingOutlet
 from tests.harness import PATIENCE_S, Json, LinesPeer, Peer, Running, running_server, server_process
 from tests.merge_patches import DOCUMENT, EXAMPLES, PATCH, RESULT
 from tests.replicas import Document, Replica
-from trisync import shared_reads
-from trisync.log import Flow, StatePage, Submission
-from trisync.protocol import Subscribe, compose_publish
+from trisync.core import shared_reads
+from trisync.storage.log import Flow, StatePage, Submission
+from trisync.wire.protocol import Subscribe, compose_publish
 
 PRODUCER = "b6ff1a90c2d84e17"
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feeding import byte_by_byte, fed_every_way
-from trisync.telnet import TelnetFilter, edited
+from trisync.wire.telnet import TelnetFilter, edited
 
 IAC, DONT, DO, WONT, WILL, SB, SE, NOP, INTERRUPT = 0xFF, 0xFE, 0xFD, 0xFC, 0xFB, 0xFA, 0xF0, 0xF1, 0xF4
 

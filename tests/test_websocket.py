@@ -5,11 +5,11 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import a_world
 from tests.hostile.raw_peers import FIN, TEXT, frame
-from trisync.connection import Connection
-from trisync.hooks import Hooks
-from trisync.session import Session
-from trisync.websocket import WebSocket
-from trisync.wsframes import PING_FRAME
+from trisync.doors.websocket import WebSocket
+from trisync.sessions.connection import Connection
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.session import Session
+from trisync.wire.wsframes import PING_FRAME
 
 
 async def test_a_client_is_not_silent_while_the_server_is_busy_with_its_messages(autojump_clock: MockClock) -> None:

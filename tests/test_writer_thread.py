@@ -8,7 +8,7 @@ import pytest
 import trio
 import trio.testing
 
-from trisync.writer_thread import WriterThread
+from trisync.storage.writer_thread import WriterThread
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from tests.feeding import byte_by_byte, fed_every_way
-from trisync.wsframes import (
+from trisync.wire.wsframes import (
     BINARY,
     CLOSE,
     CONTINUATION,

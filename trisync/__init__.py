@@ -12,14 +12,14 @@ from trisync.version import __version__
 
 _HOMES = {
     "Address": "server",
-    "Client": "hook_requests",
+    "Client": "sessions.hook_requests",
     "Entry": "embedding",
-    "PublishRequest": "hook_requests",
-    "Refuse": "hook_requests",
+    "PublishRequest": "sessions.hook_requests",
+    "Refuse": "sessions.hook_requests",
     "Server": "server",
     "Settings": "settings",
-    "SubscribeRequest": "hook_requests",
-    "WireError": "errors",
+    "SubscribeRequest": "sessions.hook_requests",
+    "WireError": "wire.errors",
     "connect": "client",
     "connect_sync": "client",
 }

@@ -18,10 +18,10 @@ from rich.panel import Panel
 
 from trisync import config
 from trisync.cli_errors import first_of
-from trisync.http_rules import is_loopback
-from trisync.log import LogGone, LogRefused
 from trisync.server import Address, Server
+from trisync.storage.log import LogGone, LogRefused
 from trisync.version import __version__
+from trisync.wire.http_rules import is_loopback
 
 STOPPED_AT_ONCE = 1
 """Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""

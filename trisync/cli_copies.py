@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from trisync import config
-from trisync.log import LogRefused
-from trisync.sqlite_backup import Progress, backup, restore
+from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_backup import Progress, backup, restore
 
 
 def _data_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from trisync.broker import Broker
-from trisync.data import decode_data, encode_data
-from trisync.errors import WireError
-from trisync.hooks import Hooks
-from trisync.log import Duplicate, LogUnavailable, StatePage
-from trisync.protocol import (
+from trisync.core.broker import Broker
+from trisync.sessions.hooks import Hooks
+from trisync.storage.log import Duplicate, LogUnavailable, StatePage
+from trisync.wire.data import decode_data, encode_data
+from trisync.wire.errors import WireError
+from trisync.wire.protocol import (
     HISTORY_LIMIT_DEFAULT,
     HISTORY_LIMIT_MAX,
     BadRequest,

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 
-from trisync.protocol import channel_is_valid
+from trisync.wire.protocol import channel_is_valid
 
 
 def compile_pattern(pattern: str) -> Callable[[str], bool]:

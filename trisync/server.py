@@ -13,21 +13,21 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from trisync.broker import Broker
+from trisync.core.broker import Broker
+from trisync.core.outbox import DirectStream
+from trisync.core.retention import Retention
+from trisync.doors.http import HttpDoor
+from trisync.doors.poller import Poller
+from trisync.doors.sockets import PeerListener
+from trisync.doors.tcp import TcpDoor
+from trisync.doors.web_files import load_web_files
 from trisync.embedding import Embedding
-from trisync.http import HttpDoor
-from trisync.log import Log
-from trisync.outbox import DirectStream
-from trisync.poller import Poller
-from trisync.registry import Registry
-from trisync.retention import Retention
 from trisync.retention_rules import Rules
+from trisync.sessions.registry import Registry
 from trisync.settings import Settings
-from trisync.sockets import PeerListener
-from trisync.sqlite_log import SqliteLog
-from trisync.tcp import TcpDoor
+from trisync.storage.log import Log
+from trisync.storage.sqlite_log import SqliteLog
 from trisync.tokens import seeded_tokens
-from trisync.web_files import load_web_files
 
 logger = logging.getLogger(__name__)
 

@@ -14,7 +14,7 @@ import pytest
 import trio
 
 from tests.harness import PATIENCE_S, ServerProcess, server_process, settings_for
-from trisync.sqlite_log import SqliteLog
+from trisync.storage.sqlite_log import SqliteLog
 
 
 def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from trisync.client.machine import ANSWER_S, BACKOFF_S_MAX, QUIET_S, Machine, St
 from trisync.client.replica import Change
 from trisync.client.requests import Request
 from trisync.client.wire import Member, decode, history_of
-from trisync.errors import CODES
+from trisync.wire.errors import CODES
 
 Json = dict[str, Any]
 

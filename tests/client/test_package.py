@@ -61,7 +61,7 @@ def test_a_server_does_not_load_the_client() -> None:
 def test_a_client_does_not_load_the_server_nor_an_event_loop() -> None:
     loaded = loaded_by("from trisync import connect, connect_sync")
     assert "trisync.client" in loaded
-    assert not loaded & {"trisync.server", "trisync.broker", "trisync.log", "trio", "asyncio", "sqlite3"}
+    assert not loaded & {"trisync.server", "trisync.core.broker", "trisync.storage.log", "trio", "asyncio", "sqlite3"}
 
 
 def test_what_type_checkers_are_told_is_what_there_is() -> None:

@@ -20,10 +20,10 @@ import trio
 
 from tests.harness import PATIENCE_S, LinesPeer, Peer, Running, running_server
 from tests.hostile.raw_peers import RawFrames, RawHttp, RawPeer, RawWebSocket
-from trisync.connection import Connection
-from trisync.outbox import Outbox
-from trisync.registry import Registry
-from trisync.sockets import SocketStream
+from trisync.core.outbox import Outbox
+from trisync.doors.sockets import SocketStream
+from trisync.sessions.connection import Connection
+from trisync.sessions.registry import Registry
 
 MIB = 1024 * 1024
 LOWEST_LIMIT = 1024

@@ -11,12 +11,12 @@ import trio
 from trio.testing import MemoryReceiveStream, MemorySendStream, memory_stream_pair
 
 from tests.fakes import MemoryLog
-from trisync.broker import Broker
-from trisync.hooks import Hooks
-from trisync.http import HttpDoor
-from trisync.registry import Registry
+from trisync.core.broker import Broker
+from trisync.doors.http import HttpDoor
+from trisync.doors.tcp import TcpDoor
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.registry import Registry
 from trisync.settings import Settings
-from trisync.tcp import TcpDoor
 
 MemoryStream = trio.StapledStream[MemorySendStream, MemoryReceiveStream]
 

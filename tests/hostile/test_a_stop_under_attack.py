@@ -11,7 +11,7 @@ import trio
 from tests.harness import PATIENCE_S, Running, running_server, settings_for
 from tests.hostile.raw_peers import FIN, TEXT, UPGRADE, RawHttp, RawPeer, RawWebSocket, frame
 from trisync.server import Address, Server
-from trisync.sqlite_log import SqliteLog
+from trisync.storage.sqlite_log import SqliteLog
 
 HEALTH = b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
 

@@ -18,13 +18,13 @@ from msgspec import UNSET
 from tests.feeding import byte_by_byte, cut, fed_every_way
 from tests.hostile.memory_doors import exchange, memory_doors
 from tests.hostile.raw_peers import BINARY, CLOSE, CONTINUATION, FIN, PING, TEXT, UPGRADE, frame
-from trisync.console import Console, GoOnInJson, Quit, Say
-from trisync.dialects import Dialect, skip_blanks, tell_dialect
-from trisync.errors import CODES
-from trisync.framing import FrameSplitter, LineSplitter, Splitter
-from trisync.protocol import OPERATIONS, BadRequest, Request, decode_request
-from trisync.telnet import TelnetFilter, edited
-from trisync.wsframes import FrameReader
+from trisync.wire.console import Console, GoOnInJson, Quit, Say
+from trisync.wire.dialects import Dialect, skip_blanks, tell_dialect
+from trisync.wire.errors import CODES
+from trisync.wire.framing import FrameSplitter, LineSplitter, Splitter
+from trisync.wire.protocol import OPERATIONS, BadRequest, Request, decode_request
+from trisync.wire.telnet import TelnetFilter, edited
+from trisync.wire.wsframes import FrameReader
 
 LIMIT = 1024
 

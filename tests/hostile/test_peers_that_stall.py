@@ -6,7 +6,7 @@ import trio
 from tests.harness import PATIENCE_S, Peer
 from tests.hostile.arena import MIB, Undisturbed, publish, reset
 from tests.hostile.raw_peers import BINARY, FIN, PING, PONG, frame
-from trisync.protocol import REPLY_HEADROOM_BYTES
+from trisync.wire.protocol import REPLY_HEADROOM_BYTES
 
 KIB = 1024
 BACKLOG_MAX = 64 * KIB

@@ -11,9 +11,9 @@ from tests.harness import LinesPeer, Peer, server_process
 from tests.hostile.arena import MIB, Arena, Undisturbed
 from tests.hostile.loads import load
 from tests.hostile.raw_peers import RawPeer
-from trisync.connection import Connection
+from trisync.core.shared_reads import PAGE_BYTES_MAX
 from trisync.loadtest.target import usage
-from trisync.shared_reads import PAGE_BYTES_MAX
+from trisync.sessions.connection import Connection
 
 KIB = 1024
 BACKLOG_MAX = 64 * KIB

@@ -7,7 +7,7 @@ import trio
 
 from tests.hostile.arena import MIB, Undisturbed, memory_bounded, publish
 from tests.hostile.raw_peers import RawPeer
-from trisync.outbox import RECEIVE_BYTES
+from trisync.core.outbox import RECEIVE_BYTES
 
 PING = b'{"op":"ping","id":1}'
 PONG = {"op": "pong", "id": 1}

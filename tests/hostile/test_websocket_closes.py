@@ -5,7 +5,7 @@ import trio
 
 from tests.hostile.arena import LOWEST_LIMIT, Undisturbed, publish
 from tests.hostile.raw_peers import BINARY, CLOSE, CONTINUATION, FIN, NOT_UTF8, PING, PONG, TEXT, frame
-from trisync.wsframes import FrameReader
+from trisync.wire.wsframes import FrameReader
 
 PUBLISH = b'{"op":"publish","id":2,"channel":"attacked","data":"%b"}'
 

@@ -12,8 +12,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
-from trisync.framing import LineSplitter
-from trisync.wsframes import FrameReader, text_header
+from trisync.wire.framing import LineSplitter
+from trisync.wire.wsframes import FrameReader, text_header
 
 VICTIM = 40
 """The offset, or the number of the publish, at which a fault shows."""

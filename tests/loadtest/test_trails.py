@@ -9,8 +9,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trisync.framing import JOIN as SERVER_JOIN
-from trisync.framing import Framing
 from trisync.loadtest import trails
 from trisync.loadtest.clients import Subscriber, Surroundings
 from trisync.loadtest.measuring import Gauge
@@ -18,6 +16,8 @@ from trisync.loadtest.plan import TRANSPORTS, Transport
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.trails import Sequence, Trail
 from trisync.loadtest.transports import AS_LINES, SPLIT, Masker
+from trisync.wire.framing import JOIN as SERVER_JOIN
+from trisync.wire.framing import Framing
 
 FRAMINGS = {"lines": Framing.LINES, "frames": Framing.FRAMES, "ws": Framing.WEBSOCKET}
 PING = b"\x89\x02hi"

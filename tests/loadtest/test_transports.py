@@ -4,7 +4,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trisync.framing import JOIN, FrameSplitter, Framing, LineSplitter
 from trisync.loadtest.plan import TRANSPORTS, Transport
 from trisync.loadtest.transports import (
     AS_LINES,
@@ -17,7 +16,8 @@ from trisync.loadtest.transports import (
     join_lines,
     split_websocket,
 )
-from trisync.wsframes import FrameReader
+from trisync.wire.framing import JOIN, FrameSplitter, Framing, LineSplitter
+from trisync.wire.wsframes import FrameReader
 
 FRAMINGS = {"lines": Framing.LINES, "frames": Framing.FRAMES, "ws": Framing.WEBSOCKET}
 PAYLOADS = st.lists(

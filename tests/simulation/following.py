@@ -4,7 +4,7 @@ import random
 from typing import Any, Literal, NamedTuple
 
 from tests.simulation.history import Json
-from trisync.log import Extent
+from trisync.storage.log import Extent
 
 
 class Wish(NamedTuple):

@@ -13,7 +13,7 @@ from typing import Literal, NamedTuple
 import trio
 
 from tests.simulation.determinism import Trace
-from trisync.outbox import DirectStream
+from trisync.core.outbox import DirectStream
 
 Side = Literal["client", "server"]
 

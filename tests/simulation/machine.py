@@ -14,10 +14,10 @@ import trio
 from tests.simulation.determinism import Trace, fork
 from tests.simulation.disk import Disk
 from tests.simulation.network import Network
-from trisync.log import LogRefused
 from trisync.server import Address, Doors, Server
 from trisync.settings import Settings
-from trisync.sqlite_log import SqliteLog
+from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_log import SqliteLog
 from trisync.tokens import seeded_tokens
 
 EPOCH_MS = 1_766_000_000_000

@@ -7,7 +7,7 @@ import trio
 
 from tests.simulation.determinism import Trace
 from tests.simulation.links import Medium, SimStream, Weather
-from trisync.outbox import DirectStream
+from trisync.core.outbox import DirectStream
 
 
 class Network(Medium):

@@ -12,20 +12,20 @@ import msgspec
 import trio
 from msgspec import UNSET
 
-from trisync import deciding, sqlite_schema, sqlite_writer
-from trisync.broker import Broker
-from trisync.channels import Channel, Subscription
-from trisync.connection import Connection
-from trisync.cursors import Subscriptions
-from trisync.deciding import Batch, Head, Producer
-from trisync.errors import WireError
-from trisync.framing import Framing
-from trisync.log import Duplicate, LogUnavailable, Run, Submission
-from trisync.outbox import Outbox
-from trisync.presence import Presence
-from trisync.session import Session
-from trisync.shared_reads import SharedReads
-from trisync.sqlite_writer import Writer
+from trisync.core.broker import Broker
+from trisync.core.channels import Channel, Subscription
+from trisync.core.cursors import Subscriptions
+from trisync.core.outbox import Outbox
+from trisync.core.presence import Presence
+from trisync.core.shared_reads import SharedReads
+from trisync.sessions.connection import Connection
+from trisync.sessions.session import Session
+from trisync.storage import deciding, sqlite_schema, sqlite_writer
+from trisync.storage.deciding import Batch, Head, Producer
+from trisync.storage.log import Duplicate, LogUnavailable, Run, Submission
+from trisync.storage.sqlite_writer import Writer
+from trisync.wire.errors import WireError
+from trisync.wire.framing import Framing
 
 # Complaints of the checker that more than one plant is found by
 NOT_WHERE_SAID = r"was accepted at .*, but is stored at"

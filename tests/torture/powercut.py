@@ -19,12 +19,12 @@ from tests.torture.checking import Contents, damage_of
 from tests.torture.clients import CHANNELS, KEYS, Data
 from tests.torture.disk import Disk, Event, Mark
 from tests.torture.powercut_vfs import recording
-from trisync import sqlite_log
-from trisync.log import LogRefused, Submission
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_log import SqliteLog
-from trisync.sqlite_schema import FILE_NAME
+from trisync.storage import sqlite_log
+from trisync.storage.log import LogRefused, Submission
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.wire.protocol import Publish
 
 T = TypeVar("T")
 Durability = Literal["full", "normal"]

@@ -14,8 +14,8 @@ from pathlib import Path
 import apsw
 
 from tests.torture.disk import Create, Delete, Event, Sync, Truncate, Write
-from trisync import sqlite_files
-from trisync.sqlite_files import LogFiles
+from trisync.storage import sqlite_files
+from trisync.storage.sqlite_files import LogFiles
 
 _NAME = "powercut"
 _WAL_AHEAD_BYTES = 16 * 1024  # little, so that the WAL of a short run is lengthened too, and often

@@ -11,8 +11,8 @@ import pytest
 from tests.torture.disk import Create, Event, Sync, Write
 from tests.torture.powercut import Durability, cut_power
 from tests.torture.powercut_vfs import recording
-from trisync import sqlite_schema
-from trisync.sqlite_schema import write_meta
+from trisync.storage import sqlite_schema
+from trisync.storage.sqlite_schema import write_meta
 
 
 def quietly(done: int, problems: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypa
         connection.execute("PRAGMA synchronous = NORMAL")
         return connection
 
-    monkeypatch.setattr("trisync.sqlite_log.open_writer", open_careless_writer)
+    monkeypatch.setattr("trisync.storage.sqlite_log.open_writer", open_careless_writer)
     assert "messages were acknowledged" in await found(tmp_path, "full")
 
 

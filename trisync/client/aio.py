@@ -18,7 +18,7 @@ from trisync.client.receipts import Receipt, answer_to, ask
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
 from trisync.client.wire import History, Member, Message, check_channel, history_of
-from trisync.protocol import HISTORY_LIMIT_DEFAULT
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT
 
 logger = logging.getLogger("trisync.client")
 

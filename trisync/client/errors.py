@@ -5,7 +5,7 @@ All are ClientErrors. What the codes mean to the server is in trisync/errors.py;
 
 from typing import Any
 
-from trisync.protocol import encode_gap
+from trisync.wire.protocol import encode_gap
 
 
 class ClientError(Exception):

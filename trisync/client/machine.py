@@ -35,7 +35,7 @@ from trisync.client.wire import (
     encode_body,
     encode_request,
 )
-from trisync.protocol import UNANSWERED_MAX
+from trisync.wire.protocol import UNANSWERED_MAX
 
 logger = logging.getLogger("trisync.client")
 

@@ -12,7 +12,7 @@ from random import Random
 from trisync.client.backoff import Backoff
 from trisync.client.errors import ClientError, ProtocolError, QueueFull, refusal
 from trisync.client.wire import Ok, Refusal, check_size
-from trisync.protocol import UNANSWERED_MAX
+from trisync.wire.protocol import UNANSWERED_MAX
 
 logger = logging.getLogger("trisync.client")
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from trisync.client.errors import ClientError
 from trisync.client.publishes import Publish
 from trisync.client.wire import Message, StatePage
-from trisync.data import decode_data
+from trisync.wire.data import decode_data
 
 
 class Entry(NamedTuple):

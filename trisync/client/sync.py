@@ -21,7 +21,7 @@ from trisync.client.replica import Change, Entry
 from trisync.client.streams import Subscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message
-from trisync.protocol import HISTORY_LIMIT_DEFAULT
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT
 
 T = TypeVar("T")
 Item = TypeVar("Item")

@@ -23,8 +23,8 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
-from trisync.framing import FrameSplitter, join_frames
-from trisync.protocol import REPLY_HEADROOM_BYTES
+from trisync.wire.framing import FrameSplitter, join_frames
+from trisync.wire.protocol import REPLY_HEADROOM_BYTES
 
 DEFAULT_URL = "tcp://localhost:2345"
 

@@ -11,9 +11,9 @@ import msgspec
 from msgspec import Raw, Struct
 
 from trisync.client.errors import BadRequest, Gap, ProtocolError, TooLarge
-from trisync.data import decode_data, encode_data
-from trisync.protocol import DEPTH_MAX, KEY_BYTES_MAX, channel_is_valid, decode_request
-from trisync.protocol import BadRequest as BadPayload
+from trisync.wire.data import decode_data, encode_data
+from trisync.wire.protocol import DEPTH_MAX, KEY_BYTES_MAX, channel_is_valid, decode_request
+from trisync.wire.protocol import BadRequest as BadPayload
 
 T = TypeVar("T")
 

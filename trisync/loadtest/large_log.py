@@ -21,10 +21,10 @@ from rich.table import Table
 
 from trisync.loadtest.cli import run_until_signal
 from trisync.loadtest.target import TargetRefused, serving
-from trisync.log import LogRefused, LogUnavailable, Submission
-from trisync.protocol import Publish
 from trisync.settings import Settings
-from trisync.sqlite_log import SqliteLog
+from trisync.storage.log import LogRefused, LogUnavailable, Submission
+from trisync.storage.sqlite_log import SqliteLog
+from trisync.wire.protocol import Publish
 
 WINDOW = 512
 """Publishes that the connection keeps unanswered."""

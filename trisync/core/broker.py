@@ -1,0 +1,372 @@
+"""The broker: publishes in, one group commit after the other, acknowledgements and deliveries out.
+
+It stands between the log and the connections, and knows the latter only as outlets. While a batch commits in
+the log's thread, the next one gathers; load makes batches grow by themselves.
+"""
+
+import logging
+import secrets
+from collections import deque
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+
+import trio
+from msgspec import UNSET, UnsetType
+
+from trisync.core.channels import Channel
+from trisync.core.fair_queue import FairQueue
+from trisync.core.presence import Presence
+from trisync.core.shared_reads import SharedReads
+from trisync.settings import Settings
+from trisync.storage.log import (
+    ChannelInfo,
+    Extent,
+    Flow,
+    Log,
+    LogUnavailable,
+    Page,
+    Refused,
+    Run,
+    StatePage,
+    Submission,
+    Verdict,
+)
+from trisync.tokens import Tokens
+from trisync.wire.errors import WireError
+from trisync.wire.framing import too_large
+from trisync.wire.protocol import STATE_LIMIT, Publish, data_text, ephemeral_message
+
+logger = logging.getLogger(__name__)
+
+GATHER_BYTES_MAX = 64 * 1024
+"""While no more waits, as Submission counts it, others are let join before it is committed: some 200 small publishes.
+Of more, a commit's own cost is small, and what comes meanwhile is better decoded while the disk works."""
+
+
+class _Errand:
+    """What is to be done between two batches, and how it ended."""
+
+    __slots__ = ("done", "problem", "work")
+
+    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
+        self.work = work
+        self.done = trio.Event()
+        self.problem: LogUnavailable | None = None
+
+
+class Broker:
+    """Channels, group commit and reads over one log. run() must be running for publishes to be answered."""
+
+    def __init__(
+        self, log: Log, settings: Settings, *, timer: Callable[[], float], tokens: Tokens = secrets.token_hex
+    ) -> None:
+        self.tokens = tokens
+        """For whoever serves this broker's clients."""
+        self._log = log
+        self._settings = settings
+        self.reads = SharedReads(log, settings, timer)
+        """For those who are behind a channel's head."""
+        self._channels: dict[str, Channel] = {}
+        self._queue = FairQueue()
+        self._arrived = trio.Event()
+        self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
+        self._committing = False  # from when a batch goes to the log until all of it is fanned out
+        self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
+        self._errands: deque[_Errand] = deque()
+        self._troubles: dict[str, str] = {}
+        self.stored: Callable[[list[Run]], None] = lambda runs: None
+        """Called with what each batch stored, behind its fan-out; must not block or raise."""
+        self.presence = Presence(
+            grace_s=settings.presence_grace_s,
+            tick_s=settings.presence_tick_s,
+            bytes_max=settings.message_bytes_max,
+            timer=timer,
+            secret=bytes.fromhex(tokens(32)),
+        )
+        self._producers: dict[str, Callable[[], None]] = {}
+        self.draining = False
+        """Whether clients' publishes are refused."""
+        self._ended = False
+        self._waiting: set[trio.Event] = set()
+
+    @property
+    def epoch(self) -> str:
+        """The log's identity."""
+        return self._log.epoch
+
+    # Publishing
+
+    def submit(self, submission: Submission) -> None:
+        """Queue publishes for the next batch; `submission.settle` is called when their verdicts are there."""
+        if self.draining:
+            error = WireError("draining", "the server is stopping; nothing was stored")
+            submission.items = [
+                item if type(item) is Refused else Refused(error, item.id, item.seq) for item in submission.items
+            ]
+        self._queue_up(submission)
+
+    def _queue_up(self, submission: Submission) -> None:
+        self._queue.push(submission)
+        self._arrived.set()
+
+    async def publish(self, item: Publish, sender: str | None = None) -> Verdict:
+        """Publish one message that no connection sent, and wait for its verdict, while the server drains too.
+
+        Cancelled, the publish is still stored, or not.
+        """
+        if len(item.data) > self._settings.message_bytes_max:
+            return too_large(self._settings.message_bytes_max, closes=False)
+        if self._ended:
+            return WireError("draining", "the server has stopped; nothing was stored")
+        answered = trio.Event()
+        submission = Submission(lambda submission: answered.set(), sender)
+        submission.add(item, len(item.data))
+        self._queue_up(submission)
+        self._waiting.add(answered)
+        try:
+            await answered.wait()
+        finally:
+            self._waiting.discard(answered)
+        if not submission.verdicts:
+            return WireError("internal", "the server stopped meanwhile: whether it was stored is not known")
+        return submission.verdicts[0]
+
+    def has_room(self, flow: Flow) -> bool:
+        """Whether the queue is below its bound or has nothing of this flow: its publisher may be read."""
+        return self._queue.size <= self._settings.queue_bytes_max or not flow.unsettled
+
+    async def room(self, flow: Flow) -> None:
+        """Wait for has_room()."""
+        while not self.has_room(flow):
+            await self._batch_settled.wait()
+
+    async def settled(self) -> None:
+        """Wait until everything that was submitted before this call has its verdict."""
+        arrived = self._queue.arrived
+        while not self._queue.has_settled(arrived):
+            await self._batch_settled.wait()
+
+    async def run(self) -> None:
+        """Commit batches until cancelled. An outcome that is not known is raised: the server must stop."""
+        try:
+            await self._run()
+        finally:
+            # Nobody else would wake up who waits for an answer on behalf of the program around the server.
+            self._ended = True
+            for answered in self._waiting:
+                answered.set()
+            for errand in self._errands:
+                errand.problem = LogUnavailable("the server has stopped")
+                errand.done.set()
+
+    async def _run(self) -> None:
+        while True:
+            await self._arrived.wait()
+            chores = True
+            while self._queue or self._errands or chores:
+                if self._queue:
+                    self._committing = True
+                    await self._commit(self._take_batch())
+                    self._committing = False
+                    self._batch_settled.set()
+                    self._batch_settled = trio.Event()
+                    if 0 < self._queue.size < GATHER_BYTES_MAX:
+                        await self._let_others_publish()
+                if self._errands:
+                    await self._run_errand(self._errands[0])
+                    self._errands.popleft()  # not before: what ends the broker is told to whoever waits
+                try:
+                    chores = await self._log.maintain()
+                except LogUnavailable as problem:
+                    self._note("maintenance fails", problem)
+                    chores = False
+                else:
+                    self._note("maintenance fails", None)
+            self._arrived = trio.Event()
+
+    async def _let_others_publish(self) -> None:
+        """Have in the next batch what can be read by now.
+
+        Otherwise those who publish again as soon as they are answered would go on as two crowds, taking turns in
+        batches of half the size.
+        """
+        for _ in range(2):  # in one turn of the loop, Trio runs its tasks in either order
+            await trio.lowlevel.checkpoint()
+
+    async def between_batches(self, work: Callable[[], Awaitable[None]]) -> None:
+        """Run something when no batch is under way. Raises LogUnavailable, if that does.
+
+        Cancelled, it may be run nevertheless, also later. Anything else that it raises ends the broker.
+        """
+        if self._ended:
+            raise LogUnavailable("the server has stopped")
+        errand = _Errand(work)
+        self._errands.append(errand)
+        self._arrived.set()
+        await errand.done.wait()
+        if errand.problem is not None:
+            raise errand.problem
+
+    async def _run_errand(self, errand: _Errand) -> None:
+        try:
+            await errand.work()
+        except LogUnavailable as problem:
+            errand.problem = problem
+        errand.done.set()
+
+    def _note(self, trouble: str, problem: LogUnavailable | None) -> None:
+        """Say a trouble when it begins, changes or is over: not with every batch, while a disk is full."""
+        said = self._troubles.pop(trouble, "")
+        if problem is not None:
+            self._troubles[trouble] = str(problem)
+            if said != str(problem):
+                logger.warning("%s: %s", trouble, problem)
+        elif said:
+            logger.warning("%s no longer", trouble)
+
+    def _take_batch(self) -> list[Submission]:
+        return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
+
+    async def _commit(self, batch: list[Submission]) -> None:
+        runs: list[Run] = []
+        self._storing = batch
+        if any(submission.durable for submission in batch):
+            try:
+                runs = await self._log.append(batch)
+            except LogUnavailable as problem:
+                self._note("publishes are refused", problem)
+                error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
+                for submission in batch:
+                    submission.refuse(error)
+            else:
+                self._note("publishes are refused", None)
+        else:
+            for submission in batch:
+                submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
+        for submission in batch:
+            submission.settle(submission)
+        self._storing = ()
+        self.reads.keep(runs)
+        for run in runs:
+            channel = self._channels.get(run.channel)
+            if channel is not None:
+                await channel.fan_out(run)
+        for submission in batch:
+            if submission.ephemeral:
+                self._flash(submission)
+        self.stored(runs)
+        self._queue.settle(batch)
+
+    def _flash(self, submission: Submission) -> None:
+        """Deliver what is not stored, behind what was stored with it."""
+        for item, verdict in zip(submission.items, submission.verdicts, strict=True):
+            if verdict == 0 and type(item) is Publish and item.channel in self._channels:
+                data = data_text(item.data)
+                payload = ephemeral_message(item.channel, self._log.now_ms(), submission.sender, data)
+                self._channels[item.channel].flash(payload)
+
+    # Subscribing
+
+    async def enter(self, name: str, offset: int | UnsetType = UNSET) -> Channel:
+        """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable.
+
+        `offset` is one that a client knows of, perhaps from the log, which has it before it is fanned out.
+        """
+        channel = self._channels.get(name)
+        if channel is None:
+            channel = self._channels[name] = Channel(name)
+        channel.members += 1
+        try:
+            if channel.loading is not None:
+                async with channel.loading:
+                    if channel.loading is not None:
+                        extent = await self._log.extent(name)
+                        if self._is_being_stored(name):
+                            await self._batch_settled.wait()
+                        channel.learn(extent)
+                        channel.loading = None
+            if offset is not UNSET and offset > channel.head and self._committing:
+                await self._batch_settled.wait()
+        except BaseException:
+            self.leave(channel)
+            raise
+        return channel
+
+    def _is_being_stored(self, name: str) -> bool:
+        """Whether the log may show messages of a channel whose publishers have no answers yet."""
+        items = (item for submission in self._storing for item in submission.items)
+        return any(type(item) is Publish and item.channel == name for item in items)
+
+    def leave(self, channel: Channel) -> None:
+        """Undo one enter()."""
+        channel.members -= 1
+        if channel.members == 0:
+            del self._channels[channel.name]
+
+    # Asking
+
+    async def history(self, name: str, since: int | None, count_max: int) -> Page:
+        """The newest messages of a channel, or those behind `since`. Raises LogUnavailable."""
+        bytes_max = self._settings.message_bytes_max
+        if since is None:
+            return await self._log.newest(name, count_max, bytes_max)
+        return await self._log.read(name, since, count_max, bytes_max)
+
+    async def state(self, name: str, after: str) -> StatePage:
+        """Entries of a channel's state behind a key, a page of them. Raises LogUnavailable."""
+        return await self._log.state(name, after, STATE_LIMIT, self._settings.message_bytes_max)
+
+    async def word(self, name: str, key: str) -> StatePage:
+        """One entry of a channel's state, or none. Raises LogUnavailable."""
+        return await self._log.word(name, key)
+
+    async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        """Channels by name, behind a name. Raises LogUnavailable."""
+        return await self._log.channels(after, count_max)
+
+    # Cutting
+
+    async def clear(self, name: str) -> Extent:
+        """Empty a channel of messages and state; subscribers are told. Offsets go on. Raises LogUnavailable."""
+        extents: list[Extent] = []
+
+        async def work() -> None:
+            extent = await self._log.clear(name)
+            extents.append(extent)
+            self.reads.forget_state(name)
+            channel = self._channels.get(name)
+            if channel is not None and extent.head:
+                channel.empty(extent)
+
+        await self.between_batches(work)
+        return extents[0]
+
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> None:
+        """Cut channels' oldest messages, as Log.trim() does, between two batches. Raises LogUnavailable."""
+
+        async def work() -> None:
+            for name, extent in (await self._log.trim(cuts, count_max)).items():
+                channel = self._channels.get(name)
+                if channel is not None:
+                    channel.trimmed = max(channel.trimmed, extent.trimmed)
+
+        await self.between_batches(work)
+
+    # Producers
+
+    async def take_producer(self, producer: str, fence: Callable[[], None]) -> int:
+        """Make a connection the producer's only one; returns the last settled seq. Raises LogUnavailable.
+
+        `fence` is called when another connection takes the producer over. What the earlier one had queued is settled
+        before the answer: numbering on from an older seq would make new publishes repetitions of those.
+        """
+        earlier = self._producers.get(producer)
+        if earlier is not None and earlier != fence:
+            earlier()
+        self._producers[producer] = fence
+        await self.settled()
+        return await self._log.settled_seq(producer)
+
+    def release_producer(self, producer: str, fence: Callable[[], None]) -> None:
+        """Forget who a producer's connection is, if it is still the one that had passed `fence`."""
+        if self._producers.get(producer) == fence:
+            del self._producers[producer]

@@ -1,0 +1,90 @@
+"""Whose publishes come next: a queue in which those who flood take turns with everybody else.
+
+Fair queueing as Demers, Keshav and Shenker have it (SIGCOMM 1989): the next submission is the one whose last byte would
+leave first, were all flows served at once, byte by byte. So a flow keeps its order, and a small submission of one that
+has nothing waiting is soon at the front, however much others have queued. Knows no time and no I/O.
+"""
+
+from heapq import heappop, heappush
+
+from trisync.storage.log import Submission
+
+FEW = 32
+"""Publishes of one flow that has no more: a batch of such is not filled up with a flood that they would wait for."""
+
+
+class FairQueue:
+    """Submissions that wait for a batch, and those of the batch under way."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        """Bytes of the submissions that are not settled, as they count them."""
+        self._waiting: list[tuple[int, int, Submission]] = []  # a heap, by place, then by arrival
+        self._few_came_alone = False  # in the last batch
+        self._flows = 0  # those that have something waiting
+        self._now = 0  # in bytes that each flow has got which always had something waiting
+        self._arrived = 0
+        self._settled_below = 0  # all submissions that arrived earlier than this one are settled
+        self._settled_early: set[int] = set()
+
+    def __bool__(self) -> bool:
+        return bool(self._waiting)
+
+    @property
+    def arrived(self) -> int:
+        """How many submissions have ever been pushed."""
+        return self._arrived
+
+    def push(self, submission: Submission) -> None:
+        """Queue a submission behind those of its own flow."""
+        flow = submission.flow
+        flow.place = max(self._now, flow.place) + submission.size
+        self._flows += not flow.waiting
+        flow.waiting += 1
+        flow.unsettled += submission.size
+        self.size += submission.size
+        submission.arrival = self._arrived
+        self._arrived += 1
+        heappush(self._waiting, (flow.place, submission.arrival, submission))
+
+    def take(self, count_max: int, bytes_max: int) -> list[Submission]:
+        """The next batch, which must be settled before the next is taken; it may exceed a bound by one submission.
+
+        Where several flows wait, it has half as many publishes. And those who publish little, and now and then, need
+        not wait until a flood is stored with theirs: they have a batch of their own, though never twice in a row.
+        """
+        if self._flows > 1:
+            count_max = (count_max + 1) // 2
+        batch: list[Submission] = []
+        count = size = 0
+        only_few = not self._few_came_alone
+        self._few_came_alone = False
+        while self._waiting and count < count_max and size < bytes_max:
+            place, _, submission = self._waiting[0]
+            if only_few:
+                only_few = len(submission.items) <= FEW and submission.flow.waiting == 1
+                if batch and not only_few:
+                    self._few_came_alone = True
+                    break
+            heappop(self._waiting)
+            batch.append(submission)
+            submission.flow.waiting -= 1
+            self._now = self._now + submission.size // self._flows if self._waiting else max(self._now, place)
+            self._flows -= not submission.flow.waiting
+            count += len(submission.items)
+            size += submission.size
+        return batch
+
+    def settle(self, batch: list[Submission]) -> None:
+        """Forget a batch that has its verdicts."""
+        for submission in batch:
+            self.size -= submission.size
+            submission.flow.unsettled -= submission.size
+            self._settled_early.add(submission.arrival)
+        while self._settled_below in self._settled_early:
+            self._settled_early.remove(self._settled_below)
+            self._settled_below += 1
+
+    def has_settled(self, arrived: int) -> bool:
+        """Whether the first so many submissions that ever arrived are all settled."""
+        return self._settled_below >= arrived

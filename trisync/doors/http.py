@@ -1,0 +1,253 @@
+"""The web door: HTTP/1.1 on the port that browsers use, and the way from there to a WebSocket or the HTTP interface.
+
+Every request head is read first, under a deadline, and judged here. The upgrade that nearly all clients send is read by
+plain_upgrade.py, all else by h11; only a real upgrade is handed to websocket.py, and what is for the interface to
+http_calls.py. The page's files are in web_files.py, the rules for hosts and origins in http_rules.py.
+"""
+
+from collections.abc import Mapping
+from http import HTTPStatus
+
+import h11
+import msgspec
+import trio
+
+from trisync.core.broker import Broker
+from trisync.doors.http_api import HttpSession
+from trisync.doors.http_calls import HttpCalls
+from trisync.doors.web_files import PAGE_HEADERS, WebFile
+from trisync.doors.websocket import WebSocket, WebSocketDoor
+from trisync.sessions.connection import Connection
+from trisync.sessions.hooks import Hooks
+from trisync.sessions.registry import Registry
+from trisync.settings import Settings
+from trisync.version import __version__
+from trisync.wire.http_answers import Answer, render
+from trisync.wire.http_routes import is_for_api
+from trisync.wire.http_rules import (
+    Headers,
+    HttpRefusal,
+    header,
+    is_loopback,
+    refuse_host,
+    refuse_origin,
+    refuse_upgrade,
+    wants_upgrade,
+)
+from trisync.wire.plain_upgrade import read_plain_upgrade
+from trisync.wire.protocol import shortened
+
+HEAD_BYTES_MAX = 16 * 1024
+"""Of a request head: what common servers allow, and a bound on what h11 keeps."""
+
+_READING = (b"GET", b"HEAD")
+_TEXT = b"text/plain; charset=utf-8"
+_JSON = b"application/json"
+
+
+class HttpDoor:
+    """Serves the web port. handle() is run once for each client."""
+
+    def __init__(
+        self,
+        broker: Broker,
+        registry: Registry,
+        settings: Settings,
+        hooks: Hooks,
+        host: str,
+        files: Mapping[str, WebFile],
+    ) -> None:
+        self.registry = registry
+        self.settings = settings
+        self._broker = broker
+        self._hooks = hooks
+        self.websockets = WebSocketDoor(broker, registry, settings, hooks)
+        self.files = files
+        self._tokens = broker.tokens
+        self.draining = False
+        """Set when the server stops: everything is answered with 503, which is what /health is asked for."""
+        self._loopback = is_loopback(host)
+
+    async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
+        """Serve one client until it or the server ends it."""
+        connection = Connection(stream, self.settings, f"web {peer}", self._tokens)
+        if not self.registry.admit(connection, None):
+            await trio.aclose_forcefully(stream)
+            return
+        exchange = _Exchange(self, connection)
+        try:
+            await connection.serve(exchange.run, exchange.farewell)
+        finally:
+            try:
+                await exchange.leave()
+            finally:
+                self.registry.dismiss(connection)  # last: a server that drains waits for the hooks
+
+    def meet_caller(self, connection: Connection, http: h11.Connection) -> HttpCalls:
+        """A client that calls the HTTP interface; its session is to be closed at the end."""
+        session = HttpSession(self._broker, connection, self.settings, self._hooks)
+        return HttpCalls(http, connection, self.registry, session, self.settings)
+
+    def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
+        """What a request deserves, if not to be served."""
+        if self.draining:
+            return HttpRefusal(503, "the server is stopping")
+        upgrade = wants_upgrade(headers)
+        refusal = refuse_host(headers, loopback=self._loopback)
+        if refusal is None and (upgrade or method not in _READING):
+            refusal = refuse_origin(headers, self.settings.origins)
+        if refusal is None and upgrade:
+            refusal = refuse_upgrade(method, version, headers)
+        return refusal
+
+
+class _Exchange:
+    """One client's requests and answers, until it goes or becomes a WebSocket."""
+
+    __slots__ = ("_connection", "_door", "_head_only", "_http", "_websocket", "calls")
+
+    def __init__(self, door: HttpDoor, connection: Connection) -> None:
+        self._door = door
+        self._connection = connection
+        self._http: h11.Connection | None = None  # a few kilobytes that an open WebSocket does not need
+        self._websocket: WebSocket | None = None
+        self._head_only = False
+        self.calls: HttpCalls | None = None
+        """Of the HTTP interface, once there was one."""
+
+    async def run(self) -> None:
+        """Answer requests; on an upgrade, go on as a WebSocket."""
+        first = await self._first_bytes()
+        upgrade = read_plain_upgrade(first)
+        if upgrade is not None and self._door.judge(b"GET", b"1.1", upgrade.headers) is None:
+            self._websocket = self._door.websockets.meet(self._connection, upgrade.key, upgrade.rest, upgrade.answer)
+            del first, upgrade
+            await self._door.websockets.converse(self._websocket)
+        elif first:
+            self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+            self._http.receive_data(first)
+            await self._answer_requests()
+
+    async def _first_bytes(self) -> bytes:
+        """What the client says first; nothing where it hangs up or stays silent."""
+        with trio.move_on_after(self._door.settings.handshake_s):
+            return bytes(await self._connection.receive())
+        return b""
+
+    async def _answer_requests(self) -> None:
+        idle_s = self._door.settings.handshake_s
+        while (request := await self._next_request(idle_s)) is not None:
+            await self._connection.room()
+            headers = list(request.headers)
+            self._head_only = request.method == b"HEAD"
+            refusal = self._door.judge(request.method, request.http_version, headers)
+            if refusal is None and wants_upgrade(headers):
+                assert self._http is not None
+                rest, _ = self._http.trailing_data
+                key = header(headers, b"sec-websocket-key") or b""
+                self._http = None
+                self._websocket = self._door.websockets.meet(self._connection, key, rest)
+                del request, headers
+                await self._door.websockets.converse(self._websocket)
+                return
+            if is_for_api(request.target) and not wants_upgrade(headers):
+                if not await self._call(request, refusal):
+                    return
+            elif refusal is not None:
+                self._refuse(refusal)
+            else:
+                self._answer(request)
+            if not self._next_cycle():
+                return
+            await self._connection.outbox.flush()  # who still takes its answer is not idle
+            idle_s = self._door.settings.http_idle_s
+
+    async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:
+        """Hand a request to the HTTP interface; whether another one may follow."""
+        if self.calls is None:
+            assert self._http is not None
+            self.calls = self._door.meet_caller(self._connection, self._http)
+        return await self.calls.serve(request, refusal)
+
+    def farewell(self) -> None:
+        """The last bytes of what became a WebSocket."""
+        if self._websocket is not None:
+            self._websocket.farewell()
+
+    async def leave(self) -> None:
+        """Tell a program's hooks that what became a session has ended."""
+        if self.calls is not None:
+            self.calls.session.close()
+            await self.calls.session.leave()
+        if self._websocket is not None:
+            await self._websocket.session.leave()
+
+    async def _next_request(self, idle_s: float) -> h11.Request | None:
+        """The next request's head; None where there will be none. What is malformed or slow is answered here."""
+        assert self._http is not None
+        begun = bool(self._http.trailing_data[0])
+        if begun:
+            idle_s = self._door.settings.handshake_s
+        with trio.move_on_after(idle_s) as waiting:
+            try:
+                while True:
+                    event = self._http.next_event()
+                    if type(event) is h11.Request:
+                        return event
+                    if type(event) is h11.ConnectionClosed:
+                        return None
+                    if event is h11.NEED_DATA:
+                        chunk = await self._connection.receive()
+                        self._http.receive_data(bytes(chunk))
+                        if not begun:
+                            begun = True
+                            waiting.deadline = trio.current_time() + self._door.settings.handshake_s
+            except h11.RemoteProtocolError as error:
+                self._refuse(HttpRefusal(error.error_status_hint, shortened(str(error), 200)))
+                return None
+        if begun:
+            self._refuse(HttpRefusal(408, "the request did not come in time"))
+        return None
+
+    def _next_cycle(self) -> bool:
+        """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
+        assert self._http is not None
+        try:
+            while type(self._http.next_event()) is h11.Data:
+                pass
+            self._http.start_next_cycle()
+        except h11.ProtocolError:
+            return False
+        return True
+
+    def _answer(self, request: h11.Request) -> None:
+        path = request.target.split(b"?", 1)[0].decode("latin-1")
+        file = self._door.files.get(path)
+        if path == "/health":
+            body = msgspec.json.encode(
+                {"status": "ok", "server": f"trisync/{__version__}", "connections": len(self._door.registry)}
+            )
+            found = WebFile(_JSON, body)
+        elif file is not None:
+            found = file
+        else:
+            self._refuse(HttpRefusal(404, "there is nothing here"))
+            return
+        if request.method not in _READING:
+            self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
+            return
+        self._respond(200, found, PAGE_HEADERS)
+
+    def _refuse(self, refusal: HttpRefusal) -> None:
+        """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
+        assert self._http is not None
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}\n".encode()
+        self._connection.note(f"{refusal.status} {refusal.reason}")
+        self._respond(refusal.status, WebFile(_TEXT, body), [*refusal.headers, (b"Connection", b"close")])
+
+    def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
+        assert self._http is not None
+        answer = Answer(status, file.body, content_type=file.content_type)
+        self._connection.outbox.write(render(self._http, answer, headers, head_only=self._head_only))

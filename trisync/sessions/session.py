@@ -1,0 +1,416 @@
+"""One client's conversation, whatever its dialect: requests in, replies out.
+
+Knows the broker and its own connection; bytes and framings are behind both. A run of publishes is handed to
+the broker together; everything else is answered in the order it came.
+"""
+
+from collections.abc import Callable
+
+import trio
+from msgspec import UNSET, UnsetType
+
+from trisync.core.broker import Broker
+from trisync.core.cursors import Subscriptions
+from trisync.sessions.connection import DRAINING, Connection
+from trisync.sessions.hook_requests import Client, Door
+from trisync.sessions.hooks import Hooks
+from trisync.settings import Settings
+from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
+from trisync.version import __version__
+from trisync.wire.errors import WireError
+from trisync.wire.framing import JOIN, Framing, too_large
+from trisync.wire.protocol import (
+    HISTORY_LIMIT_MAX,
+    PROTOCOL_VERSION,
+    UNANSWERED_MAX,
+    AnyRequest,
+    BadRequest,
+    GetPresence,
+    GetState,
+    Hello,
+    History,
+    Ping,
+    Publish,
+    Subscribe,
+    Unsubscribe,
+    decode_request,
+    encode_goodbye,
+    encode_reply,
+    encode_text,
+)
+
+SUBMISSION_BYTES_MAX = 1024 * 1024
+"""Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
+read brings may be twice as much: it is bounded too."""
+
+
+class Session:
+    """A conversation over one connection. close() must be called at its end."""
+
+    __slots__ = (
+        "_broker",
+        "_client",
+        "_connection",
+        "_door",
+        "_fenced",
+        "_flow",
+        "_hooks",
+        "_id",
+        "_name",
+        "_producer",
+        "_publish_hooks",
+        "_settings",
+        "_submission",
+        "_subscriptions",
+    )
+
+    def __init__(
+        self, broker: Broker, connection: Connection, settings: Settings, hooks: Hooks, door: Door = "tcp"
+    ) -> None:
+        self._broker = broker
+        self._connection = connection
+        self._settings = settings
+        self._hooks = hooks
+        self._publish_hooks = hooks.for_publish if hooks.any_publish else None
+        self._door: Door = door
+        self._client: Client | None = None  # made when a hook is to be told of it
+        self._id: str | None = None
+        self._name: str | None = None
+        self._producer: str | None = None
+        self._fenced = False
+        self._flow: Flow | None = None  # as the next: most connections have never any
+        self._subscriptions: Subscriptions | None = None  # most connections that only publish never have any
+        self._submission: Submission | None = None
+
+    async def receive(self, payloads: list[bytes]) -> None:
+        """Handle payloads in order, then wait until the broker's queue has room again.
+
+        Cancelled half-way, some are handled and some are not; those that were submitted are still answered.
+        """
+        waiting_since = trio.current_time()
+        for payload in payloads:
+            try:
+                request = decode_request(payload)
+            except BadRequest as bad:
+                await self._refuse(bad, len(payload))
+                continue
+            if type(request) is Publish:
+                if self._publish_hooks is not None and self._publish_hooks(request.channel):
+                    await self._collect_judged(request)
+                else:
+                    self._collect(request, len(payload))
+                if self._is_much(request):
+                    await self._settle_up()
+            else:
+                await self._answer(request)
+        self._submit()
+        await self._room()
+        self._connection.excuse(waiting_since)
+
+    def _own_flow(self) -> Flow:
+        if self._flow is None:
+            self._flow = Flow()
+        return self._flow
+
+    async def _room(self) -> None:
+        if self._flow is not None:
+            await self._broker.room(self._flow)
+
+    def receive_at_once(self, payloads: list[bytes]) -> list[bytes]:
+        """Handle payloads up to the first that has to wait for something; returns those that are left.
+
+        For receive() is what is left, and also the wait for room in the broker's queue, before more is read.
+        """
+        hooks = self._publish_hooks
+        left: list[bytes] = []
+        for place, payload in enumerate(payloads):
+            try:
+                request = decode_request(payload)
+            except BadRequest:
+                request = None
+            if (
+                type(request) is not Publish
+                or (request.key is not UNSET and request.conditional)
+                or (hooks is not None and hooks(request.channel))
+                or (self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX)
+            ):
+                left = payloads[place:]
+                break
+            self._collect(request, len(payload))
+        self._submit()
+        return left
+
+    @property
+    def must_wait(self) -> bool:
+        """Whether more may be read only when the client has taken its answers, and receive() has waited for room."""
+        if self._connection.outbox.over:
+            return True
+        return self._flow is not None and not self._broker.has_room(self._flow)
+
+    def _is_much(self, request: Publish) -> bool:
+        """Whether what was collected is to be answered before more is. What is conditional counts until it is settled:
+
+        its answers may be much larger than it is, and who does not take them is not to be owed many.
+        """
+        if self._submission is None:
+            return False
+        unsettled = self._own_flow().unsettled if request.conditional else 0
+        return self._submission.size + unsettled > SUBMISSION_BYTES_MAX
+
+    async def _settle_up(self) -> None:
+        """Wait until what was collected is answered, and the answers were taken: they may be large."""
+        self._submit()
+        await self._connection.answered()
+        await self._connection.room()
+
+    async def handle(self, request: AnyRequest) -> None:
+        """Handle one request that is known to be good, unless it is too large. Raises WireError."""
+        if type(request) is Publish:
+            if len(request.data) > self._settings.message_bytes_max:
+                raise too_large(self._settings.message_bytes_max)
+            if self._publish_hooks is not None and self._publish_hooks(request.channel):
+                await self._collect_judged(request)
+            else:
+                self._collect(request, len(request.data))
+            self._submit()
+            await self._room()
+        else:
+            await self._answer(request)
+
+    def speak(self, framing: Framing, render: Callable[[bytes], bytes] | None = None) -> None:
+        """From now on, write to the client in this framing; `render` where its own messages are for a person."""
+        self._connection.framing = framing
+        self._connection.render = render
+        if self._subscriptions is not None:
+            self._subscriptions.reframe()
+
+    def goodbye(self, reconnect_ms: int) -> None:
+        """The server stops: end, and tell the client when to come back."""
+        self._connection.last_word = encode_goodbye(reconnect_ms)
+        self._connection.end(DRAINING)
+
+    async def begin(self) -> None:
+        """Tell the program's hooks that a client has come, who may refuse it: raises WireError, which is to end it."""
+        if self._hooks.any_connect or self._hooks.any_disconnect:
+            client = self._meet_client()
+            await self._hooks.connected(client)
+
+    async def leave(self) -> None:
+        """Tell the program's hooks that the client has gone, if they were told that it came; never raises."""
+        if self._client is not None and self._hooks.any_disconnect:
+            self._client.ended = self._connection.ending
+            await self._hooks.disconnected(self._client)
+
+    def _meet_client(self) -> Client:
+        if self._client is None:
+            self._client = Client(self._session_id(), self._connection.peer, self._door, self._name)
+            self._client.renamed = self._take_name
+        return self._client
+
+    def _take_name(self) -> None:
+        """The client has got another name: what was published before keeps the one it had."""
+        assert self._client is not None
+        self._submit()
+        self._name = self._client.name
+        if self._subscriptions is not None:
+            self._subscriptions.appear_as(self._member(), self._name)
+
+    def close(self) -> None:
+        """End the subscriptions and let go of the producer. Publishes under way are still stored."""
+        if self._client is not None:
+            self._client.renamed = lambda: None
+        if self._subscriptions is not None:
+            self._subscriptions.close(may_return=self._producer is not None)
+        if self._producer is not None:
+            self._broker.release_producer(self._producer, self._fence)
+
+    # Publishes
+
+    def _collect(self, item: Publish | Refused, payload_bytes: int) -> None:
+        if item.seq is not UNSET:
+            item = self._judge_seq(item)
+        submission = self._submission
+        if submission is None:
+            submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
+            self._submission = submission
+        submission.add(item, payload_bytes)
+
+    async def _collect_judged(self, request: Publish) -> None:
+        """Collect a publish that hooks are asked about first; what came before it need not wait for them."""
+        self._submit()
+        item = await self._hooks.judge_publish(self._meet_client(), request)
+        self._collect(item, len(item.data) if type(item) is Publish else 0)
+
+    def _judge_seq(self, item: Publish | Refused) -> Publish | Refused:
+        if self._producer is None:
+            return Refused(WireError("bad_request", "seq needs a hello with a producer first"), item.id)
+        if self._fenced:
+            error = WireError("fenced", "a newer connection has taken this producer over")
+            return Refused(error, item.id, item.seq)
+        return item
+
+    def _submit(self) -> None:
+        if self._submission is not None:
+            self._connection.awaits_answer()
+            self._broker.submit(self._submission)
+            self._submission = None
+
+    def _settle(self, submission: Submission) -> None:
+        replies: list[bytes] = []
+        for item, verdict in zip(submission.items, submission.verdicts, strict=True):
+            if isinstance(verdict, WireError):
+                self._connection.note(f"{verdict.code}: {verdict.message}")
+                replies.append(verdict.encode(item.id))
+                continue
+            id = item.id
+            if id is UNSET:
+                continue
+            if type(id) is not int:
+                id = encode_text(str(id))
+            if type(verdict) is Duplicate:
+                offset = f',"offset":{verdict.offset}' if verdict.offset else ""
+                replies.append(f'{{"op":"ok","id":{id}{offset},"duplicate":true}}'.encode())
+            else:
+                offset = f',"offset":{verdict}' if verdict else ""
+                replies.append(f'{{"op":"ok","id":{id}{offset}}}'.encode())
+        if replies:
+            self._write(replies)
+        self._connection.was_answered()
+
+    def _write(self, replies: list[bytes]) -> None:
+        connection = self._connection
+        if connection.render is None and connection.framing is not None:
+            connection.outbox.write(JOIN[connection.framing](replies))
+        else:
+            for reply in replies:
+                self._connection.reply(reply)
+
+    async def _refuse(self, bad: BadRequest, payload_bytes: int) -> None:
+        if bad.op == "publish":
+            # In its place among the publishes, whose replies keep their order; and a seq may be settled by it.
+            self._collect(Refused(bad.error, bad.id, bad.seq), payload_bytes)
+        else:
+            self._submit()  # a fence holds for what is submitted later
+            await self._connection.room()
+            self._connection.refuse(bad.error, bad.id)
+
+    def _fence(self) -> None:
+        self._fenced = True
+
+    # Everything else
+
+    async def _answer(self, request: AnyRequest) -> None:
+        self._submit()
+        await self._connection.room()
+        try:
+            if self._hooks.any_subscribe and isinstance(request, Subscribe | History | GetState | GetPresence):
+                await self._hooks.judge_reading(self._meet_client(), request)
+            match request:
+                case Hello():
+                    await self._hello(request)
+                case Subscribe():
+                    await self._subscribe(request)
+                case Unsubscribe():
+                    if self._subscriptions is not None:
+                        self._subscriptions.unsubscribe(request.channel)
+                    self._ok(request.id)
+                case History():
+                    await self._history(request)
+                case GetState():
+                    await self._state(request)
+                case GetPresence():
+                    self._presence(request)
+                case Ping() if request.id is not UNSET:
+                    self._connection.reply(encode_reply("pong", request.id))
+        except LogUnavailable as problem:
+            error = WireError("unavailable", f"the log cannot be read now: {problem}")
+            self._connection.refuse(error, request.id)
+        except WireError as error:
+            self._connection.refuse(error, request.id)
+
+    def _ok(self, id: int | str | UnsetType, **fields: object) -> None:
+        if id is not UNSET:
+            self._connection.reply(encode_reply("ok", id, **fields))
+
+    async def _hello(self, request: Hello) -> None:
+        fields: dict[str, object] = {
+            "protocol": PROTOCOL_VERSION,
+            "server": f"trisync/{__version__}",
+            "session": self._session_id(),
+            "epoch": self._broker.epoch,
+            "limits": {
+                "message_bytes_max": self._settings.message_bytes_max,
+                "subscriptions_max": self._settings.subscriptions_max,
+                "keys_max": self._settings.keys_max,
+                "history_limit_max": HISTORY_LIMIT_MAX,
+                "unanswered_max": UNANSWERED_MAX,
+            },
+        }
+        if request.producer is not UNSET:
+            if self._producer not in (None, request.producer):
+                self._broker.release_producer(str(self._producer), self._fence)
+            self._producer = request.producer
+            self._fenced = False
+            fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
+        if request.name is not UNSET:
+            self._name = request.name
+            if self._client is not None:
+                self._client.name = request.name
+        if self._subscriptions is not None:
+            self._subscriptions.appear_as(self._member(), self._name)
+            await trio.lowlevel.checkpoint()  # it may have been in many channels
+        self._ok(request.id, **fields)
+
+    def _session_id(self) -> str:
+        if self._id is None:
+            self._id = self._broker.tokens(8)
+        return self._id
+
+    def _member(self) -> str:
+        """Who this is in a channel's presence: its producer, if it has one, however often that connects."""
+        who = f"session {self._session_id()}" if self._producer is None else f"producer {self._producer}"
+        return self._broker.presence.member_id(who)
+
+    async def _subscribe(self, request: Subscribe) -> None:
+        if self._subscriptions is None:
+            count_max = self._settings.subscriptions_max
+            self._subscriptions = Subscriptions(self._broker, self._connection, count_max, self._member(), self._name)
+        await self._subscriptions.subscribe(request)
+
+    async def _history(self, request: History) -> None:
+        reply = await self._read_history(request)
+        if request.id is not UNSET:
+            self._connection.reply(reply)
+
+    async def _read_history(self, request: History) -> bytes:
+        """The `ok` with a page of a channel's messages. Raises LogUnavailable."""
+        since = None if request.since is UNSET else request.since
+        page = await self._broker.history(request.channel, since, request.limit)
+        head, trimmed = page.extent
+        messages = [] if page.run is None else page.run.payloads()
+        more = page.run is not None and page.run.last < head
+        epoch = self._broker.epoch
+        envelope = encode_reply("ok", request.id, offset=head, trimmed=trimmed, epoch=epoch, more=more)
+        return envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}"
+
+    async def _state(self, request: GetState) -> None:
+        reply = await self._read_state(request)
+        if request.id is not UNSET:
+            self._connection.reply(reply)
+
+    async def _read_state(self, request: GetState) -> bytes:
+        """The `ok` with a page of a channel's state, or with one entry of it. Raises LogUnavailable."""
+        if request.key is not UNSET:
+            page = await self._broker.word(request.channel, request.key)
+        else:
+            page = await self._broker.state(request.channel, "" if request.after is UNSET else request.after)
+        head, epoch = page.extent.head, self._broker.epoch
+        envelope = encode_reply("ok", request.id, offset=head, epoch=epoch, more=page.more)
+        return envelope[:-1] + b',"entries":{' + page.entries + b"}}"
+
+    def _presence(self, request: GetPresence) -> None:
+        if request.id is UNSET:
+            return
+        after = "" if request.after is UNSET else request.after
+        members, more = self._broker.presence.members(request.channel, after, self._settings.message_bytes_max)
+        self._ok(request.id, members=members, more=more)

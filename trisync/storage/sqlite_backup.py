@@ -1,0 +1,134 @@
+"""Copying a log out of its data folder while it is served, and back into one that is not.
+
+Both are for a process of their own, and block it. A backup is one plain SQLite file, checked before it has its
+name; nothing here writes to the file that a server has open, nor checkpoints it.
+"""
+
+import os
+import sqlite3
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_schema import (
+    FILE_NAME,
+    LOCK_NAME,
+    lock_folder,
+    open_reader,
+    refuse_foreign_file,
+    renew_epoch,
+    sync_folder,
+    transaction,
+)
+
+BUSY_MS = 10_000
+"""How long a copy waits for a lock: a server that starts or stops holds one for a moment."""
+PAGES_PER_STEP = 4096
+"""16 MiB are copied between two calls of `progress`, and between two chances for Ctrl-C."""
+
+Progress = Callable[[int, int], None]
+"""Told how many pages are copied, and of how many."""
+
+
+def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progress = lambda done, total: None) -> None:
+    """Copy the log in a data folder into a file of its own, whether a server has it open or not.
+
+    The copy is of one moment, and holds all that was acknowledged before the call. The file appears whole, checked
+    and durable, or not at all. Raises LogRefused where there is no log, the log is damaged, or the file is there and
+    not to be replaced; sqlite3.Error and OSError where it cannot be read or written.
+    """
+    source = folder / FILE_NAME
+    _require_log(source)
+    if not replace:
+        _refuse_to_replace(file)
+    with _copied(source, file, progress) as copy:
+        pass
+    os.replace(copy, file)
+    sync_folder(file.parent)
+
+
+def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progress = lambda done, total: None) -> str:
+    """Make a backup the log of a data folder that no server uses, under a new epoch, which is returned.
+
+    The new epoch tells every client that the log it knew is gone; it starts over. What stops this half-way leaves the
+    folder with the log it had, or with none. Root restores it for whoever owns the folder. Raises LogRefused where the
+    file is no log, damaged, or of a newer version, where the folder is in use, or has a log and that is not to be
+    replaced; and sqlite3.Error and OSError.
+    """
+    _require_log(file)
+    lock = lock_folder(folder)
+    try:
+        target = folder / FILE_NAME
+        if not replace:
+            _refuse_to_replace(target)
+        with _copied(file, target, progress) as copy, closing(sqlite3.connect(copy, isolation_level=None)) as log:
+            with transaction(log):
+                epoch = renew_epoch(log)
+        _give_to_owner(folder, copy, folder / LOCK_NAME)
+        # A log without its newest commits, or with those of another, must never be found here under its old epoch:
+        # the file goes first, and SQLite takes no notice of a WAL that has none.
+        for old in (target, Path(f"{target}-wal"), Path(f"{target}-shm")):
+            old.unlink(missing_ok=True)
+            sync_folder(folder)
+        os.replace(copy, target)
+        sync_folder(folder)
+        return epoch
+    finally:
+        os.close(lock)
+
+
+def _give_to_owner(folder: Path, *files: Path) -> None:
+    if os.geteuid() == 0:
+        owner = folder.stat()
+        for file in files:
+            os.chown(file, owner.st_uid, owner.st_gid)
+
+
+def _require_log(file: Path) -> None:
+    if not file.exists() or file.stat().st_size == 0:
+        raise LogRefused(f"there is no log {file}")
+    refuse_foreign_file(file)
+
+
+def _refuse_to_replace(file: Path) -> None:
+    if file.exists():
+        raise LogRefused(f"{file} is there already; --force replaces it")
+
+
+@contextmanager
+def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
+    """A checked copy of a log, beside where it is to be; what the body raises removes it."""
+    copy = Path(f"{target}.partial")
+    copy.unlink(missing_ok=True)
+    try:
+        _copy(source, copy, progress)
+        yield copy
+    except BaseException:
+        for left in (copy, Path(f"{copy}-journal")):
+            left.unlink(missing_ok=True)
+        raise
+
+
+def _copy(source: Path, copy: Path, progress: Progress) -> None:
+    try:
+        with closing(sqlite3.connect(copy, isolation_level=None)) as written:
+            # mode=ro: a second connection that checkpoints could damage the file, see open_writer().
+            with closing(open_reader(source, busy_ms=BUSY_MS)) as reader:
+                _copy_pages(reader, written, progress)
+            written.execute("PRAGMA journal_mode = DELETE")  # one file, that reads well wherever it is kept
+            (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
+    except sqlite3.DatabaseError as error:
+        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+            raise
+        found = str(error)
+    if found != "ok":
+        raise LogRefused(f"{source} is damaged, and was not copied: {found}")
+
+
+def _copy_pages(reader: sqlite3.Connection, written: sqlite3.Connection, progress: Progress) -> None:
+    # In one snapshot, the copy does not begin anew whenever the server commits, which under load is always.
+    reader.execute("BEGIN")
+    reader.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    reader.backup(written, pages=PAGES_PER_STEP, progress=lambda status, left, total: progress(total - left, total))
+    reader.execute("COMMIT")

@@ -1,0 +1,72 @@
+"""The files that a log is in, as the file system has them: that they are still there, and space ahead of the WAL's end.
+
+What is written into them is SQLite's business, but for that space.
+"""
+
+import os
+from contextlib import suppress
+from pathlib import Path
+
+from trisync.storage.log import LogGone
+
+WAL_AHEAD_BYTES = 512 * 1024
+"""By how much the WAL is made longer at once, which takes 1 ms."""
+SPARE_BYTES = 16 * 1024 * 1024
+"""Of a disk that has less than this, nothing is taken ahead."""
+SMALL_COMMIT_BYTES = 64 * 1024
+"""What a commit adds to the WAL, at most, where that pays: space is made by writing it, twice then. Measured on ext4, a
+commit of 12 KiB takes 210 µs instead of 340 so, one of 50 KiB 310 instead of 390, one of 200 KiB more than without."""
+
+
+class LogFiles:
+    """The database and its WAL. Both must be there. Not for two threads at once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.wal = path.with_name(f"{path.name}-wal")
+        self.wal_bytes = 0
+        """Its size, when require() last saw it."""
+        self._grown_bytes = 0  # when it was last seen to grow
+        self._wal_bytes_wanted = WAL_AHEAD_BYTES  # a log that is written to little is never lengthened
+        self._ids = self._look()
+
+    def _look(self) -> list[tuple[int, int]]:
+        try:
+            found = [os.stat(file) for file in (self._path, self.wal)]
+        except FileNotFoundError as error:
+            raise LogGone(f"{error.filename} was removed, or moved, while it was in use") from None
+        wal_bytes = found[1].st_size
+        if wal_bytes != self.wal_bytes:
+            self._grown_bytes = wal_bytes - self.wal_bytes
+            self.wal_bytes = wal_bytes
+        return [(status.st_dev, status.st_ino) for status in found]
+
+    def require(self) -> None:
+        """Raise LogGone unless they are where they were.
+
+        A file that was removed or moved while it is open is written to as if nothing had happened, and nobody will
+        find what is in it.
+        """
+        if self._look() != self._ids:
+            raise LogGone(f"{self._path} was replaced while it was in use")
+
+    @property
+    def wal_wants_space(self) -> bool:
+        """Whether small commits make the WAL longer, as far as require() saw."""
+        return self.wal_bytes > self._wal_bytes_wanted and self._grown_bytes <= SMALL_COMMIT_BYTES
+
+    def make_space(self) -> None:
+        """Make the WAL longer by zeros, ahead of its last commit. Between two batches.
+
+        A commit that makes its file longer has fdatasync() write the file system's journal too. Checkpoints let SQLite
+        begin the file anew and leave it as long as it is; so this ends when it has its size. SQLite takes what is
+        behind the last commit for the rest of an older run through the file, and nothing in it has the checksum of a
+        next frame: sqlite.org/fileformat2.html, section 4.1.
+        """
+        self._wal_bytes_wanted = self.wal_bytes + WAL_AHEAD_BYTES
+        # Appending, so that what another program has committed meanwhile is never written over. The sync is that of the
+        # next commit, which knows what to do if it fails; and if this fails, the commits say what they lack.
+        with suppress(OSError), self.wal.open("ab", buffering=0) as file:
+            disk = os.fstatvfs(file.fileno())
+            if disk.f_bavail * disk.f_frsize >= SPARE_BYTES:
+                file.write(bytes(WAL_AHEAD_BYTES))

@@ -1,0 +1,368 @@
+"""The SQLite file: how it is opened, refused or brought up to date, and what stands in it.
+
+A file that is no trisync log, or a newer one, is refused from its first 100 bytes, before SQLite opens it, so
+that not a byte of it or beside it changes. The reading and writing of messages are elsewhere.
+"""
+
+import fcntl
+import logging
+import os
+import secrets
+import sqlite3
+import struct
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import sqlite_utils
+from sqlite_utils import Migrations
+
+from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_chains import MILESTONE
+from trisync.tokens import Tokens
+
+logger = logging.getLogger(__name__)
+
+Connect = Callable[..., sqlite3.Connection]
+"""Opens the file: sqlite3.connect, or what stands in for it where the disk is to fail."""
+
+FILE_NAME = "trisync.db"
+LOCK_NAME = "trisync.lock"
+
+_MAGIC = b"SQLite format 3\0"
+_HEADER_BYTES = 100
+_APPLICATION_ID = 0x74726973  # "tris", shown by file(1); offset 68 of the header
+_USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68
+
+_UNSAFE = "unsafe"  # in the meta table: 1 while a server runs that may lose the newest commits
+
+_LOG_VIEW = (
+    "SELECT channels.name AS channel, messages.offset, "
+    "strftime('%Y-%m-%d %H:%M:%f', messages.time / 1000.0, 'unixepoch') AS time, "
+    'messages.sender AS "from", messages.key, messages.data '
+    "FROM messages JOIN channels ON channels.id = messages.channel {condition}ORDER BY messages.id"
+)
+
+_NOT_EMPTIED = "WHERE channels.name NOT LIKE '$%' "
+
+migrations = Migrations("trisync")
+
+
+@migrations()
+def m001_channels_and_messages(db: Any) -> None:
+    """The log, the producers' verdicts, and a view for people."""
+    db["meta"].create({"name": str, "value": str}, pk="name")
+    db["channels"].create(
+        {"id": int, "name": str, "trimmed": int},
+        pk="id",
+        not_null={"name", "trimmed"},
+        defaults={"trimmed": 0},
+    )
+    db["channels"].create_index(["name"], unique=True)
+    # Appended to in the order of commits; the index tells a channel's messages (until m004).
+    db["messages"].create(
+        {
+            "id": int,
+            "channel": int,
+            "offset": int,
+            "time": int,
+            "size": int,  # bytes of the whole message as it is sent; read without reading the data
+            "sender": str,
+            "key": str,
+            "data": str,
+        },
+        pk="id",
+        not_null={"channel", "offset", "time", "size", "data"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db["messages"].create_index(["channel", "offset"], unique=True)
+    db["producers"].create(
+        {"id": str, "seq": int, "verdicts": bytes, "seen": int},
+        pk="id",
+        not_null={"seq", "verdicts", "seen"},
+    )
+    db["producers"].create_index(["seen"])
+    db.create_view("log", _LOG_VIEW.format(condition=""))
+
+
+@migrations()
+def m002_state(db: Any) -> None:
+    """The newest word of each key, and the answers to HTTP requests that may come again."""
+    # Not by sqlite-utils, which makes no tables WITHOUT ROWID: one tree instead of two for every keyed publish.
+    db.execute(
+        "CREATE TABLE state (channel INTEGER NOT NULL REFERENCES channels(id), key TEXT NOT NULL, "
+        "offset INTEGER NOT NULL, size INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (channel, key)) WITHOUT ROWID"
+    )
+    db["channels"].add_column("keys", int, not_null_default=0)  # how many the state has
+    db["idempotency"].create(
+        {"id": bytes, "fingerprint": bytes, "verdict": bytes, "time": int},
+        pk="id",
+        not_null={"fingerprint", "verdict", "time"},
+    )
+    db["idempotency"].create_index(["time"])
+    # A name with $ is no channel's: it is what is left of one that was emptied, until that is tidied up.
+    db.create_view("log", _LOG_VIEW.format(condition=_NOT_EMPTIED), replace=True)
+    db.create_view(
+        "documents",
+        "SELECT channels.name AS channel, state.key, state.offset, state.data "
+        "FROM state JOIN channels ON channels.id = state.channel WHERE channels.name NOT LIKE '$%'",
+    )
+
+
+@migrations()
+def m003_totals(db: Any) -> None:
+    """What a channel holds, in bytes, from its oldest and its newest message alone: for retention by size."""
+    db["messages"].add_column("total", int, not_null_default=0)
+    db.execute(
+        "UPDATE messages SET total = summed.total FROM "
+        "(SELECT id, sum(size) OVER (PARTITION BY channel ORDER BY offset) AS total FROM messages) AS summed "
+        "WHERE summed.id = messages.id"
+    )
+
+
+@migrations()
+def m004_chains(db: Any) -> None:
+    """Each message names the one before it, and only some are in an index: see sqlite_chains.py."""
+    db["heads"].create(  # the newest message of each channel that has, or had, any; and the oldest that there is
+        {"channel": int, "offset": int, "total": int, "message": int, "oldest": int},
+        pk="channel",
+        not_null={"offset", "total", "message"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db.execute(
+        "INSERT INTO heads SELECT newest.channel, newest.offset, newest.total, newest.id, "
+        "(SELECT id FROM messages WHERE channel = channels.id ORDER BY offset LIMIT 1) "
+        "FROM channels JOIN messages AS newest ON newest.id = "
+        "(SELECT id FROM messages WHERE channel = channels.id ORDER BY offset DESC LIMIT 1)"
+    )
+    # What was emptied, and begun to be tidied up.
+    db.execute(
+        "UPDATE channels SET trimmed = (SELECT min(offset) - 1 FROM messages WHERE channel = channels.id) "
+        "WHERE name LIKE '$%' AND id IN (SELECT channel FROM heads)"
+    )
+    # What is found without the data is before it: behind large data, reading it would mean to read all of that.
+    db["chained"].create(
+        {
+            "id": int,
+            "channel": int,
+            "offset": int,
+            "time": int,
+            "size": int,
+            "total": int,
+            "previous": int,  # the id of the channel's message before this one, 0 where there was none
+            "sender": str,
+            "key": str,
+            "data": str,
+        },
+        pk="id",
+        not_null={"channel", "offset", "time", "size", "total", "previous", "data"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+    db.execute(
+        "INSERT INTO chained SELECT id, channel, offset, time, size, total, "
+        "coalesce((SELECT id FROM messages AS before "
+        "WHERE before.channel = messages.channel AND before.offset = messages.offset - 1), 0), "
+        "sender, key, data FROM messages ORDER BY id"
+    )
+    db["log"].drop()
+    db["messages"].drop()
+    db.rename_table("chained", "messages")
+    db.execute(
+        f"CREATE UNIQUE INDEX idx_messages_milestones ON messages (channel, offset) WHERE offset % {MILESTONE} = 0"
+    )
+    db.create_view("log", _LOG_VIEW.format(condition=_NOT_EMPTIED))
+
+
+@migrations()
+def m005_recent_heads(db: Any) -> None:
+    """Rows of `heads` that are newer than those there: see sqlite_heads.py."""
+    db["recent_heads"].create(
+        {"channel": int, "offset": int, "total": int, "message": int, "oldest": int},
+        pk="channel",
+        not_null={"offset", "total", "message"},
+        foreign_keys=[("channel", "channels", "id")],
+    )
+
+
+SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
+
+
+def lock_folder(folder: Path) -> int:
+    """Make the data folder this process's own until the returned descriptor is closed.
+
+    Raises LogRefused where another server holds it; the kernel lets go of a lock whose process died.
+    """
+    _make_folder(folder)
+    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
+        os.close(descriptor)
+        raise LogRefused(f"{folder} is in use by another trisync server (process {owner or 'unknown'})") from None
+    os.ftruncate(descriptor, 0)
+    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    return descriptor
+
+
+def _make_folder(folder: Path) -> None:
+    """Make a folder, durably: SQLite sees to the names in it, but a power cut must not take its own."""
+    missing = [name for name in (folder, *folder.parents) if not name.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in missing:
+        sync_folder(name.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """Make names in a folder durable: those that were given, and those that were taken away."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def refuse_foreign_file(path: Path) -> None:
+    """Raise LogRefused unless the file is a trisync log that this version can read, or is not there yet."""
+    try:
+        with path.open("rb") as file:
+            header = file.read(_HEADER_BYTES)
+    except FileNotFoundError:
+        return
+    if not header:
+        return
+    if len(header) < _HEADER_BYTES or not header.startswith(_MAGIC):
+        raise LogRefused(f"{path} is not a SQLite database; it was left as it is")
+    (application_id,) = struct.unpack_from(">I", header, _APPLICATION_ID_AT)
+    if application_id != _APPLICATION_ID:
+        raise LogRefused(f"{path} is a SQLite database of another program; it was left as it is")
+    (version,) = struct.unpack_from(">I", header, _USER_VERSION_AT)
+    if version > SCHEMA_VERSION:
+        raise LogRefused(
+            f"{path} was written by a newer trisync (its schema is {version}, this one knows {SCHEMA_VERSION}); "
+            "it was left as it is"
+        )
+
+
+def open_writer(
+    path: Path, *, durability: str, busy_ms: int, tokens: Tokens = secrets.token_hex, connect: Connect = sqlite3.connect
+) -> sqlite3.Connection:
+    """The one connection that writes, with the schema up to date. Raises LogRefused.
+
+    It is also the only one that checkpoints. SQLite before 3.51.3 can corrupt a WAL database when two
+    connections checkpoint at once (the "WAL-reset" bug; Debian 12 has 3.40.1). Here that cannot happen:
+    automatic checkpoints are off, this connection alone runs them between two batches, and every other one is
+    opened by open_reader() with mode=ro, which cannot.
+    """
+    refuse_foreign_file(path)
+    connection = connect(path, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file is found before anything is written
+        _set_header(connection, "application_id", _APPLICATION_ID)
+        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA synchronous = FULL")
+        connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the pages that scattered appends touch
+        _bring_up_to_date(connection, path)
+        _set_header(connection, "user_version", SCHEMA_VERSION)
+        _begin_epoch(connection, durability, tokens)
+        # What was just written must reach the file's own header, which the next start judges by.
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        connection.execute(f"PRAGMA synchronous = {durability.upper()}")
+    except sqlite3.DatabaseError as error:
+        connection.close()
+        raise LogRefused(f"{path} cannot be opened: {error}") from error
+    return connection
+
+
+def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
+    database = sqlite_utils.Database(connection)
+    if not migrations.pending(database):
+        return
+    if migrations.applied(database):
+        logger.info("%s is of an older trisync: it is brought up to date, which may take minutes, and space", path)
+    # Where that is SQLite's default, what is moved elsewhere would be overwritten by zeros, by way of the WAL.
+    (secure_delete,) = connection.execute("PRAGMA secure_delete").fetchone()
+    connection.execute("PRAGMA secure_delete = OFF")
+    migrations.apply(database)
+    connection.execute(f"PRAGMA secure_delete = {secure_delete}")
+
+
+def _set_header(connection: sqlite3.Connection, field: str, value: int) -> None:
+    if connection.execute(f"PRAGMA {field}").fetchone() != (value,):
+        connection.execute(f"PRAGMA {field} = {value}")
+
+
+def open_reader(path: Path, *, busy_ms: int, connect: Connect = sqlite3.connect) -> sqlite3.Connection:
+    """A connection that reads beside the writer and never writes, nor checkpoints.
+
+    It has read once when this returns. From then on, it keeps the file locked against a checkpoint by whoever closes
+    it, which in SQLite the last connection does; one that has only been made does not count as one. Raises
+    sqlite3.Error.
+    """
+    connection = connect(f"{path.absolute().as_uri()}?mode=ro", uri=True, isolation_level=None, check_same_thread=False)
+    try:
+        connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        connection.execute("PRAGMA query_only = ON")
+        connection.execute("SELECT count(*) FROM sqlite_master").fetchone()
+    except sqlite3.Error:
+        connection.close()
+        raise
+    return connection
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """BEGIN IMMEDIATE, then COMMIT, or ROLLBACK when the body raises. (sqlite3's own `with` never begins one.)"""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:
+            connection.execute("ROLLBACK")
+        raise
+
+
+def read_meta(connection: sqlite3.Connection, name: str) -> str | None:
+    """A value of the meta table."""
+    row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
+    return None if row is None else str(row[0])
+
+
+def write_meta(connection: sqlite3.Connection, name: str, value: str) -> None:
+    """Set a value of the meta table."""
+    connection.execute("INSERT OR REPLACE INTO meta (name, value) VALUES (?, ?)", (name, value))
+
+
+def _begin_epoch(connection: sqlite3.Connection, durability: str, tokens: Tokens) -> None:
+    """Give the log its identity, a new one where offsets may have been lost.
+
+    Under `normal` the newest commits of a machine that lost power are gone, and their offsets would be given
+    again; so whoever opens a log that such a server did not close begins a new epoch (promise P3).
+    """
+    with transaction(connection):
+        if read_meta(connection, "epoch") is None or read_meta(connection, _UNSAFE) == "1":
+            renew_epoch(connection, tokens)
+        write_meta(connection, _UNSAFE, "1" if durability == "normal" else "0")
+
+
+def renew_epoch(connection: sqlite3.Connection, tokens: Tokens = secrets.token_hex) -> str:
+    """Make this another log than the one that clients know; returns the new epoch. In a transaction of the caller."""
+    epoch = tokens(8)
+    write_meta(connection, "epoch", epoch)
+    write_meta(connection, _UNSAFE, "0")
+    return epoch
+
+
+def close_writer(connection: sqlite3.Connection) -> None:
+    """Fold the WAL into the file, durably, and note that nothing was lost. Raises sqlite3.Error; closes in any case."""
+    try:
+        connection.execute("PRAGMA synchronous = FULL")
+        if read_meta(connection, _UNSAFE) == "1":
+            write_meta(connection, _UNSAFE, "0")
+        connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+    finally:
+        connection.close()

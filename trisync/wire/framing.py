@@ -1,0 +1,175 @@
+"""Bytes to payloads and back, for the machine dialects of TCP: JSON lines and length-prefixed frames.
+
+Sans-IO: a splitter is fed what a read brought, however it was cut, and gives the whole payloads in it. What
+cannot be framed ends a splitter for good: `failed` then says why, and it gives nothing more. WebSocket's
+receiving side is in wsframes.py, people's text in console.py, server-sent events in event_stream.py.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from enum import Enum
+from typing import Protocol
+
+from trisync.wire.console import join_console
+from trisync.wire.errors import WireError
+from trisync.wire.event_stream import join_events
+from trisync.wire.wsframes import text_header
+
+
+class Framing(Enum):
+    """How payloads are told apart on a connection. Encoded runs of messages are shared per framing."""
+
+    LINES = "lines"
+    FRAMES = "frames"
+    WEBSOCKET = "websocket"
+    CONSOLE = "console"
+    EVENTS = "events"
+
+    __hash__ = object.__hash__  # Enum's own is a Python function, and these are looked up with every answer
+
+
+FRAME_LENGTH_BYTES = 4
+FRAME_LENGTH_MIN = FRAME_LENGTH_BYTES + 1
+"""The length counts its own four bytes (Workerman's `frame`), and a payload has at least one."""
+
+
+def join_lines(payloads: Iterable[bytes]) -> bytes:
+    """One payload a line, each ended by LF."""
+    return b"\n".join(payloads) + b"\n"
+
+
+def join_frames(payloads: Iterable[bytes]) -> bytes:
+    """Each payload behind its length as an unsigned 32-bit big-endian number that includes itself."""
+    return b"".join([(len(payload) + 4).to_bytes(4, "big") + payload for payload in payloads])
+
+
+def join_websocket(payloads: Iterable[bytes]) -> bytes:
+    """Each payload as one unmasked, unfragmented text frame (RFC 6455, section 5.2)."""
+    return b"".join([text_header(len(payload)) + payload for payload in payloads])
+
+
+JOIN: dict[Framing, Callable[[Sequence[bytes]], bytes]] = {
+    Framing.LINES: join_lines,
+    Framing.FRAMES: join_frames,
+    Framing.WEBSOCKET: join_websocket,
+    Framing.CONSOLE: join_console,
+    Framing.EVENTS: join_events,
+}
+"""Payloads to bytes, for each framing."""
+
+
+class Splitter(Protocol):
+    """The receiving side of one connection's framing."""
+
+    failed: WireError | None
+    """Why nothing more can be read from this connection, once that is so."""
+
+    @property
+    def partial(self) -> bool:
+        """Whether a message has begun that has not ended."""
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        """The payloads that `chunk` completes, in order. Never raises."""
+        ...
+
+
+def too_large(limit_bytes: int, *, closes: bool | None = None) -> WireError:
+    """The refusal of what is over `message_bytes_max`; it need not close where no bytes are left unread for it."""
+    problem = f"a message is at most {limit_bytes} bytes"
+    return WireError("too_large", problem, closes=closes, limit="message_bytes_max", value=limit_bytes)
+
+
+class LineSplitter:
+    """Payloads ended by LF or CRLF; empty lines are ignored, unless they mean something (a person's Enter)."""
+
+    __slots__ = ("_keep_empty", "_limit", "_rest", "failed")
+
+    def __init__(self, message_bytes_max: int, *, keep_empty: bool = False) -> None:
+        self.failed: WireError | None = None
+        self._limit = message_bytes_max
+        self._keep_empty = keep_empty
+        self._rest = bytearray()  # not bytes: a line that comes byte by byte must not cost its square
+
+    @property
+    def partial(self) -> bool:
+        return bool(self._rest)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self.failed:
+            return []
+        lines = chunk.split(b"\n")
+        rest = lines.pop()
+        bytes_most = len(self._rest) + len(chunk)  # that a line can have
+        if self._rest and lines:
+            lines[0] = bytes(self._rest) + lines[0]
+            self._rest.clear()
+        if rest:
+            self._rest += rest
+        if b"\r" in chunk or (lines and lines[0].endswith(b"\r")):
+            lines = [line[:-1] if line.endswith(b"\r") else line for line in lines]
+        if b"" in lines and not self._keep_empty:
+            lines = [line for line in lines if line]
+        return lines if bytes_most <= self._limit else self._refuse_too_large(lines)
+
+    def _refuse_too_large(self, lines: list[bytes]) -> list[bytes]:
+        """The lines before the first that is over the limit; from there on nothing is read."""
+        for place, line in enumerate(lines):
+            if len(line) > self._limit:
+                self.failed = too_large(self._limit)
+                return lines[:place]
+        if len(self._rest) > self._limit + 1:  # one more: it may be the CR of a CRLF
+            self.failed = too_large(self._limit)
+            self._rest.clear()
+        return lines
+
+    def take_rest(self) -> bytes:
+        """The line that has begun and not ended; it is forgotten here."""
+        rest = bytes(self._rest)
+        self._rest.clear()
+        return rest
+
+
+class FrameSplitter:
+    """Payloads behind a 4-byte length. A wrong length is found before anything is read or allocated for it."""
+
+    __slots__ = ("_limit", "_rest", "_wanted", "failed")
+
+    def __init__(self, message_bytes_max: int) -> None:
+        self.failed: WireError | None = None
+        self._limit = message_bytes_max + FRAME_LENGTH_BYTES
+        self._rest = bytearray()
+        self._wanted = FRAME_LENGTH_BYTES
+
+    @property
+    def partial(self) -> bool:
+        return bool(self._rest)
+
+    def feed(self, chunk: bytes) -> list[bytes]:
+        if self.failed:
+            return []
+        if self._rest:
+            self._rest += chunk
+            if len(self._rest) < self._wanted:
+                return []
+            chunk = bytes(self._rest)
+            self._rest.clear()
+        payloads: list[bytes] = []
+        start, end = 0, len(chunk)
+        self._wanted = FRAME_LENGTH_BYTES
+        while end - start >= FRAME_LENGTH_BYTES:
+            length = int.from_bytes(chunk[start : start + 4], "big")
+            if length < FRAME_LENGTH_MIN or length > self._limit:
+                self.failed = self._refusal(length)
+                return payloads
+            if end - start < length:
+                self._wanted = length
+                break
+            payloads.append(chunk[start + 4 : start + length])
+            start += length
+        self._rest += chunk[start:]
+        return payloads
+
+    def _refusal(self, length: int) -> WireError:
+        if length < FRAME_LENGTH_MIN:
+            problem = f"a frame's length includes its own 4 bytes and is at least 5, not {length}"
+            return WireError("bad_request", problem, closes=True)
+        return too_large(self._limit - FRAME_LENGTH_BYTES)

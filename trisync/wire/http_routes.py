@@ -1,0 +1,277 @@
+"""What a request to the HTTP interface asks for, told from its method, target and headers. Sans-IO.
+
+Paths name a resource, its methods are operations of the wire, and query parameters are their fields. What fields may
+hold is protocol.py's business; what the answers look like is in http_answers.py.
+"""
+
+import re
+from collections.abc import Callable
+from enum import Enum
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote_to_bytes
+
+import msgspec
+
+from trisync.wire.errors import WireError
+from trisync.wire.http_answers import HttpError, refused
+from trisync.wire.http_rules import Headers, header, tokens
+from trisync.wire.protocol import AnyRequest, BadRequest, decode_request, shortened
+
+ROOT = b"/channels"
+
+PARAMETERS_MAX = 20
+"""In one query: more than any request takes."""
+
+
+class Resource(Enum):
+    """What there is under ROOT, by its path."""
+
+    CHANNELS = "/channels"
+    CHANNEL = "/channels/{channel}"
+    MESSAGES = "/channels/{channel}/messages"
+    STATE = "/channels/{channel}/state"
+    KEY = "/channels/{channel}/state/{key}"
+    EVENTS = "/channels/{channel}/events"
+
+
+METHODS: dict[Resource, dict[str, tuple[str, ...]]] = {
+    Resource.CHANNELS: {"GET": ("after", "limit")},
+    Resource.CHANNEL: {"DELETE": ()},
+    Resource.MESSAGES: {
+        "GET": ("since", "limit"),
+        "POST": ("key", "expect", "merge", "ephemeral", "name"),
+    },
+    Resource.STATE: {"GET": ("after",)},
+    Resource.KEY: {"GET": (), "PUT": ("name",), "PATCH": ("name",), "DELETE": ("name",)},
+    Resource.EVENTS: {"GET": ("since", "epoch", "last", "state", "presence", "name")},
+}
+"""The methods of each resource, with their query parameters. HEAD is served where GET is, OPTIONS everywhere."""
+
+_WITH_BODY = ("POST", "PUT", "PATCH")
+_JSON_TYPE = re.compile(rb'\s*application/(json|[\w.+-]+\+json)\s*(;\s*charset="?utf-8"?\s*)?', re.IGNORECASE)
+_NOT_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
+_ETAG = re.compile(rb'"(\d{1,16})"')
+
+
+class Call(NamedTuple):
+    """A request to the interface, understood but for its body."""
+
+    resource: Resource
+    method: str
+    channel: str
+    """"" for the list of channels."""
+    key: str | None
+    query: dict[str, Any]
+    """The parameters, as the fields of the wire that they are."""
+
+    @property
+    def has_body(self) -> bool:
+        """Whether a body belongs to it."""
+        return self.method in _WITH_BODY
+
+    @property
+    def name(self) -> str | None:
+        """Who is asking, where that is said."""
+        name = self.query.get("name")
+        return None if name is None else str(name)
+
+    def request(self, op: str, **fields: Any) -> AnyRequest:
+        """The operation of the wire that is asked for, checked as there. Raises WireError."""
+        asked = {key: value for key, value in self.query.items() if key != "name"}
+        if self.key is not None:
+            asked["key"] = self.key
+        return _checked({"op": op, "channel": self.channel} | asked | fields)
+
+
+def is_for_api(target: bytes) -> bool:
+    """Whether a request's target lies in this interface."""
+    path = target.partition(b"?")[0]
+    return path == ROOT or path.startswith(ROOT + b"/")
+
+
+def is_for_events(target: bytes) -> bool:
+    """Whether a target in this interface looks like that of an EventSource."""
+    return target.partition(b"?")[0].split(b"/")[3:] == [b"events"]
+
+
+def find_resource(target: bytes) -> tuple[Resource, str, str | None]:
+    """The resource that a target names, with the channel and the key. Raises HttpError."""
+    path = target.partition(b"?")[0]
+    if _NOT_PERCENT.search(target):
+        raise HttpError(refused(WireError("bad_request", "a % in a path or query is followed by two hex digits")))
+    match path.split(b"/")[2:]:
+        case []:
+            return Resource.CHANNELS, "", None
+        case [channel]:
+            return Resource.CHANNEL, _text(channel), None
+        case [channel, b"messages"]:
+            return Resource.MESSAGES, _text(channel), None
+        case [channel, b"state"]:
+            return Resource.STATE, _text(channel), None
+        case [channel, b"state", key]:
+            return Resource.KEY, _text(channel), _text(key)
+        case [channel, b"events"]:
+            return Resource.EVENTS, _text(channel), None
+    problem = "there is nothing under this path; a / in a channel's name or a key is written %2F"
+    raise HttpError(refused(WireError("not_found", problem)))
+
+
+def allowed_methods(resource: Resource) -> bytes:
+    """The value of the header Allow."""
+    methods = list(METHODS[resource])
+    if "GET" in methods:
+        methods.insert(1, "HEAD")
+    return ", ".join([*methods, "OPTIONS"]).encode()
+
+
+def read_call(method: bytes, target: bytes, headers: Headers) -> Call:
+    """What a request asks for, its headers judged too, those apart that are conditions. Raises HttpError."""
+    resource, channel, key = find_resource(target)
+    name = "GET" if method == b"HEAD" else method.decode("latin-1")
+    parameters = METHODS[resource].get(name)
+    if parameters is None:
+        allow = allowed_methods(resource)
+        error = WireError("bad_request", f"the methods here are {allow.decode()}")
+        raise HttpError(refused(error, 405, ((b"Allow", allow),)))
+    call = Call(resource, name, channel, key, _read_query(target.partition(b"?")[2], parameters))
+    if call.name is not None:
+        _checked({"op": "hello", "name": call.name})
+    if call.has_body:
+        _check_content(headers, name)
+    return call
+
+
+def _text(segment: bytes) -> str:
+    try:
+        return unquote_to_bytes(segment).decode()
+    except UnicodeDecodeError:
+        raise HttpError(refused(WireError("bad_request", "a path is UTF-8, percent-encoded"))) from None
+
+
+def _checked(fields: dict[str, Any]) -> AnyRequest:
+    try:
+        return decode_request(msgspec.json.encode(fields))
+    except BadRequest as bad:
+        raise HttpError(refused(bad.error)) from None
+
+
+# Queries
+
+
+def _read_number(text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) <= 16):
+        raise ValueError("is a number")
+    return int(text)
+
+
+def _read_switch(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError("is true or false")
+    return text == "true"
+
+
+_READERS: dict[str, Callable[[str], int | bool]] = {
+    **dict.fromkeys(("since", "last", "limit", "expect"), _read_number),
+    **dict.fromkeys(("merge", "ephemeral", "state", "presence"), _read_switch),
+}
+"""How parameters are read that are not text."""
+
+
+def _read_query(query: bytes, parameters: tuple[str, ...]) -> dict[str, Any]:
+    """The parameters of a query. One that is not known is refused: a mistyped `expect` must not be no condition."""
+    fields: dict[str, Any] = {}
+    try:
+        pairs = parse_qsl(
+            query.decode("latin-1"), keep_blank_values=True, errors="strict", max_num_fields=PARAMETERS_MAX
+        )
+        for name, text in pairs:
+            if name not in parameters:
+                known = f"are {', '.join(parameters)}" if parameters else "there are none"
+                raise ValueError(f"{shortened(name, 40)!r} is no parameter here: {known}")
+            if name in fields:
+                raise ValueError(f"{name} is given twice")
+            try:
+                fields[name] = _READERS[name](text) if name in _READERS else text
+            except ValueError as error:
+                raise ValueError(f"{name} {error}") from None
+    except UnicodeDecodeError:
+        raise HttpError(refused(WireError("bad_request", "a query is UTF-8, percent-encoded"))) from None
+    except ValueError as error:
+        raise HttpError(refused(WireError("bad_request", str(error)))) from None
+    return fields
+
+
+# Headers
+
+
+def _check_content(headers: Headers, method: str) -> None:
+    """Refuse a body of another type than JSON; without a type it is taken for JSON."""
+    content_type = header(headers, b"content-type")
+    if tokens(headers, b"content-encoding") - {b"", b"identity"}:
+        raise _unsupported("a body is not compressed", method)
+    if content_type is not None and _JSON_TYPE.fullmatch(content_type) is None:
+        raise _unsupported("a body is application/json, in UTF-8", method)
+
+
+def _unsupported(problem: str, method: str) -> HttpError:
+    accept = (b"Accept", b"application/json")
+    if method == "PATCH":
+        accept = (b"Accept-Patch", b"application/merge-patch+json, application/json")
+    return HttpError(refused(WireError("bad_request", problem), 415, (accept,)))
+
+
+class Condition(Enum):
+    """What a write may ask of a key, beside being at an offset."""
+
+    EXISTS = "If-Match: *"
+
+
+def read_condition(headers: Headers) -> int | Condition | None:
+    """What If-Match or If-None-Match ask of a key: its offset (0: that there is none), or that it is there.
+
+    Raises HttpError for what can be no condition on a key.
+    """
+    match, none_match = header(headers, b"if-match"), header(headers, b"if-none-match")
+    if match is not None and none_match is not None:
+        raise HttpError(refused(WireError("bad_request", "If-Match and If-None-Match do not go together")))
+    if none_match is not None:
+        if none_match != b"*":
+            raise HttpError(refused(WireError("bad_request", "a write takes no If-None-Match but *")))
+        return 0
+    if match is None:
+        return None
+    if match == b"*":
+        return Condition.EXISTS
+    found = _ETAG.fullmatch(match)
+    if found is None:
+        raise HttpError(refused(WireError("bad_request", 'If-Match is * or one ETag, such as "7"')))
+    return int(found[1])
+
+
+def is_known(headers: Headers, offset: int) -> bool:
+    """Whether If-None-Match says that the client has a key's word already (RFC 9110, section 13.1.2)."""
+    known = tokens(headers, b"if-none-match")
+    return bool(known & {b"*", b'"%d"' % offset, b'w/"%d"' % offset})
+
+
+def last_event_id(headers: Headers) -> int | None:
+    """The offset that a returning EventSource has. Raises HttpError for what is none."""
+    value = header(headers, b"last-event-id")
+    if not value:
+        return None
+    try:
+        return _read_number(value.decode("latin-1"))
+    except ValueError:
+        raise HttpError(refused(WireError("bad_request", "Last-Event-ID is an offset"))) from None
+
+
+_IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,255}")
+
+
+def idempotency_key(headers: Headers) -> bytes | None:
+    """The Idempotency-Key; quoted or not, it is only compared. Raises HttpError for what is none."""
+    value = header(headers, b"idempotency-key")
+    if value is not None and _IDEMPOTENCY_KEY.fullmatch(value) is None:
+        problem = "an Idempotency-Key is 1-255 printable ASCII characters without spaces"
+        raise HttpError(refused(WireError("bad_request", problem)))
+    return value

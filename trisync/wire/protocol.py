@@ -1,0 +1,381 @@
+"""The messages of the wire as types: bytes to requests, and the server's own messages to bytes.
+
+Sans-IO, and without framing: a payload here is exactly one JSON object. Requests are msgspec Structs, so one
+decoder checks types and ranges in about a microsecond. `data` stays raw: the server never looks into it.
+"""
+
+import re
+from functools import lru_cache
+from typing import Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+
+from trisync.wire.errors import WireError
+
+PROTOCOL_VERSION = 1
+
+DEPTH_MAX = 64
+"""Levels of nesting in a request; the request itself is level 1. Deeper is an attack on somebody's parser."""
+
+REPLY_HEADROOM_BYTES = 4096
+"""What the server sends stays under `message_bytes_max` plus this, so that a client can size its buffer."""
+
+HISTORY_LIMIT_MAX = 1000
+HISTORY_LIMIT_DEFAULT = 100
+
+STATE_LIMIT = 1000
+"""Entries in one page of a channel's state."""
+
+KEY_BYTES_MAX = 512
+
+UNANSWERED_MAX = 256
+"""Publishes that a producer may have unanswered: so many of its verdicts are kept exactly."""
+
+OFFSET_MAX = 2**53 - 1
+"""Offsets and seqs stay exact in an IEEE double, which is what JavaScript has (RFC 8259, section 6)."""
+
+_CHANNEL = re.compile(r"[A-Za-z0-9_\-.:/@#=]{1,200}", re.ASCII)
+
+Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=64)]
+Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
+Seq = Annotated[int, Meta(ge=1, le=OFFSET_MAX)]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
+Key = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
+"""What else makes a key is for _check_key(): a pattern here would cost each publish as much as all of its fields."""
+Producer = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
+
+
+class Request(Struct, tag_field="op", gc=False):
+    """What all requests share. A request without an `id` is answered only when it fails."""
+
+    id: Id | UnsetType = UNSET
+
+
+class Hello(Request, tag="hello"):
+    name: Name | UnsetType = UNSET
+    producer: Producer | UnsetType = UNSET
+
+
+class Publish(Request, tag="publish", kw_only=True):
+    channel: str
+    data: Raw
+    seq: Seq | UnsetType = UNSET
+    ephemeral: bool = False
+    key: Key | UnsetType = UNSET
+    expect: Offset | UnsetType = UNSET
+    merge: bool = False
+
+    @property
+    def conditional(self) -> bool:
+        """Whether what is there now decides what becomes of this: a few bytes may then cause large ones."""
+        return self.merge or self.expect is not UNSET
+
+
+class Subscribe(Request, tag="subscribe", kw_only=True):
+    channel: str
+    since: Offset | UnsetType = UNSET
+    epoch: str | UnsetType = UNSET
+    last: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT_MAX)] | UnsetType = UNSET
+    state: bool = False
+    presence: bool = False
+
+
+class Unsubscribe(Request, tag="unsubscribe", kw_only=True):
+    channel: str
+
+
+class History(Request, tag="history", kw_only=True):
+    channel: str
+    since: Offset | UnsetType = UNSET
+    limit: Annotated[int, Meta(ge=1, le=HISTORY_LIMIT_MAX)] = HISTORY_LIMIT_DEFAULT
+
+
+class GetState(Request, tag="state", kw_only=True):
+    channel: str
+    key: Key | UnsetType = UNSET
+    after: Annotated[str, Meta(max_length=KEY_BYTES_MAX)] | UnsetType = UNSET
+
+
+class GetPresence(Request, tag="presence", kw_only=True):
+    channel: str
+    after: Annotated[str, Meta(max_length=64)] | UnsetType = UNSET
+
+
+class Ping(Request, tag="ping"):
+    pass
+
+
+AnyRequest = Hello | Publish | Subscribe | Unsubscribe | History | GetState | GetPresence | Ping
+
+OPERATIONS = ("hello", "publish", "subscribe", "unsubscribe", "history", "state", "presence", "ping")
+
+
+class BadRequest(Exception):
+    """A payload that is no valid request: the error for it, and what could be read of who asked.
+
+    `op`, `id` and `seq` are what the payload says where that much is readable: a refused publish of a
+    producer settles its `seq`, and its reply keeps the publishes' order.
+    """
+
+    def __init__(
+        self,
+        error: WireError,
+        op: str = "",
+        id: int | str | UnsetType = UNSET,
+        seq: int | UnsetType = UNSET,
+    ) -> None:
+        super().__init__(error)
+        self.error = error
+        self.op = op
+        self.id = id
+        self.seq = seq
+
+
+_decode = msgspec.json.Decoder(AnyRequest).decode
+
+
+def decode_request(payload: bytes) -> AnyRequest:
+    """One JSON object to a request whose every field is of its type and in its range.
+
+    `data` is checked as strictly as the rest (UTF-8, grammar, depth) and comes as it was sent, save that CR
+    and LF between tokens, which would break the lines dialect, are spaces. Raises BadRequest.
+    """
+    try:
+        # Raw's bytes are not looked at by msgspec: UTF-8 and depth are checked here. `isascii` is nearly free,
+        # and nesting 65 deep takes at least 130 bytes.
+        if not payload.isascii():
+            payload.decode()
+        request: AnyRequest = _decode(payload)
+        if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
+            raise RecursionError
+    except msgspec.ValidationError as error:
+        raise _explain(payload, "bad_request", _in_words(error)) from None
+    except msgspec.DecodeError as error:
+        raise _explain(payload, "bad_json", str(error)) from None
+    except UnicodeDecodeError as error:
+        raise _explain(payload, "bad_json", f"not UTF-8 at byte {error.start}") from None
+    except RecursionError:
+        raise _explain(payload, "bad_json", _TOO_DEEP) from None
+    if type(request) is Publish:
+        _check_publish(request)
+    elif isinstance(request, Subscribe | Unsubscribe | History | GetState | GetPresence):
+        _check_channel(request)
+    return request
+
+
+def compose_publish(data: bytes, **fields: Any) -> Publish:
+    """A publish whose `data` came by itself, as JSON, and whose other fields are values. Raises BadRequest."""
+    try:
+        _decode_raw(data)  # one value, so that nothing in it can end the field and begin another
+    except msgspec.DecodeError as error:
+        raise BadRequest(WireError("bad_json", str(error)), "publish") from None
+    except RecursionError:
+        raise BadRequest(WireError("bad_json", _TOO_DEEP), "publish") from None
+    request = decode_request(msgspec.json.encode({"op": "publish", **fields, "data": Raw(data)}))
+    assert isinstance(request, Publish)
+    return request
+
+
+_BRACKETS = re.compile(rb'"(?:[^"\\]++|\\.)*+"|[\[{]|[\]}]', re.DOTALL)
+
+
+def _deeper_than(payload: bytes, limit: int) -> bool:
+    """Whether JSON that is known to be well-formed is nested deeper (an unclosed string would take its square)."""
+    if payload.count(b"[") + payload.count(b"{") <= limit:
+        return False
+    depth = 0
+    for match in _BRACKETS.finditer(payload):
+        token = payload[match.start()]
+        if token in b"[{":
+            depth += 1
+            if depth > limit:
+                return True
+        elif token in b"]}":
+            depth -= 1
+    return False
+
+
+class _Envelope(Struct):
+    """What can be said of a request that does not hold together."""
+
+    op: Raw = Raw()
+    id: Raw = Raw()
+    seq: Raw = Raw()
+
+
+_decode_raw = msgspec.json.Decoder(Raw).decode
+_decode_envelope = msgspec.json.Decoder(_Envelope).decode
+
+
+def _read_field(raw: Raw, kind: Any) -> Any:
+    if not len(raw):
+        return UNSET
+    try:
+        return msgspec.json.decode(raw, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return UNSET
+
+
+def shortened(text: str, length: int) -> str:
+    """A text that a client may have made, cut for an error message."""
+    return text if len(text) <= length else text[:length] + "…"
+
+
+_TOO_DEEP = f"nested more than {DEPTH_MAX} deep"
+_RULES = {
+    "name": "name is 1-64 characters, none of them a control character",
+    "producer": "producer is 16-64 printable ASCII characters without spaces",
+    "key": f"key is 1-{KEY_BYTES_MAX} bytes of UTF-8 without control characters",
+}
+
+
+def _in_words(problem: msgspec.ValidationError) -> str:
+    """What msgspec says of a field, without its own notation."""
+    text = str(problem).replace("`", "").replace("$.", "")
+    field = text.rpartition(" at ")[2]
+    if field in _RULES and text.startswith("Expected str "):
+        return _RULES[field]
+    return shortened(text, 200)
+
+
+def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
+    """The BadRequest for a payload that does not decode, with the op, id and seq that can be read of it."""
+    try:
+        _decode_raw(payload)
+    except msgspec.DecodeError as error:
+        return BadRequest(WireError("bad_json", str(error)))  # a wrong type may have been met first
+    except RecursionError:
+        return BadRequest(WireError("bad_json", _TOO_DEEP))
+    if _deeper_than(payload, DEPTH_MAX):
+        code, problem = "bad_json", _TOO_DEEP
+    try:
+        envelope = _decode_envelope(payload)
+    except msgspec.ValidationError:
+        return BadRequest(WireError(code, problem))
+    op = _read_field(envelope.op, str)
+    id = _read_field(envelope.id, Id)
+    if code == "bad_request" and op is not UNSET and op not in OPERATIONS:
+        return BadRequest(WireError("unknown_op", f"there is no operation {shortened(op, 40)!r}"), op, id)
+    seq = _read_field(envelope.seq, Seq) if op == "publish" else UNSET
+    return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
+
+
+@lru_cache(maxsize=10_000)
+def channel_is_valid(name: str) -> bool:
+    """Whether `name` is 1-200 characters of ASCII letters, digits and `_ - . : / @ # =` (names repeat: cached)."""
+    return _CHANNEL.fullmatch(name) is not None
+
+
+def _refuse(request: Request, op: str, message: str) -> BadRequest:
+    return BadRequest(WireError("bad_request", message), op, request.id, getattr(request, "seq", UNSET))
+
+
+_CHANNEL_RULE = "channel is 1-200 characters of ASCII letters, digits and _ - . : / @ # ="
+
+
+def _check_channel(request: Subscribe | Unsubscribe | History | GetState | GetPresence) -> None:
+    op = str(request.__struct_config__.tag)
+    if not channel_is_valid(request.channel):
+        raise _refuse(request, op, _CHANNEL_RULE)
+    if type(request) is Subscribe and request.since is not UNSET and request.last is not UNSET:
+        raise _refuse(request, op, "since and last do not go together")
+    if type(request) is GetState:
+        if request.key is not UNSET and request.after is not UNSET:
+            raise _refuse(request, op, "key and after do not go together")
+        _check_key(request, op, request.key)
+
+
+def _check_publish(request: Publish) -> None:
+    if not channel_is_valid(request.channel):
+        raise _refuse(request, "publish", _CHANNEL_RULE)
+    if request.key is not UNSET:
+        _check_key(request, "publish", request.key)
+    elif request.merge or request.expect is not UNSET:
+        raise _refuse(request, "publish", "expect and merge need a key")
+    if request.ephemeral and not (request.seq is UNSET and request.key is UNSET):
+        raise _refuse(request, "publish", "an ephemeral message has no seq and no key: it is not stored")
+
+
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
+
+
+def _check_key(request: Request, op: str, key: str | UnsetType) -> None:
+    if key is UNSET or (key.isascii() and key.isprintable()):
+        return
+    if len(key.encode()) > KEY_BYTES_MAX or _CONTROL.search(key):
+        raise _refuse(request, op, _RULES["key"])
+
+
+_NO_LINE_BREAKS = str.maketrans("\r\n", "  ")
+
+
+def data_text(data: Raw) -> str:
+    """A publish's `data` as text, on one line. Only for payloads that decode_request() has passed."""
+    text = str(data, "utf-8")
+    # Inside strings JSON forbids them, so every CR or LF here stands between tokens.
+    if "\n" in text or "\r" in text:
+        return text.translate(_NO_LINE_BREAKS)
+    return text
+
+
+# What the server sends. The hot ones are formatted by hand: `data` is JSON already.
+
+
+def message_prefix(channel: str) -> str:
+    """The constant beginning of a channel's messages; a channel's name needs no escaping."""
+    return f'{{"op":"message","channel":"{channel}","offset":'
+
+
+_DATA = ',"data":'
+
+
+def message_suffix(time_ms: int, sender: str | None) -> str:
+    """What stands between a message's offset and its data: the same for all of one sender's in a batch."""
+    who = "" if sender is None else f',"from":{encode_text(sender)}'
+    return f',"time":{time_ms}{who}{_DATA}'
+
+
+def keyed_suffix(suffix: str, key: str) -> str:
+    """A suffix for a message with a key."""
+    return f'{suffix[: -len(_DATA)]},"key":{encode_text(key)}{_DATA}'
+
+
+def ephemeral_message(channel: str, time_ms: int, sender: str | None, data: str) -> bytes:
+    """A message that is not stored: as others, without an offset."""
+    return f'{{"op":"message","channel":"{channel}"{message_suffix(time_ms, sender)}{data}}}'.encode()
+
+
+def encode_text(text: str) -> str:
+    """A string as JSON text."""
+    return msgspec.json.encode(text).decode()
+
+
+def encode_reply(op: str, id: int | str | UnsetType, **fields: Any) -> bytes:
+    """A reply such as `ok` or `pong`, bearing the request's id where there is one."""
+    reply: dict[str, Any] = {"op": op}
+    if id is not UNSET:
+        reply["id"] = id
+    return msgspec.json.encode(reply | fields)
+
+
+def encode_gap(channel: str, reason: str, first: int = 0, last: int = 0) -> bytes:
+    """The `gap` that tells a subscriber what it will not get: offsets first to last, or another epoch."""
+    gap: dict[str, Any] = {"op": "gap", "channel": channel}
+    if reason == "trimmed":
+        gap |= {"from": first, "to": last}
+    return msgspec.json.encode(gap | {"reason": reason})
+
+
+def state_page(channel: str, entries: bytes, more: bool) -> bytes:
+    """A page of a channel's state; `entries` are the members of a JSON object."""
+    return b'{"op":"state","channel":"%b","entries":{%b},"more":%b}' % (
+        channel.encode(),
+        entries,
+        b"true" if more else b"false",
+    )
+
+
+def encode_goodbye(reconnect_ms: int) -> bytes:
+    """The last message of a server that stops: come back after so many milliseconds."""
+    return msgspec.json.encode({"op": "goodbye", "code": "draining", "reconnect_ms": reconnect_ms})
