@@ -159,7 +159,6 @@ class _Exchange:
                 self._answer(request)
             if not self._next_cycle():
                 return
-            await self._connection.outbox.flush()  # who still takes its answer is not idle
             idle_s = self._door.settings.http_idle_s
 
     async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:
@@ -207,6 +206,9 @@ class _Exchange:
                 return None
         if begun:
             self._refuse(HttpRefusal(408, "the request did not come in time"))
+        elif self._connection.outbox.backlog:  # who still takes the answer before is not idle
+            await self._connection.outbox.flush()
+            return await self._next_request(idle_s)
         return None
 
     def _next_cycle(self) -> bool:
