@@ -41,7 +41,8 @@ async def found(tmp_path: Path, durability: Durability, *, lying: bool = False) 
 
 async def test_a_disk_that_lies_is_found_out(tmp_path: Path) -> None:
     assert "messages were acknowledged, 0 are there" in await found(tmp_path, "full", lying=True)
-    assert "malformed" in await found(tmp_path, "normal", lying=True)
+    damage = await found(tmp_path, "normal", lying=True)
+    assert "malformed" in damage or "integrity_check" in damage  # by whichever page was lost
 
 
 async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
