@@ -1,12 +1,15 @@
 """Clients of the HTTP interface: calls made by hand over a real socket, and readers of server-sent events."""
 
 import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
 import trio
 
-from tests.harness import PATIENCE_S, Json, Running, read_until
+from tests.harness import PATIENCE_S, Json, Running, read_until, running_server
 from tests.hostile.raw_peers import RawHttp, Response
 
 
@@ -55,6 +58,15 @@ def error_in(response: Response) -> Json:
 async def open_caller(running: Running) -> Caller:
     """A new connection; the caller closes its `stream`."""
     return Caller(await running.web())
+
+
+@asynccontextmanager
+async def calling(folder: Path, **settings: Any) -> AsyncIterator[tuple[Running, Caller]]:
+    """A server, and a client that calls it."""
+    async with running_server(folder, **settings) as running:
+        caller = await open_caller(running)
+        async with caller.stream:
+            yield running, caller
 
 
 class Event(NamedTuple):
