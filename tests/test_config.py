@@ -100,6 +100,23 @@ def test_a_wrong_value_is_refused_with_its_name_and_where_it_came_from(tmp_path:
         assert name in text
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "allowed"),
+    [("durability", "sometimes", "full or normal"), ("log_level", "INFO", "debug, info, warning or error")],
+)
+def test_who_names_none_of_a_few_words_is_told_which_there_are(
+    tmp_path: Path, name: str, value: str, allowed: str
+) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(f'{name} = "{value}"\n')
+    expected = f"{name} is {allowed}, not {value!r}"
+    assert problem(given={name: value}) == f"the command line: {expected}"
+    assert problem(environ={f"TRISYNC_{name.upper()}": value}) == f"the environment: {expected}"
+    assert problem(file=file) == f"{file}: {expected}"
+    file.write_text(f"{name} = 7\n")
+    assert problem(file=file) == f"{file}: {name} is {allowed}, not 7"
+
+
 def test_a_wrong_value_is_refused_even_where_a_stronger_one_is_right() -> None:
     assert problem({"tcp_port": "1"}, {"TRISYNC_TCP_PORT": "x"}).startswith("the environment: ")
 
@@ -167,7 +184,7 @@ def test_the_help_shows_every_setting_with_its_description() -> None:
 def test_the_help_writes_defaults_as_they_can_be_typed() -> None:
     text = " ".join(serve_help().split())
     for name, field in FIELDS.items():
-        match = re.search(rf"--{name.replace('_', '-')} .*?\[([^\]]*)\]", text)
+        match = re.search(rf"--{name.replace('_', '-')} \S+ .*?\[([^\]]*)\]", text)
         assert match is not None, name
         shown, default = match[1], config.default(field)
         if isinstance(default, list):
@@ -175,6 +192,12 @@ def test_the_help_writes_defaults_as_they_can_be_typed() -> None:
         else:
             assert getattr(load_settings({name: shown}, {}), name) == default
             assert not re.search(r"\de[+-]?\d", shown), f"{name}: {shown} is no number for people"
+
+
+def test_the_help_shows_the_words_that_a_setting_may_be() -> None:
+    text = serve_help()
+    assert "--durability [full|normal] " in text
+    assert "--log-level [debug|info|warning|error]\n" in text
 
 
 def test_a_wrong_option_is_told_in_one_line_and_nothing_starts(tmp_path: Path) -> None:

@@ -75,11 +75,12 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every setting."""
     for name, field in reversed(config.fields().items()):
         default = config.default(field)
+        choices = config.choices(field)
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
             multiple=config.is_list(field),
-            metavar=_metavar(default),
+            metavar=f"[{'|'.join(choices)}]" if choices else _metavar(default),
             help=f"{config.description(field)}.  [{_shown(default)}]",
         )(command)
     return command

@@ -6,7 +6,7 @@ The settings themselves, with their defaults and reasons, are in settings.py; no
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import msgspec
 
@@ -15,6 +15,8 @@ from trisync.settings import Settings
 PREFIX = "TRISYNC_"
 OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL", "TRISYNC_WEB"}
 """Variables of the command line that are no settings of the server."""
+
+_TYPES = get_type_hints(Settings)  # msgspec sorts the words of a Literal
 
 
 class ConfigError(Exception):
@@ -40,6 +42,11 @@ def default(field: msgspec.inspect.Field) -> Any:
     return field.default_factory() if field.default is msgspec.NODEFAULT else field.default
 
 
+def choices(field: msgspec.inspect.Field) -> list[str]:
+    """What a setting may be, where that is one of a few words; else nothing."""
+    return list(get_args(_TYPES[field.name])) if get_origin(_TYPES[field.name]) is Literal else []
+
+
 def is_list(field: msgspec.inspect.Field) -> bool:
     """Whether a setting is a list; on the command line repeated, in the environment separated by commas."""
     kind = field.type
@@ -61,6 +68,10 @@ def load_settings(
 
 
 def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
+    for name, field in fields().items():
+        allowed = choices(field)
+        if allowed and values.get(name, allowed[0]) not in allowed:
+            raise ConfigError(f"{source}: {name} is {', '.join(allowed[:-1])} or {allowed[-1]}, not {values[name]!r}")
     try:
         settings = msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
