@@ -200,6 +200,15 @@ def test_the_help_shows_the_words_that_a_setting_may_be() -> None:
     assert "--log-level [debug|info|warning|error]\n" in text
 
 
+def test_the_help_and_the_readme_say_which_settings_may_be_given_several_times() -> None:
+    lists = [name for name, field in FIELDS.items() if config.is_list(field)]
+    _, *options = re.split(r"\n  (?=-)", serve_help())
+    said = [option.split()[0] for option in options if "may be given several times" in " ".join(option.split())]
+    assert said == [f"--{name}" for name in lists] != []
+    (passage,) = (each for each in README.read_text().split("\n\n") if "is an option that may be given several" in each)
+    assert re.findall(r"`(\w+)`", passage.partition("A list, ")[2])[: len(lists)] == lists
+
+
 def test_a_wrong_option_is_told_in_one_line_and_nothing_starts(tmp_path: Path) -> None:
     result = CliRunner().invoke(main, ["serve", "--data", str(tmp_path / "data"), "--tcp-port", "x"])
     assert result.exit_code == 2

@@ -76,12 +76,13 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     for name, field in reversed(config.fields().items()):
         default = config.default(field)
         choices = config.choices(field)
+        several = "; may be given several times" if config.is_list(field) else ""
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
             multiple=config.is_list(field),
             metavar=f"[{'|'.join(choices)}]" if choices else _metavar(default),
-            help=f"{config.description(field)}.  [{_shown(default)}]",
+            help=f"{config.description(field)}{several}.  [{_shown(default)}]",
         )(command)
     return command
 
@@ -113,6 +114,7 @@ def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
 
     Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
     line is stronger than the environment, that is stronger than the file, and that than the settings of an --app.
+    Options that may be given several times are variables with commas between, and arrays in the file.
     """
     given = {
         name: list(value) if isinstance(value, tuple) else value
