@@ -117,6 +117,20 @@ def test_who_names_none_of_a_few_words_is_told_which_there_are(
     assert problem(file=file) == f"{file}: {name} is {allowed}, not 7"
 
 
+@pytest.mark.parametrize("origin", ["https://app.example/", "https://app.example/chat", "*"])
+def test_an_origin_that_nothing_would_match_is_refused_however_it_is_given(tmp_path: Path, origin: str) -> None:
+    file = tmp_path / "wrong.toml"
+    file.write_text(f'origins = ["https://right.example", "{origin}"]\n')
+    for text, source in (
+        (problem(given={"origins": [origin]}), "the command line"),
+        (problem(environ={"TRISYNC_ORIGINS": f"https://right.example,{origin}"}), "the environment"),
+        (problem(file=file), str(file)),
+    ):
+        assert text.startswith(f"{source}: origins: {origin!r}: ")
+    with pytest.raises(ValueError, match="origins: "):
+        Settings(origins=[origin])
+
+
 def test_a_wrong_value_is_refused_even_where_a_stronger_one_is_right() -> None:
     assert problem({"tcp_port": "1"}, {"TRISYNC_TCP_PORT": "x"}).startswith("the environment: ")
 

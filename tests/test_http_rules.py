@@ -1,6 +1,7 @@
 """Which HTTP requests the web door takes: no page that somebody visits may talk to their localhost."""
 
 import base64
+import re
 
 import pytest
 
@@ -12,6 +13,7 @@ from trisync.wire.http_rules import (
     refuse_host,
     refuse_origin,
     refuse_upgrade,
+    require_origin,
     tokens,
     wants_upgrade,
 )
@@ -132,6 +134,57 @@ def test_only_the_servers_own_pages_and_those_of_the_setting_may_connect(
 def test_two_origins_are_none_of_ours() -> None:
     headers = [(b"host", b"localhost"), (b"origin", b"http://localhost"), (b"origin", b"http://localhost")]
     assert status(refuse_origin(headers, [])) == 403
+
+
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "https://app.example",
+        "HTTPS://App.Example:8443",
+        "http://localhost:3000",
+        "http://[::1]:8000",
+        "http://my_host.example.",
+        "https://app.example:80",
+        "capacitor://localhost",
+        "chrome-extension://abcdefghijklmnop",
+        "null",
+        "file://",
+    ],
+)
+def test_what_a_browser_may_send_as_an_origin_can_be_listed(origin: str) -> None:
+    require_origin(origin)
+    headers = [(b"host", b"localhost"), (b"origin", origin.encode())]
+    assert refuse_origin(headers, [origin]) is None
+
+
+@pytest.mark.parametrize(
+    ("origin", "reason"),
+    [
+        ("https://app.example/", "slash or a path: https://app.example"),
+        ("https://app.example:8443/chat", "slash or a path: https://app.example:8443"),
+        ("https://app.example?a", "slash or a path: https://app.example"),
+        ("file:///index.html", "scheme://host"),
+        ("*", "no wildcards"),
+        ("https://*.example", "no wildcards"),
+        ("http://app.example:80", "leave out the port that a scheme has anyway: http://app.example"),
+        ("https://[::1]:443", "leave out the port that a scheme has anyway: https://[::1]"),
+        ("app.example", "scheme://host"),
+        ("localhost:3000", "scheme://host"),
+        ("https:app.example", "scheme://host"),
+        ("https://", "scheme://host"),
+        ("https://app.example:", "scheme://host"),
+        ("https://ada@app.example", "scheme://host"),
+        ("https://a.example,https://b.example", "scheme://host"),
+        (" https://app.example", "scheme://host"),
+        ("https://app.example ", "scheme://host"),
+        ("https://bücher.example", "in ASCII"),
+        ("", "scheme://host"),
+    ],
+)
+def test_what_no_browser_sends_as_an_origin_is_told_what_is_wrong(origin: str, reason: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(reason)) as caught:
+        require_origin(origin)
+    assert str(caught.value).startswith(repr(origin))
 
 
 def test_what_asks_for_a_websocket_is_told_from_what_does_not() -> None:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct, field
 
 from trisync.retention_rules import Rules
+from trisync.wire.http_rules import require_origin
 
 MIB = 1024 * 1024
 
@@ -147,6 +148,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = "info"
 
     def __post_init__(self) -> None:
+        try:
+            for origin in self.origins:
+                require_origin(origin)
+        except ValueError as error:
+            raise ValueError(f"origins: {error}") from None
         try:
             Rules(self.retention)
         except ValueError as error:

@@ -7,12 +7,19 @@ foreign Origin may not connect or write, and on a loopback address a foreign Hos
 import base64
 import binascii
 import ipaddress
+import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 Headers = Sequence[tuple[bytes, bytes]]
 
 WEBSOCKET_VERSION = b"13"
+
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://([\w.~!$&'()+;=%-]+|\[[0-9a-f:.]+\])(:(?P<port>\d+))?", re.ASCII | re.IGNORECASE
+)
+_ORIGINS_WITHOUT_HOST = {"null", "file://"}
+_LEFT_OUT = {("http", "80"), ("https", "443")}
 
 
 class HttpRefusal(NamedTuple):
@@ -71,6 +78,24 @@ def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
     if loopback and not is_loopback(name) and not name.endswith(".localhost"):
         return HttpRefusal(421, "this server is on a loopback address; its name is localhost")
     return None
+
+
+def require_origin(text: str) -> None:
+    """Raise ValueError, which says what is wrong, for what no browser sends as an Origin: it would match nothing."""
+    if text.lower() in _ORIGINS_WITHOUT_HOST:
+        return
+    if "*" in text:
+        raise ValueError(f"{text!r}: there are no wildcards, each origin is listed by itself")
+    found = _ORIGIN.match(text)
+    rest = "" if found is None else text[found.end() :]
+    if found is None or (rest and rest[0] not in "/?#"):
+        raise ValueError(
+            f"{text!r}: an origin is scheme://host or scheme://host:port, in ASCII, such as https://app.example"
+        )
+    if rest:
+        raise ValueError(f"{text!r}: an origin ends behind its host and port, without a slash or a path: {found[0]}")
+    if (found["scheme"].lower(), found["port"]) in _LEFT_OUT:
+        raise ValueError(f"{text!r}: browsers leave out the port that a scheme has anyway: {text.rpartition(':')[0]}")
 
 
 def refuse_origin(headers: Headers, allowed: Iterable[str]) -> HttpRefusal | None:
