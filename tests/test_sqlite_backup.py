@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -317,6 +318,9 @@ async def test_a_file_that_is_no_good_log_is_not_restored(tmp_path: Path) -> Non
     await a_log(tmp_path / "data", *("x" * 1000 for _ in range(100)))
     backup(tmp_path / "data", tmp_path / "damaged.db")
     damage(tmp_path / "damaged.db")
+    backup(tmp_path / "data", tmp_path / "part.db")
+    with closing(sqlite3.connect(tmp_path / "part.db")) as part:
+        part.execute("DROP TABLE meta")
     (tmp_path / "text.db").write_text("x" * 200)
     (tmp_path / "short.db").write_bytes((tmp_path / "data" / FILE_NAME).read_bytes()[:50_000])
     (tmp_path / "empty.db").touch()
@@ -324,6 +328,7 @@ async def test_a_file_that_is_no_good_log_is_not_restored(tmp_path: Path) -> Non
     for name, reason in (
         ("damaged.db", "damaged"),
         ("short.db", "damaged"),
+        ("part.db", "part.db is damaged, and was not copied: it lacks meta"),
         ("text.db", "is not a SQLite database"),
         ("empty.db", "there is no log"),
         ("nowhere.db", "there is no log"),

@@ -6,6 +6,7 @@ import os
 import shutil
 import sqlite3
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -13,12 +14,12 @@ import pytest
 import sqlite_utils
 from msgspec import Raw
 
-from tests.sqlite_logs import Clock, contents, data_of, opened, publish, put
+from tests.sqlite_logs import Clock, contents, crash, data_of, opened, publish, put
 from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable
 from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES, SqliteLog
-from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, open_reader
+from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, TABLES, migrations, open_reader
 from trisync.storage.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
 from trisync.wire.protocol import Publish
 
@@ -123,13 +124,90 @@ async def test_an_empty_file_is_a_new_log(tmp_path: Path) -> None:
         assert await put(log, publish()) == [1]
 
 
-async def test_a_damaged_log_is_refused(tmp_path: Path) -> None:
+def cut_in_half(file: Path) -> None:
+    os.truncate(file, file.stat().st_size // 2)
+
+
+def cut_off_the_end(file: Path) -> None:
+    os.truncate(file, file.stat().st_size - 10 * PAGE_BYTES)  # a little: SQLite sees by itself what lacks more
+
+
+def overwrite_behind_the_first_page(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:PAGE_BYTES] + b"\xff" * 100_000)
+
+
+def empty_the_schema(file: Path) -> None:
+    with file.open("r+b") as written:
+        written.seek(100)
+        # A page of a table, that says it has no rows: sqlite.org/fileformat2.html, section 1.6.
+        written.write(b"\x0d\0\0\0\0" + PAGE_BYTES.to_bytes(2, "big"))
+
+
+def executed(*statements: str) -> Callable[[Path], None]:
+    def execute(file: Path) -> None:
+        with closing(sqlite3.connect(file)) as database:
+            for statement in statements:
+                database.execute(statement)
+            database.commit()
+
+    return execute
+
+
+@pytest.mark.parametrize(
+    ("damage", "reason"),
+    [
+        (cut_in_half, "malformed"),
+        (overwrite_behind_the_first_page, "malformed"),
+        (empty_the_schema, "it lacks channels, heads, "),
+        (executed("DROP TABLE meta"), "it lacks meta;"),
+        (executed("DROP VIEW log", "DROP TABLE messages"), "it lacks messages;"),
+        (executed("DROP TABLE _sqlite_migrations"), "does not say which version"),
+        (executed("DROP TABLE _sqlite_migrations", "PRAGMA user_version = 0"), "does not say which version"),
+        (executed("DELETE FROM _sqlite_migrations WHERE name LIKE '%recent%'"), "does not say which version"),
+    ],
+)
+async def test_a_damaged_log_is_refused_and_stays_as_it_is(
+    tmp_path: Path, damage: Callable[[Path], None], reason: str
+) -> None:
     async with opened(tmp_path) as log:
         await put(log, *(publish("x" * 100) for _ in range(500)))
-    file = tmp_path / FILE_NAME
-    file.write_bytes(file.read_bytes()[:4096] + b"\xff" * 100_000)
-    with pytest.raises(LogRefused, match="cannot be opened"):
-        await SqliteLog.open(tmp_path, Settings())
+    damage(tmp_path / FILE_NAME)
+    before = contents(tmp_path)
+    for _ in range(2):
+        with pytest.raises(LogRefused, match=reason) as caught:
+            await SqliteLog.open(tmp_path, Settings())
+        assert str(caught.value).startswith(f"{tmp_path / FILE_NAME} is damaged, or not a whole trisync log: ")
+        assert "`trisync restore`" in str(caught.value)
+    assert contents(tmp_path).keys() == before.keys()
+    assert contents(tmp_path)[FILE_NAME] == before[FILE_NAME]
+
+
+@pytest.mark.parametrize("damage", [cut_in_half, cut_off_the_end, overwrite_behind_the_first_page])
+async def test_a_log_that_is_damaged_and_was_killed_keeps_what_is_in_its_wal(
+    tmp_path: Path, damage: Callable[[Path], None]
+) -> None:
+    folder = tmp_path / "killed"
+    async with opened(tmp_path / "data") as log:
+        await put(log, *(publish("x" * 1000) for _ in range(500)))
+    async with opened(tmp_path / "data") as log:
+        await put(log, publish())
+        crash(tmp_path / "data", folder)
+    damage(folder / FILE_NAME)
+    before = contents(folder)
+    for _ in range(2):
+        with pytest.raises(LogRefused, match="is damaged, or not a whole trisync log"):
+            await SqliteLog.open(folder, Settings())
+        assert before.items() <= contents(folder).items()
+
+
+def test_every_table_of_a_log_is_known_with_the_version_that_brought_it() -> None:
+    database = sqlite_utils.Database(memory=True)
+    steps = [step.name for step in migrations.pending(database)]
+    for version, following in enumerate([*steps[1:], None], start=1):
+        migrations.apply(database, stop_before=following)
+        assert set(database.table_names()) - {"_sqlite_migrations"} == {
+            name for name, since in TABLES.items() if since <= version
+        }
 
 
 async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_schema import (
     FILE_NAME,
     LOCK_NAME,
+    incomplete,
     lock_folder,
     open_reader,
     refuse_foreign_file,
@@ -118,12 +119,13 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
                 _copy_pages(reader, written, progress)
             written.execute("PRAGMA journal_mode = DELETE")  # one file, that reads well wherever it is kept
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
+            problem = incomplete(written, copy) if found == "ok" else str(found)
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise
-        found = str(error)
-    if found != "ok":
-        raise LogRefused(f"{source} is damaged, and was not copied: {found}")
+        problem = str(error)
+    if problem is not None:
+        raise LogRefused(f"{source} is damaged, and was not copied: {problem}")
 
 
 def _copy_pages(reader: sqlite3.Connection, written: sqlite3.Connection, progress: Progress) -> None:

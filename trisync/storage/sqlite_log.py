@@ -23,7 +23,6 @@ from trisync.storage.log import (
     Extent,
     Log,
     LogGone,
-    LogRefused,
     LogUnavailable,
     OldMessage,
     Page,
@@ -40,6 +39,7 @@ from trisync.storage.sqlite_schema import (
     open_reader,
     open_writer,
     read_meta,
+    unusable,
 )
 from trisync.storage.sqlite_writer import PAGE_BYTES, Writer, unavailable
 from trisync.storage.writer_thread import WriterThread
@@ -152,7 +152,7 @@ class SqliteLog(Log):
                     )
                     epoch = read_meta(connection, "epoch")
                 except sqlite3.Error as error:
-                    raise LogRefused(f"{path} cannot be read: {error}") from error
+                    raise unusable(path, error) from error
                 undo.pop_all()
             assert epoch is not None
             return _Opened(lock, connection, readers, writer, epoch)

@@ -11,7 +11,7 @@ import secrets
 import sqlite3
 import struct
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -185,7 +185,23 @@ def m005_recent_heads(db: Any) -> None:
     )
 
 
-SCHEMA_VERSION = len(migrations.pending(sqlite_utils.Database(memory=True)))
+_STEPS = [step.name for step in migrations.pending(sqlite_utils.Database(memory=True))]
+SCHEMA_VERSION = len(_STEPS)
+
+TABLES = {
+    "meta": 1,
+    "channels": 1,
+    "messages": 1,
+    "producers": 1,
+    "state": 2,
+    "idempotency": 2,
+    "heads": 4,
+    "recent_heads": 5,
+}
+"""What a log is in, with the version of the schema that brought each table."""
+
+_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
+"""What SQLite's codes say of a file that a statement of ours does not fit; the first of a table that is not there."""
 
 
 def lock_folder(folder: Path) -> int:
@@ -259,7 +275,8 @@ def open_writer(
     connection = connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
-        connection.execute("SELECT count(*) FROM sqlite_master")  # a damaged file is found before anything is written
+        if (problem := incomplete(connection, path)) is not None:  # before anything is written
+            raise _damaged(path, problem)
         _set_header(connection, "application_id", _APPLICATION_ID)
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
@@ -272,9 +289,62 @@ def open_writer(
         connection.execute("PRAGMA wal_checkpoint(TRUNCATE)")
         connection.execute(f"PRAGMA synchronous = {durability.upper()}")
     except sqlite3.DatabaseError as error:
-        connection.close()
-        raise LogRefused(f"{path} cannot be opened: {error}") from error
+        _close_untouched(connection, path)
+        raise unusable(path, error) from error
+    except LogRefused:
+        _close_untouched(connection, path)
+        raise
     return connection
+
+
+def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
+    """What to raise for a log that SQLite refuses to work with."""
+    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+        return _damaged(path, str(error))
+    return LogRefused(f"{path} cannot be opened: {error}")
+
+
+def _damaged(path: Path, problem: str) -> LogRefused:
+    return LogRefused(
+        f"{path} is damaged, or not a whole trisync log: {problem}; `trisync restore` puts a backup in its place"
+    )
+
+
+def incomplete(connection: sqlite3.Connection, path: Path) -> str | None:
+    """Why a file cannot be a whole log, or a new one; else None. Raises sqlite3.DatabaseError where it is damaged."""
+    there = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    done = {step.name for step in migrations.applied(sqlite_utils.Database(connection))}
+    (version,) = connection.execute("PRAGMA user_version").fetchone()
+    made = {name for name, since in TABLES.items() if _STEPS[since - 1] in done}
+    expected = made | {name for name, since in TABLES.items() if since <= version}
+    if missing := sorted(expected - there):
+        return f"it lacks {', '.join(missing)}"
+    if there & TABLES.keys() > made:
+        return "it does not say which version made it"
+    # What a start reads, but would only once it has written.
+    if "meta" in there:
+        read_meta(connection, "epoch")
+        connection.execute("SELECT time FROM messages ORDER BY id DESC LIMIT 1").fetchone()
+    if "recent_heads" in there:
+        connection.execute("SELECT count(*) FROM recent_heads").fetchone()
+    # Each page is in the file or, if it is newer, in the WAL.
+    (pages,) = connection.execute("PRAGMA page_count").fetchone()
+    (page_bytes,) = connection.execute("PRAGMA page_size").fetchone()
+    found_bytes = sum(file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists())
+    if found_bytes < pages * page_bytes:
+        return f"of its {pages * page_bytes:,} bytes there are {found_bytes:,}"
+    return None
+
+
+def _close_untouched(connection: sqlite3.Connection, path: Path) -> None:
+    """Close a connection without the checkpoint that goes with the last one: what is damaged stays as it is."""
+    wal = Path(f"{path}-wal")
+    with suppress(sqlite3.Error, OSError), closing(connection):
+        if wal.stat().st_size:
+            with closing(sqlite3.connect(f"{path.absolute().as_uri()}?mode=ro", uri=True)) as other:
+                with suppress(sqlite3.Error):
+                    other.execute("SELECT count(*) FROM sqlite_master")
+                connection.close()
 
 
 def _bring_up_to_date(connection: sqlite3.Connection, path: Path) -> None:
