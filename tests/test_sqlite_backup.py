@@ -171,6 +171,22 @@ async def test_a_damaged_log_is_not_copied_over_a_good_backup(tmp_path: Path) ->
     assert names(tmp_path) == ["backup.db", "data"]
 
 
+async def test_a_copy_that_fails_names_what_was_to_be_copied_and_where_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fill(reader: sqlite3.Connection, written: sqlite3.Connection, progress: object) -> None:
+        written.execute("PRAGMA max_page_count = 1")
+        written.execute("CREATE TABLE more (x)")
+
+    await a_log(tmp_path / "data", "x")
+    monkeypatch.setattr(sqlite_backup, "_copy_pages", fill)
+    with pytest.raises(LogRefused) as caught:
+        backup(tmp_path / "data", tmp_path / "x.db")
+    source, copy = tmp_path / "data" / FILE_NAME, tmp_path / "x.db.partial"
+    assert str(caught.value) == f"{source} was not copied to {copy}: database or disk is full"
+    assert names(tmp_path) == ["data"]
+
+
 # Copying back
 
 
@@ -359,3 +375,20 @@ async def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:
         assert refused.stderr.decode().splitlines()[-1].startswith("Error: there is no log ")
         assert b"Traceback" not in refused.stderr
     assert names(tmp_path) == []
+
+
+async def test_what_is_wrong_with_a_folder_is_said_of_that_folder(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+    backup(tmp_path / "data", tmp_path / "x.db")
+    (tmp_path / "file").touch()
+    (tmp_path / "y.db.partial").mkdir()
+    for command, problem in (
+        ("backup none/x.db --data data", "there is no folder none for x.db"),
+        ("backup file/x.db --data data", "there is no folder file for x.db"),
+        ("backup y.db --data data", "y.db.partial: Is a directory"),
+        ("restore x.db --data file", "file is not a folder"),
+        ("restore x.db --data file/data", "file/data: Not a directory"),
+    ):
+        refused = await run_trisync(*command.split(), cwd=tmp_path)
+        assert (refused.returncode, refused.stderr.decode()) == (1, f"Error: {problem}\n")
+    assert names(tmp_path) == ["data", "file", "x.db", "y.db.partial"]

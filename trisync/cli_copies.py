@@ -40,7 +40,9 @@ def _copy(work: Callable[[Path, Progress], str], data: str | None, config_file: 
             said = work(folder, progress)
     except config.ConfigError as error:
         raise click.UsageError(str(error)) from None
-    except (LogRefused, sqlite3.Error, OSError) as error:
+    except OSError as error:
+        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
+    except (LogRefused, sqlite3.Error) as error:
         raise click.ClickException(str(error)) from None
     click.echo(said)
 

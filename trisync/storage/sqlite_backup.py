@@ -36,8 +36,8 @@ def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progres
     """Copy the log in a data folder into a file of its own, whether a server has it open or not.
 
     The copy is of one moment, and holds all that was acknowledged before the call. The file appears whole, checked
-    and durable, or not at all. Raises LogRefused where there is no log, the log is damaged, or the file is there and
-    not to be replaced; sqlite3.Error and OSError where it cannot be read or written.
+    and durable, or not at all. Raises LogRefused where there is no log, it is damaged or cannot be copied, there is no
+    folder for the file, or the file is there and not to be replaced; and OSError.
     """
     source = folder / FILE_NAME
     _require_log(source)
@@ -101,7 +101,10 @@ def _refuse_to_replace(file: Path) -> None:
 def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
     """A checked copy of a log, beside where it is to be; what the body raises removes it."""
     copy = Path(f"{target}.partial")
+    if not copy.parent.is_dir():
+        raise LogRefused(f"there is no folder {copy.parent} for {target.name}")
     copy.unlink(missing_ok=True)
+    copy.touch(0o644)  # where that fails, unlike SQLite, the system says of which file
     try:
         _copy(source, copy, progress)
         yield copy
@@ -122,7 +125,7 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             problem = incomplete(written, copy) if found == "ok" else str(found)
     except sqlite3.DatabaseError as error:
         if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
-            raise
+            raise LogRefused(f"{source} was not copied to {copy}: {error}") from error
         problem = str(error)
     if problem is not None:
         raise LogRefused(f"{source} is damaged, and was not copied: {problem}")

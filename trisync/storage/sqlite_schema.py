@@ -207,8 +207,11 @@ _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 def lock_folder(folder: Path) -> int:
     """Make the data folder this process's own until the returned descriptor is closed.
 
-    Raises LogRefused where another server holds it; the kernel lets go of a lock whose process died.
+    Raises LogRefused where it is no folder, and where another server holds it; the kernel lets go of a lock whose
+    process died.
     """
+    if folder.exists() and not folder.is_dir():
+        raise LogRefused(f"{folder} is not a folder")
     _make_folder(folder)
     descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
