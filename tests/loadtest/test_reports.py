@@ -29,7 +29,7 @@ from trisync.loadtest.results import (
     distribution,
     to_json,
 )
-from trisync.loadtest.run import GROWTH_S_MIN, shows_growth
+from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, shows_growth
 from trisync.loadtest.target import Usage
 
 MEBIBYTE = 1024 * 1024
@@ -114,6 +114,40 @@ def test_a_generator_that_sends_late_is_the_limit_of_an_open_loop() -> None:
     punctual = recorded(tick(9), tick(12, latencies={5000: 10}, lateness={100: 10}))
     assert late.effort(paced=True, with_growth=False).generator_limited
     assert not punctual.effort(paced=True, with_growth=False).generator_limited
+
+
+@pytest.mark.parametrize(
+    ("workers", "server_cpu", "idle", "remark"),
+    [
+        ([0.9], 1.0, 0.05, "server and generator shared its cores"),
+        ([0.5, 0.3], 0.95, 0.0, "server and generator shared its cores"),
+        ([0.3], 0.5, 0.05, "other programs used 1.2 of its 2 cores"),
+        ([0.0], 0.0, 0.0, "other programs used 2.0 of its 2 cores"),
+        ([0.9], None, 0.05, "what the server used of it is not known"),
+        ([0.99, 0.95], None, 0.0, "what the server used of it is not known"),
+        ([0.9], 1.0, 0.1, None),
+        ([0.3], 0.5, 1.2, None),
+        ([0.9], 1.0, None, None),
+    ],
+)
+def test_it_says_who_used_a_machine_that_had_nothing_left(
+    workers: list[float], server_cpu: float | None, idle: float | None, remark: str | None
+) -> None:
+    effort = recorded(*steady()).effort(paced=False, with_growth=False)
+    effort = msgspec.structs.replace(effort, workers_cpu=workers, server_cpu=server_cpu, machine_idle=idle)
+    said = on_a_full_machine(effort, cores=2)
+    if remark is None:
+        assert said == []
+    else:
+        (only,) = said
+        assert only.startswith(f"The machine had nothing left to give: {remark}")
+
+
+def test_what_a_run_too_short_to_be_sampled_left_of_the_machine_is_not_known() -> None:
+    effort = recorded(tick(9), tick(10.5, cpu_s=0.5)).effort(paced=False, with_growth=False)
+    assert effort.workers_cpu != []
+    assert effort.machine_idle is None
+    assert recorded(*steady()).effort(paced=False, with_growth=False).machine_idle == 1.0
 
 
 def test_latencies_are_of_messages_that_were_due_while_it_was_measured() -> None:

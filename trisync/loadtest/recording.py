@@ -168,7 +168,7 @@ class Recorder:
     def effort(self, *, paced: bool, with_growth: bool) -> Effort:
         """Who worked how hard, and whether the pace was the generator's."""
         workers = [round(_cpu(self._first[number], last), 3) for number, last in sorted(self._last.items())]
-        server_cpu, idle = None, 0.0
+        server_cpu, idle = None, None
         if len(self._usages) == 2 and self._usages[1][0] > self._usages[0][0]:
             (first_us, first, first_idle_s), (last_us, last, last_idle_s) = self._usages
             idle = round(max(0.0, (last_idle_s - first_idle_s) * 1e6 / (last_us - first_us)), 3)

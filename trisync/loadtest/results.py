@@ -126,7 +126,7 @@ class Effort(Struct, frozen=True, kw_only=True):
 
     workers_cpu: Annotated[list[float], Meta(description="Each worker's processor time, in cores")]
     server_cpu: Annotated[float | None, Meta(description="The server's processor time, in cores")]
-    machine_idle: Annotated[float, Meta(description="Processor time that nobody used, in cores")]
+    machine_idle: Annotated[float | None, Meta(description="Processor time that nobody used, in cores, if known")]
     server_memory_first_bytes: Annotated[int | None, Meta(description="The server's memory at the beginning")]
     server_memory_last_bytes: Annotated[int | None, Meta(description="The server's memory at the end")]
     server_memory_max_bytes: Annotated[int | None, Meta(description="The server's largest memory seen")]

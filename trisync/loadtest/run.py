@@ -22,7 +22,10 @@ SHOW_S = 0.25
 """How often the display is shown anew."""
 
 IDLE_CORES_MIN = 0.1
-"""Below this, nothing of the machine was left, and server and generator took from each other."""
+"""Below this, nothing of the machine was left."""
+
+OTHERS_MAX = 0.2
+"""Of the machine, what others may use, the kernel too, before they and not the run are what made it full."""
 
 GROWTH_S_MIN = 600.0
 """Measured for less than this, a server that warms up cannot be told from one that grows."""
@@ -109,10 +112,7 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"The generator was the limit: its busiest worker used {max(effort.workers_cpu, default=0):.0%} of a core"
             f"{server}{late}. The server can do better than these figures; try more --workers, or another machine."
         )
-    if effort.machine_idle < IDLE_CORES_MIN and effort.workers_cpu:
-        remarks.append(
-            "The machine had nothing left to give: server and generator shared its cores, so the figures are of both."
-        )
+    remarks += on_a_full_machine(effort, os.cpu_count() or 1)
     if plan.rate and plan.scenario != "fairness" and recorder.throughput().acked_per_s < 0.98 * plan.rate:
         remarks.append(
             f"The rate was not kept: {recorder.throughput().acked_per_s:,.0f} of {plan.rate:,.0f} publishes a second "
@@ -124,6 +124,20 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"it takes {GROWTH_S_MIN / 60:.0f} minutes."
         )
     return remarks
+
+
+def on_a_full_machine(effort: Effort, cores: int) -> list[str]:
+    """What there is to say where none of a machine's cores was idle: nothing where one was, or nobody knows."""
+    if effort.machine_idle is None or effort.machine_idle >= IDLE_CORES_MIN:
+        return []
+    others = cores - (effort.server_cpu or 0.0) - sum(effort.workers_cpu)
+    if effort.server_cpu is None:
+        why = "what the server used of it is not known (--pid tells, if it runs here), nor who set the pace"
+    elif others > OTHERS_MAX * cores:
+        why = f"other programs used {others:.1f} of its {cores} cores, and without them the figures may be better"
+    else:
+        why = "server and generator shared its cores, so the figures are of both"
+    return [f"The machine had nothing left to give: {why}."]
 
 
 def describe_machine() -> str:
