@@ -1,6 +1,7 @@
 """The command line of the load test: what it refuses before it runs, and how it ends where something goes wrong."""
 
 import json
+import re
 import shlex
 import subprocess
 import sys
@@ -12,7 +13,8 @@ from click.testing import CliRunner, Result
 
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
-from trisync.loadtest.cli import BROKEN, UNUSABLE, UNWRITTEN, loadtest_command
+from trisync.cli import main
+from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
 from trisync.loadtest.scenarios import SCENARIOS
 
@@ -62,6 +64,7 @@ def test_the_comparison_takes_no_such_number_either() -> None:
         (["--spawn", "--web", ":9"], "--spawn loads a server of its own, and --web names another one"),
         (["--spawn", "--pid", "1"], "--spawn loads a server of its own, and --pid names another one"),
         (["--web", ":9", "--pid", "2000000000"], "there is no process 2000000000"),
+        (["--durability", "normal"], "--durability is for the server that --spawn starts"),
     ],
 )
 @pytest.mark.parametrize("scenario", SCENARIOS)
@@ -69,6 +72,27 @@ def test_a_server_that_would_not_be_the_one_under_load_is_refused(scenario: str,
     done = call(scenario, *options)
     assert done.exit_code == UNUSABLE, done.output
     assert said in done.stderr
+
+
+def test_a_flood_needs_somebody_who_floods() -> None:
+    done = call("fairness", "--publishers", "1", "--web", "127.0.0.1:1")
+    assert done.exit_code == UNUSABLE, done.output
+    assert "1 is not in the range x>=2" in done.stderr
+
+
+@pytest.mark.parametrize("scenario", ["", *SCENARIOS])
+def test_the_help_fits_a_terminal_of_80_columns(scenario: str) -> None:
+    asked = ["loadtest", *scenario.split(), "--help"]
+    shown = CliRunner().invoke(main, asked, env={"COLUMNS": "80"}, prog_name="trisync")
+    assert [line for line in shown.output.splitlines() if len(line) > 80] == []
+
+
+def test_the_help_tells_every_exit_status_and_what_an_option_is_in_its_scenario() -> None:
+    shown = call("--help").output
+    for status in (0, BROKEN, UNUSABLE, NO_RUN, UNWRITTEN, INTERRUPTED):
+        assert re.search(rf"^    {status} +\w", shown, re.MULTILINE), status
+    for scenario, polite in (("fairness", True), ("latency", False)):
+        assert ("by the polite one" in " ".join(call(scenario, "--help").output.split())) is polite
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
@@ -110,7 +134,7 @@ def test_the_help_and_the_report_name_the_command_as_it_was_called(tmp_path: Pat
         return subprocess.run(command, cwd=HOME, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
 
     said = call_there("--help").stdout
-    assert f"  {name} fanout --spawn " in said
+    assert f"  {name} fanout --spawn\n" in said
     assert f"  {name} SCENARIO --help\n" in said
     assert "$" not in said
     file = str(tmp_path / "result.json")

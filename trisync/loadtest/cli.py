@@ -77,7 +77,7 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "subscribers": (_COUNT, "Connections that subscribe."),
     "channels": (_COUNT, "Channels, all of them new."),
     "follow": (_COUNT, "Channels that each subscriber follows."),
-    "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 is life."),
+    "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 as in life."),
     "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
     "rate": (_Positive(), "Publishes a second, by all publishers together."),
     "slowest": (Number(min=1), "Times that the slowest subscriber is slower than the load."),
@@ -91,27 +91,46 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
 }
 """Options that are fields of the plan; a scenario has those that are in its defaults."""
 
+_SPECIAL_OPTIONS: dict[tuple[str, str], tuple[click.ParamType[Any], str]] = {
+    ("fairness", "publishers"): (
+        click.IntRange(min=2),
+        "Connections that publish: the polite one, and those that flood.",
+    ),
+    ("fairness", "rate"): (_Positive(), "Publishes a second, by the polite one."),
+    ("fairness", "window"): (_COUNT, "Publishes that each of the others keeps unanswered."),
+    ("fairness", "duration_s"): (_Positive(), "Seconds that are measured, first alone and then again in the flood."),
+    ("resume", "window"): (_COUNT, "Publishes kept unanswered, by the one publisher there is."),
+}
+"""The same, where they are something else in a scenario."""
+
 _CALLED = "$CALLED"
 """In the help's examples: what was typed to get here, so that they can be pasted."""
 
 _EPILOG = """\b
 The server:
-  $CALLED fanout --spawn                  one of its own, on free ports, with new data that is removed
-  $CALLED fanout                          the one on localhost, ports 2345 and 8000
-  $CALLED fanout --web :4001 --pid 1234   another one here; with its pid, its processor and memory are shown
+  $CALLED fanout --spawn
+    one of its own, on free ports, with new data that is removed
+  $CALLED fanout
+    the one on localhost, ports 2345 and 8000
+  $CALLED fanout --web :4001 --pid 1234
+    another one here; with its pid, its processor and memory are shown
   $CALLED fanout --tcp :4000 --transport lines
     by its other door: --tcp is for lines and frames, --web for ws
-Only this machine's servers are loaded unless --allow-remote says otherwise. A run publishes to new channels
-called load/RUN/NUMBER, which stay in the server's log.
 
-\b
+Only this machine's servers are loaded unless --allow-remote says otherwise. A run publishes to new channels called
+load/RUN/NUMBER, which stay in the server's log.
+
 The checks: every byte that every subscriber gets is parsed, or equal to bytes that were: offsets dense, in order,
 none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with.
 
 \b
-Exit status:  0  everything was kept      3  the run could not be made
-              1  something broke: which   4  everything was kept, but a file could not be written
-              2  the command line is wrong"""
+Exit status:
+  0    everything was kept
+  1    something broke; it says what
+  2    the command line is wrong
+  3    the run could not be made
+  4    everything was kept, but a file could not be written
+  130  the run was ended by Ctrl-C or SIGTERM, and nothing was judged"""
 
 
 def called(group: click.Context) -> list[str]:
@@ -123,13 +142,15 @@ def called(group: click.Context) -> list[str]:
 
 class _Group(click.Group):
     def get_help(self, ctx: click.Context) -> str:
-        return super().get_help(ctx).replace(_CALLED, shlex.join(called(ctx)))
+        text = super().get_help(ctx).replace("\nCommands:\n", "\nScenarios:\n")
+        return text.replace(_CALLED, shlex.join(called(ctx)))
 
 
 @click.group(
     "loadtest",
     cls=_Group,
     epilog=_EPILOG,
+    subcommand_metavar="SCENARIO [OPTIONS]",
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
 )
 def loadtest_command() -> None:
@@ -143,12 +164,12 @@ def loadtest_command() -> None:
     """
 
 
-def _options(scenario: Scenario) -> list[click.Parameter]:
+def _options(scenario_name: str, scenario: Scenario) -> list[click.Parameter]:
     options: list[click.Parameter] = [
         click.Option(["--transport"], type=click.Choice(TRANSPORTS), default="ws", help="What the clients speak.")
     ]
     for name, default in scenario.defaults.items():
-        kind, text = _PLAN_OPTIONS[name]
+        kind, text = _SPECIAL_OPTIONS.get((scenario_name, name)) or _PLAN_OPTIONS[name]
         flag = "--" + name.removesuffix("_s").replace("_", "-")
         metavar = "SECONDS" if name.endswith("_s") else "N"
         options.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
@@ -165,7 +186,10 @@ def _options(scenario: Scenario) -> list[click.Parameter]:
         click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
         click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
         click.Option(
-            ["--durability"], type=click.Choice(["full", "normal"]), default="full", help="Of the server with --spawn."
+            ["--durability"],
+            type=click.Choice(["full", "normal"]),
+            default="full",
+            help="How durable the server is that --spawn starts.",
         ),
         click.Option(
             ["--allow-remote"], is_flag=True, help="Load a server on another machine, if it is yours to load."
@@ -210,7 +234,7 @@ def _command(name: str, scenario: Scenario) -> click.Command:
     return click.Command(
         name,
         callback=invoke,
-        params=_options(scenario),
+        params=_options(name, scenario),
         short_help=scenario.summary,
         help=f"{scenario.summary}\n\n{scenario.explanation}",
     )
@@ -245,6 +269,8 @@ def _target(transport: Transport, given: dict[str, Any]) -> Target | str:
             raise click.UsageError(f"--spawn loads a server of its own, and --{named[0]} names another one: say one.")
         durability: str = given["durability"]
         return durability
+    if context.get_parameter_source("durability") is not ParameterSource.DEFAULT:
+        raise click.UsageError("--durability is for the server that --spawn starts; another one has its own.")
     used, other = ("web", "tcp") if transport == "ws" else ("tcp", "web")
     if other in named and used not in named:
         raise click.UsageError(

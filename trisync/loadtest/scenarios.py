@@ -337,9 +337,9 @@ SCENARIOS = {
     "soak": Scenario(
         "The mixed load for long, with faults: memory and latency over time.",
         "Shows what only hours show: memory that grows, latency that creeps. The report gives the slope of the "
-        "server's memory over the later half of the run. Meanwhile one subscriber in five is cut off, stalls or "
-        "vanishes now and then, and strangers come who talk nonsense or ask for much and read none of it; all "
-        "subscribers must get everything nevertheless. Latency is of those who are left alone.",
+        "server's memory over the later half of the run, from 10 minutes on. Meanwhile one subscriber in five is cut "
+        "off, stalls or vanishes now and then, and strangers come who talk nonsense or ask for much and read none of "
+        "it; all subscribers must get everything nevertheless. Latency is of those who are left alone.",
         _timed(3600.0, publishers=20, subscribers=200, channels=200, follow=5, zipf=1.0, rate=500.0, faults=2.0),
         _steady,
     ),
