@@ -5,6 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
+from http.client import HTTPException
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -188,14 +189,20 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
     """
     if not yes and sys.stdin.isatty():
         click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
-    request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
     try:
+        request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
         with urlopen(request, timeout=ANSWER_S) as response:
-            offset = json.load(response)["offset"]
+            answer = response.read()
     except HTTPError as error:
         raise click.ClickException(_reason(error)) from None
     except (URLError, OSError, ValueError) as error:
         raise click.ClickException(f"{web}: {getattr(error, 'reason', error)}") from None
+    except HTTPException:
+        raise click.ClickException(f"{web}: no whole HTTP response came") from None
+    try:
+        offset = json.loads(answer)["offset"]
+    except (ValueError, KeyError, TypeError):
+        raise click.ClickException(f"{web}: what is there is no web door of trisync") from None
     click.echo(f"{channel} is empty; its offsets go on behind {offset}")
 
 

@@ -4,10 +4,12 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -181,8 +183,82 @@ def test_what_retention_took_is_shown_as_a_gap(tmp_path: Path) -> None:
 def test_a_server_that_is_not_there_is_one_line_at_once() -> None:
     gone = trisync("tcp://127.0.0.1:9", "publish", "lobby", "x")
     assert gone.returncode == 1
-    assert gone.stderr.startswith("Error: no connection to tcp://127.0.0.1:9: ")
-    assert gone.stderr.count("\n") == 1
+    assert gone.stderr == "Error: no connection to tcp://127.0.0.1:9: Connection refused\n"
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """HOST:PORT of something that answers whatever comes with these bytes, once for each connection, and hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer_everybody() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=answer_everybody)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # which, unlike close(), wakes the thread
+        thread.join()
+        listener.close()
+
+
+HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello"
+COMMANDS = (("publish", "lobby", "x"), ("history", "lobby"), ("subscribe", "lobby"))
+
+
+@pytest.mark.parametrize(
+    ("scheme", "answer", "reason"),
+    [
+        ("tcp", HTTP, "what is there does not speak frames; it speaks HTTP, as a web door does, which is for ws://"),
+        ("tcp", b"SSH-2.0-OpenSSH_9.2\r\n", "what is there does not speak frames"),
+        ("tcp", b"", "the server closed the connection"),
+        ("ws", HTTP, "the server refuses the WebSocket with HTTP status 400"),
+        ("ws", b"", "the server closed the connection in the WebSocket handshake; a TCP door is for tcp://"),
+    ],
+)
+def test_something_else_that_answers_is_one_line_with_its_address(scheme: str, answer: bytes, reason: str) -> None:
+    with answering(answer) as where:
+        for command in COMMANDS:
+            failed = trisync(f"{scheme}://{where}", *command)
+            assert (failed.returncode, failed.stdout) == (1, ""), command
+            assert failed.stderr == f"Error: no connection to {scheme}://{where}: {reason}\n"
+
+
+@pytest.mark.parametrize("url", ["tcp://localhost:99999", "tcp://localhost:http", "tcp://[::1", "localhost:2345", ""])
+def test_an_address_that_is_none_is_one_line_that_shows_it(url: str) -> None:
+    failed = trisync("", "history", "lobby", "--url", url)
+    assert failed.returncode == 1
+    assert failed.stderr.endswith(f"not {url!r}\n")
+    assert failed.stderr.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("answer", "reason"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "what is there is no web door of trisync"),
+        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "no whole HTTP response came"),
+        (b"SSH-2.0-OpenSSH_9.2\r\n", "no whole HTTP response came"),
+    ],
+)
+def test_something_else_that_is_to_empty_a_channel_is_one_line(answer: bytes, reason: str) -> None:
+    with answering(answer) as where:
+        failed = trisync("", "delete", "lobby", "--web", f"http://{where}", "--yes")
+    assert (failed.returncode, failed.stderr) == (1, f"Error: http://{where}: {reason}\n")
+
+
+def test_a_web_address_that_is_none_is_one_line() -> None:
+    for web in ("", "localhost:8000", "http://[::1"):
+        failed = trisync("", "delete", "lobby", "--web", web, "--yes")
+        assert failed.returncode == 1
+        assert failed.stderr.startswith(f"Error: {web}: ")
+        assert failed.stderr.count("\n") == 1
 
 
 def test_a_server_that_does_not_speak_tls_is_one_line(server: ServerProcess) -> None:

@@ -9,8 +9,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from trisync.client.errors import Closed
-from trisync.client.machine import ANSWER_S, Machine
-from trisync.client.transports import CLOSE_S, Transport, TransportError
+from trisync.client.machine import ANSWER_S, Machine, State
+from trisync.client.transports import CLOSE_S, Transport, TransportError, reason_of
 
 logger = logging.getLogger("trisync.client")
 
@@ -77,7 +77,7 @@ class Driver:
             machine.lost(f"no connection to {self._where} within {ANSWER_S:.0f} s")
             return
         except (OSError, TransportError) as error:
-            machine.lost(f"no connection to {self._where}: {error}")
+            machine.lost(f"no connection to {self._where}: {reason_of(error)}")
             return
         try:
             machine.connected()
@@ -86,7 +86,9 @@ class Driver:
                 await self._part(transport)
         finally:
             await transport.abort()
-        machine.lost(self._ending)
+        # Who opened a connection and does not say hello is seldom a server, and it helps to know who that was.
+        greeted = machine.status.state is not State.CONNECTING
+        machine.lost(self._ending if greeted else f"no connection to {self._where}: {self._ending}")
 
     async def _converse(self, transport: Transport) -> None:
         """Read and write until the connection ends, or the machine wants to hang up."""

@@ -3,6 +3,7 @@
 What is said over it is not known here. Every connection is given up with TransportError, whatever broke it.
 """
 
+import os
 import ssl
 from collections.abc import Sequence
 from socket import IPPROTO_TCP, TCP_NODELAY
@@ -66,11 +67,16 @@ def _bracketed(host: str) -> str:
 
 def parse_url(url: str) -> Address:
     """The address in a URL. Raises ValueError."""
-    parts = urlsplit(url)
+    refusal = ValueError(f"a server's address looks like {DEFAULT_URL} or ws://localhost:8000/, not {url!r}")
+    try:
+        parts = urlsplit(url)
+        port = parts.port
+    except ValueError:  # which does not always name the URL
+        raise refusal from None
     if parts.scheme not in PORTS or not parts.hostname:
-        raise ValueError(f"a server's address looks like {DEFAULT_URL} or ws://localhost:8000/, not {url!r}")
+        raise refusal
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
-    return Address(parts.scheme, parts.hostname, parts.port or PORTS[parts.scheme], path)
+    return Address(parts.scheme, parts.hostname, port or PORTS[parts.scheme], path)
 
 
 class Transport(Protocol):
@@ -134,6 +140,17 @@ async def _send(stream: anyio.abc.ByteStream, data: bytes) -> None:
         raise TransportError(_broken(error)) from error
 
 
+def reason_of(error: BaseException) -> str:
+    """Why there is no connection: of the attempts at all of a host's addresses, why the first one failed."""
+    if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
+        error = error.__cause__
+        while isinstance(error, BaseExceptionGroup):
+            error = error.exceptions[0]
+        if isinstance(error, OSError) and error.errno is not None:
+            return os.strerror(error.errno)  # for which asyncio and Trio have words of their own
+    return str(error)
+
+
 def _broken(error: Exception) -> str:
     return f"the connection broke: {error.__cause__ or error or type(error).__name__}"
 
@@ -146,9 +163,11 @@ class FramesTransport:
         self._splitter = FrameSplitter(PAYLOAD_BYTES_MAX)
 
     async def receive(self) -> list[bytes]:
-        payloads = self._splitter.feed(await _receive(self._stream))
+        data = await _receive(self._stream)
+        payloads = self._splitter.feed(data)
         if self._splitter.failed is not None:
-            raise TransportError(f"the server does not speak frames: {self._splitter.failed.message}")
+            hint = "; it speaks HTTP, as a web door does, which is for ws://" if data.startswith(b"HTTP/") else ""
+            raise TransportError(f"what is there does not speak frames{hint}")
         return payloads
 
     async def send(self, payloads: Sequence[bytes]) -> None:
@@ -176,7 +195,11 @@ class WebSocketTransport:
         host = f"{_bracketed(address.host)}:{address.port}"
         await _send(self._stream, self._protocol.send(Request(host=host, target=address.path)))
         while True:
-            await self._feed()
+            try:
+                data = await _receive(self._stream)
+            except TransportError as error:
+                raise TransportError(f"{error} in the WebSocket handshake; a TCP door is for tcp://") from error
+            self._take(data)
             for event in self._protocol.events():
                 if isinstance(event, AcceptConnection):
                     self._early = await self._take_events()
@@ -188,12 +211,12 @@ class WebSocketTransport:
         if self._early:
             early, self._early = self._early, []
             return early
-        await self._feed()
+        self._take(await _receive(self._stream))
         return await self._take_events()
 
-    async def _feed(self) -> None:
+    def _take(self, data: bytes) -> None:
         try:
-            self._protocol.receive_data(await _receive(self._stream))
+            self._protocol.receive_data(data)
         except RemoteProtocolError as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
 
