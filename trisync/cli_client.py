@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http.client import HTTPException
+from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
@@ -15,10 +16,12 @@ import msgspec
 import trio
 
 from trisync.cli_errors import first_of
-from trisync.client import ClientError, Message, connect
+from trisync.client import Client, ClientError, Message, NotConnected, State, connect
+
+T = TypeVar("T")
 
 ANSWER_S = 30.0
-"""How long an answer over HTTP may take."""
+"""How long the answer to one request may take: a server that is started again has answered by then."""
 
 _url_option = click.option(
     "--url",
@@ -46,6 +49,14 @@ def _run(talk: Callable[[], Awaitable[None]]) -> None:
         raise
 
 
+async def _answer(client: Client, asked: Awaitable[T]) -> T:
+    """Wait for the answer to the one thing that a command asks. Raises NotConnected where none comes in time."""
+    with trio.move_on_after(ANSWER_S):
+        return await asked
+    why = "" if client.status.state is State.ONLINE else f": {client.status.reason}"
+    raise NotConnected(f"no answer within {ANSWER_S:g} s{why}")
+
+
 def _as_data(text: str) -> object:
     try:
         return msgspec.json.decode(text, type=msgspec.Raw)
@@ -71,7 +82,10 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
 
     async def talk() -> None:
         async with connect(url, name=name, wait_s=0) as client:
-            async for lines in _lines_of_input() if data is None else _once([data]):
+            if data is not None:
+                click.echo(await _answer(client, client.publish(channel, _as_data(data))))
+                return
+            async for lines in _lines_of_input():
                 receipts = []
                 for line in lines:
                     await client.room()
@@ -80,10 +94,6 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
                     click.echo(await receipt)
 
     _run(talk)
-
-
-async def _once(lines: list[str]) -> AsyncIterator[list[str]]:
-    yield lines
 
 
 async def _lines_of_input() -> AsyncIterator[list[str]]:
@@ -159,7 +169,7 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
 
     async def talk() -> None:
         async with connect(url, wait_s=0) as client:
-            page = await client.history(channel, since=since, limit=limit)
+            page = await _answer(client, client.history(channel, since=since, limit=limit))
             if page.gap is not None:
                 click.echo(page.gap.to_json())
             for message in page.messages:

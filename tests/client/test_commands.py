@@ -17,6 +17,7 @@ import trio
 
 from tests.harness import PATIENCE_S, ServerProcess, server_process, settings_for
 from trisync.storage.sqlite_log import SqliteLog
+from trisync.wire.framing import join_frames
 
 
 def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
@@ -229,6 +230,48 @@ def test_something_else_that_answers_is_one_line_with_its_address(scheme: str, a
             failed = trisync(f"{scheme}://{where}", *command)
             assert (failed.returncode, failed.stdout) == (1, ""), command
             assert failed.stderr == f"Error: no connection to {scheme}://{where}: {reason}\n"
+
+
+HURRIED = (
+    "import trisync.cli_client; trisync.cli_client.ANSWER_S = 0.5; import trisync.cli; trisync.cli.main(prog_name='x')"
+)
+
+
+@contextmanager
+def dying() -> Iterator[str]:
+    """The address of a server that greets one client, takes what it asks, and is gone for good."""
+    listener = socket.create_server(("127.0.0.1", 0))
+    listener.settimeout(PATIENCE_S)
+
+    def die() -> None:
+        with listener:
+            connection, _ = listener.accept()
+        with connection:
+            hello = json.loads(connection.recv(1 << 16)[4:])
+            greeting = {"op": "ok", "id": hello["id"], "seq": 0, "epoch": "e"}
+            connection.sendall(join_frames([json.dumps(greeting).encode()]))
+            connection.recv(1 << 16)
+
+    thread = threading.Thread(target=die)
+    thread.start()
+    yield f"tcp://127.0.0.1:{listener.getsockname()[1]}"
+    thread.join()
+
+
+@pytest.mark.parametrize("command", [("publish", "lobby", "x"), ("history", "lobby")])
+def test_what_a_server_that_died_was_asked_is_not_awaited_for_ever(command: tuple[str, ...]) -> None:
+    with dying() as url:
+        failed = subprocess.run(
+            [sys.executable, "-c", HURRIED, *command, "--url", url],
+            capture_output=True,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (failed.returncode, failed.stdout) == (1, "")
+    *story, said = failed.stderr.splitlines()
+    assert said == f"Error: no answer within 0.5 s: no connection to {url}: Connection refused"
+    assert story[0].startswith("the server closed the connection; ")
 
 
 @pytest.mark.parametrize("url", ["tcp://localhost:99999", "tcp://localhost:http", "tcp://[::1", "localhost:2345", ""])
