@@ -2,6 +2,7 @@
 
 import json
 import math
+import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import Any
@@ -43,12 +44,31 @@ def test_a_number_that_json_does_not_have_is_refused_wherever_it_is(number: floa
         {"a": {"b": number}},
         Point(number),
         [Place(number)],
-        {number},
         [Raw(b"1"), number],
     ]
     for data in places:
-        with pytest.raises(ValueError, match="JSON has no number for NaN"):
+        with pytest.raises(ValueError, match=rf"data.* is {number}: JSON has no number for NaN"):
             encode_data(data)
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"text", "data is bytes, "),
+        ([1, {"a": (bytearray(b"text"),)}], "data[1]['a'][0] is bytearray, "),
+        ({"tags": {"new"}}, "data['tags'] is a set, "),
+        ({"a": 1, b"b": 2}, "a key of data is bytes, "),
+        ([{"t": float("nan")}, frozenset()], "data[1] is a frozenset, "),
+    ],
+)
+def test_what_would_come_back_as_something_else_is_refused_by_its_place(data: Any, said: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(said)):
+        encode_data(data)
+
+
+def test_the_place_of_what_is_no_number_is_said() -> None:
+    with pytest.raises(ValueError, match=re.escape("data['room'][1] is -inf: ")):
+        encode_data({"room": [None, -math.inf], "wall": 1})
 
 
 @pytest.mark.parametrize(

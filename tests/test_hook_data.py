@@ -2,6 +2,7 @@
 
 import functools
 import json
+import re
 from collections.abc import Callable
 
 import msgspec
@@ -229,14 +230,36 @@ async def test_data_may_be_nested_as_deep_as_a_client_may_nest_it() -> None:
     decode_request(b'{"op":"publish","channel":"chat.a","data":' + encoded + b"}")
 
 
-async def test_not_a_number_is_null() -> None:
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        (float("nan"), "data is nan: JSON has no number"),
+        ({"text": float("-inf")}, "data['text'] is -inf: JSON has no number"),
+        ([b"hi"], "data[0] is bytes, which JSON does not have"),
+        ({1}, "data is a set, which JSON does not have"),
+    ],
+)
+async def test_what_json_does_not_have_is_told_to_the_hook_where_it_sets_it(
+    value: object, said: str, caplog: pytest.LogCaptureFixture
+) -> None:
     hooks = some_hooks()
 
-    @hooks.on_publish
-    async def divide(publish: PublishRequest) -> None:
-        publish.data = [float("nan"), float("inf")]
+    @hooks.on_publish("chat.*")
+    async def careful(publish: PublishRequest) -> None:
+        with pytest.raises((TypeError, ValueError), match=re.escape(said)):
+            publish.data = value
+        assert publish.data == {"text": "hi"}
 
-    assert await data_behind(hooks, a_publish()) == b"[null,null]"
+    @hooks.on_publish("news")
+    async def careless(publish: PublishRequest) -> None:
+        publish.data["text"] = value
+
+    request = a_publish()
+    assert await hooks.judge_publish(a_client(), request) is request
+    record = logged_bug(await refusal(hooks, a_publish(channel="news")), caplog)
+    assert "careless" in record.getMessage()
+    assert record.exc_info
+    assert said.partition(" is ")[2] in str(record.exc_info[1])
 
 
 async def test_what_a_hook_makes_of_data_is_bounded_as_what_clients_send(caplog: pytest.LogCaptureFixture) -> None:

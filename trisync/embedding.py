@@ -35,8 +35,8 @@ class Embedding:
 
     The methods that publish and read may be called while the server serves, from tasks of the same Trio run. They
     raise RuntimeError otherwise, WireError with the wire's codes where the server refuses, `unavailable` among
-    them, and ValueError for what is no channel's name, and for a NaN or an infinity in what is published. Cancelling
-    one that writes leaves open whether it was done.
+    them, and TypeError or ValueError for what is no channel's name, and for what is published and is no JSON: bytes,
+    a set, a NaN. Cancelling one that writes leaves open whether it was done.
     """
 
     def __init__(self) -> None:

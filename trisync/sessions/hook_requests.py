@@ -9,6 +9,7 @@ from typing import Any, Literal
 import msgspec
 from msgspec import UNSET, Raw, Struct
 
+from trisync.wire.data import encode_data
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Name, Publish, decode_request, shortened
 
@@ -118,7 +119,7 @@ class PublishRequest:
 
         While its content stays the same, the message goes on byte for byte as it was sent; a changed one is
         encoded anew, and a float then has no more digits than Python's. Raises Refuse for JSON that Python's
-        values cannot hold (1e999).
+        values cannot hold (1e999). Setting it raises TypeError or ValueError for what JSON cannot hold, such as NaN.
         """
         if not self._touched:
             try:
@@ -126,19 +127,19 @@ class PublishRequest:
             except msgspec.DecodeError as error:
                 raise Refuse(f"data cannot be read: {error}", "bad_request") from None
             self._before = msgspec.json.encode(value)
-            self.data = value
+            self._data, self._touched = value, True
         return self._data
 
     @data.setter
     def data(self, value: Any) -> None:
-        self._data = value
-        self._touched = True
+        encode_data(value)  # told here, where the hook's own line is in the traceback
+        self._data, self._touched = value, True
 
     def settle(self, message_bytes_max: int) -> WireError | None:
         """The server's: bring the result up to date with `data`. Raises whatever is wrong with a new value."""
         if not self._touched:
             return None
-        encoded = msgspec.json.encode(self._data)
+        encoded = encode_data(self._data)
         if encoded == self._before:
             self.result = self._request
             return None

@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -21,25 +22,52 @@ def decode_data(text: bytes | msgspec.Raw) -> Any:
 
 
 def encode_data(data: Any) -> bytes:
-    """Whatever msgspec encodes, as JSON. Raises ValueError for a NaN or an infinity in it, and what msgspec does."""
+    """Whatever msgspec encodes and JSON has, as JSON. What is wrong with a value is said together with where it is.
+
+    Raises TypeError for bytes and sets in it, which would come back as something else, ValueError for a NaN or an
+    infinity, and what msgspec does.
+    """
     text = msgspec.json.encode(data)
-    # For these msgspec writes null, which would delete a key: only what has one is looked through.
-    if text.find(b"null") >= 0 and not _is_finite(data):
-        raise ValueError("JSON has no number for NaN, Infinity or -Infinity")
+    # Only what does not come back as it was is looked through, which takes a multiple of the time.
+    if type(data) is not msgspec.Raw and not _comes_back(text, data):
+        _check_types(data)
+        _check_numbers(data)
     return text
 
 
-def _is_finite(data: Any) -> bool:
-    left = [msgspec.to_builtins(data, enc_hook=lambda raw: None)]
+def _comes_back(text: bytes, data: Any) -> bool:
+    try:
+        return bool(msgspec.json.decode(text) == data)
+    except Exception:  # of a Raw in it, say, whose number is too large
+        return False
+
+
+def _check_types(data: Any) -> None:
+    for where, part in _parts(data):
+        if isinstance(part, bytes | bytearray | memoryview):
+            raise TypeError(f"{where} is {type(part).__name__}, which JSON does not have: decode it, or make it Base64")
+        if isinstance(part, set | frozenset):
+            raise TypeError(f"{where} is a {type(part).__name__}, which JSON does not have: make it a list")
+
+
+def _check_numbers(data: Any) -> None:
+    for where, part in _parts(msgspec.to_builtins(data, enc_hook=lambda raw: None)):
+        if isinstance(part, float) and not math.isfinite(part):
+            # msgspec writes null for it, which would delete a key.
+            raise ValueError(f"{where} is {part}: JSON has no number for NaN, Infinity or -Infinity")
+
+
+def _parts(data: Any) -> Iterator[tuple[str, Any]]:
+    """All that is in lists and dictionaries, they themselves included, each with where that is."""
+    left = [("data", data)]
     while left:
-        part = left.pop()
+        where, part = left.pop()
+        yield where, part
         if isinstance(part, dict):
-            left.extend(part.values())
+            left.extend((f"a key of {where}", key) for key in part)
+            left.extend((f"{where}[{key!r}]", value) for key, value in part.items())
         elif isinstance(part, list | tuple):
-            left.extend(part)
-        elif isinstance(part, float) and not math.isfinite(part):
-            return False
-    return True
+            left.extend((f"{where}[{index}]", value) for index, value in enumerate(part))
 
 
 def _integer(digits: str) -> int | float:
