@@ -277,6 +277,23 @@ def test_a_refusal_that_nobody_waits_for_is_said(
     assert told.startswith("a publish failed, and nobody awaited its receipt: ")
 
 
+def test_who_flushes_or_updates_does_not_take_a_refusal_from_who_has_the_receipt(
+    run: Run, tcp_url: str, channel: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client, client.state(channel) as doc:
+            receipts = [client.post(channel, 1, key="k", expect=5)]
+            await client.flush()
+            receipts.append(doc._write("k", 1, expect=5))
+            await doc.update("k", lambda _: 2)
+            for receipt in receipts:
+                with pytest.raises(Conflict):
+                    await receipt
+
+    run(main)
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as client:

@@ -14,7 +14,7 @@ from trisync.client.driver import Driver, Signal
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, State, Status, make_producer
-from trisync.client.receipts import Receipt, answer_to, ask
+from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
 from trisync.client.wire import History, Member, Message, check_channel, history_of
@@ -253,7 +253,7 @@ class Client:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
         last = self._machine.publishes.newest
         if last is not None:
-            await Receipt(last).wait()
+            await until_settled(last)
 
     # Reading
 

@@ -9,7 +9,7 @@ from trisync.client.driver import Signal
 from trisync.client.errors import ClientError, Conflict
 from trisync.client.feeds import Members, PresenceChange
 from trisync.client.machine import Machine
-from trisync.client.receipts import Receipt
+from trisync.client.receipts import Receipt, until_settled
 from trisync.client.replica import Change, Entry, Replica
 from trisync.client.streams import Audience, Changes
 from trisync.client.wire import Member
@@ -73,9 +73,7 @@ class Document(Mapping[str, Any]):
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._receipts.append(self._write(key, value))
-        while self._receipts and self._receipts[0].done:
-            failure = self._receipts.popleft().error
-            self._failure = self._failure or failure
+        self._collect()
 
     def __delitem__(self, key: str) -> None:
         if self._replica.value(key) is None:
@@ -100,7 +98,7 @@ class Document(Mapping[str, Any]):
         """
         replica = self._replica
         for publish in replica.writes_on(key):
-            await Receipt(publish).wait()
+            await until_settled(publish)
         base = replica.confirmed(key)
         while True:
             value = change(deepcopy(base.data))
@@ -124,12 +122,16 @@ class Document(Mapping[str, Any]):
         """Wait until what was written so far has its verdict. Raises the first refusal that was not raised before."""
         for receipt in list(self._receipts):
             await receipt.wait()
-        while self._receipts and self._receipts[0].done:
-            failure = self._receipts.popleft().error
-            self._failure = self._failure or failure
+        self._collect()
         failure, self._failure = self._failure, None
         if failure is not None:
             raise failure
+
+    def _collect(self) -> None:
+        """Keep of the writes that have their verdict the first refusal."""
+        while self._receipts and self._receipts[0].done:
+            failure = self._receipts.popleft().error
+            self._failure = self._failure or failure
 
     def changes(self) -> Changes[Change]:
         """What changes from now on, one key at a time, as an async iterator; of each key the newest change."""

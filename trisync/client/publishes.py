@@ -30,10 +30,6 @@ NOT_SETTLING = {"bad_json", "too_large"}
 """Final refusals that do not use up the seq: what was sent behind one is out of sequence."""
 
 
-def _nobody() -> None:
-    pass
-
-
 class Publish:
     """One publish, from the moment it was queued until it is settled."""
 
@@ -51,14 +47,16 @@ class Publish:
         self.error: ClientError | None = None
         self.unanswered = False
         """The client was closed before there was a verdict, which it told of all such together."""
-        self.on_settled: Callable[[], None] = _nobody
+        self.on_settled: list[Callable[[], None]] = []
+        """Called once it is settled, in order."""
 
     def settle(self, offset: int, error: ClientError | None = None) -> None:
         self.settled = True
         self.offset = offset
         self.error = error
-        on_settled, self.on_settled = self.on_settled, _nobody  # so that nothing is kept alive by what it waited for
-        on_settled()
+        on_settled, self.on_settled = self.on_settled, []  # so that nothing is kept alive by what it waited for
+        for act in on_settled:
+            act()
 
 
 class Publishes:

@@ -28,13 +28,10 @@ class Receipt:
         self._publish = publish
         self._signal = Signal()
         self._seen = False
-        settled = publish.on_settled
+        publish.on_settled.append(self._on_settled)  # which keeps it until then, so that it can tell of a refusal
 
-        def on_settled() -> None:
-            settled()
-            self._signal.fire()
-
-        publish.on_settled = on_settled
+    def _on_settled(self) -> None:
+        self._signal.fire()
 
     @property
     def done(self) -> bool:
@@ -64,6 +61,18 @@ class Receipt:
     def __del__(self) -> None:
         if not self._seen and self._publish.error is not None and not self._publish.unanswered:
             logger.error("a publish failed, and nobody awaited its receipt: %s", self._publish.error)
+
+
+async def until_settled(publish: Publish) -> None:
+    """Wait for the verdict on a publish. Whoever has its receipt is still to be told of it."""
+    signal = Signal()
+    publish.on_settled.append(signal.fire)
+    try:
+        while not publish.settled:
+            await signal.wait()
+    finally:
+        if not publish.settled:
+            publish.on_settled.remove(signal.fire)
 
 
 async def ask(machine: Machine, op: str, fields: dict[str, Any]) -> Ok:

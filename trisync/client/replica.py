@@ -91,16 +91,10 @@ class Replica:
     # What this client writes
 
     def write(self, key: str, value: Any, publish: Publish) -> None:
-        """Show a write that was queued. Its verdict must come by publish.on_settled, which this takes over."""
+        """Show a write that was queued, until there is a verdict on it."""
         write = _Write(publish, deepcopy(value))
         self._writes.setdefault(key, []).append(write)
-        settled = publish.on_settled
-
-        def on_settled() -> None:
-            self._settle(key, write)
-            settled()
-
-        publish.on_settled = on_settled
+        publish.on_settled.append(lambda: self._settle(key, write))
         self.on_change(Change(key, value, confirmed=False))
 
     def _settle(self, key: str, write: _Write) -> None:
