@@ -105,6 +105,35 @@ def test_data_is_passed_on_digit_for_digit_and_may_be_decoded_as_a_type(run: Run
     run(main)
 
 
+def test_what_a_program_gets_is_printed_with_its_data(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url, name="alice") as client, client.subscribe(channel) as messages:
+            await client.publish(channel, ["hi"])
+            receipt = client.post(channel, None, key="k")
+            said, gone = await anext(messages), await anext(messages)
+            text = f"Message(channel={channel!r}, offset=1, sender='alice', time_ms={said.time_ms}, data=['hi'])"
+            assert (str(said), repr(said)) == (text, text)
+            assert str(gone).endswith(f"key='k', time_ms={gone.time_ms}, data=None)")
+            assert text in str(await client.history(channel))
+            assert str(messages) == f"<Subscription to {channel!r}, offset 2>"
+            assert str(receipt) == "<Receipt: stored at offset 2>"
+            assert str(client).startswith("<Client: online, connected to trisync/")
+            async with client.state(channel) as doc, client.presence(channel) as members:
+                await doc.set("title", "Hello")
+                assert str(doc) == f"Document({channel!r}, {{'title': 'Hello'}})"
+                assert str(members) == f"Roster({channel!r}, [Member(member={members.me!r}, name='alice')])"
+                receipt = doc._write("title", 1, expect=7)
+                assert str(receipt) == "<Receipt: on its way>"
+                with pytest.raises(Conflict):
+                    await receipt
+                assert str(receipt) == "<Receipt: the key's newest offset is 3 (conflict)>"
+            assert str(client.state(channel)) == f"Document({channel!r}, not entered)"
+        assert str(Gap(channel, "trimmed", 3, 3)) == f"message 3 of {channel} is gone"
+        assert str(Gap(channel, "trimmed", 3, 4)) == f"messages 3 to 4 of {channel} are gone"
+
+    run(main)
+
+
 def test_refusals_have_the_class_of_their_code(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as client:

@@ -103,6 +103,9 @@ class Client:
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = False
 
+    def __repr__(self) -> str:
+        return f"<Client: {self.status.state.value}, {self.status.reason}>"
+
     async def __aenter__(self) -> Self:
         if self._tasks is not None:
             raise RuntimeError("a client is entered once; connect() makes another one")

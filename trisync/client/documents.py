@@ -59,6 +59,9 @@ class Document(Mapping[str, Any]):
         self._signal.fire()
         self._audience.wake()
 
+    def __repr__(self) -> str:
+        return f"Document({self.channel!r}, {'not entered' if self._live is None else dict(self)})"
+
     def __getitem__(self, key: str) -> Any:
         value = self._replica.value(key)
         if value is None:
@@ -182,6 +185,9 @@ class Roster(Mapping[str, Member]):
     def me(self) -> str:
         """The id by which the others see this client."""
         return self._members.me
+
+    def __repr__(self) -> str:
+        return f"Roster({self.channel!r}, {'not entered' if self._live is None else list(self.values())})"
 
     def __getitem__(self, id: str) -> Member:
         return self._members.by_id[id]

@@ -47,6 +47,8 @@ class Gap(ClientError):
     def __init__(self, channel: str, reason: str, first: int = 0, last: int = 0) -> None:
         if reason == "trimmed":
             text = f"messages {first} to {last} of {channel} are gone"
+            if first == last:
+                text = f"message {first} of {channel} is gone"
         else:
             text = f"the log of {channel} was replaced: it begins again"
         super().__init__(text)

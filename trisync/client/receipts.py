@@ -33,6 +33,11 @@ class Receipt:
     def _on_settled(self) -> None:
         self._signal.fire()
 
+    def __repr__(self) -> str:
+        publish = self._publish
+        said = f"stored at offset {publish.offset}" if publish.settled else "on its way"
+        return f"<Receipt: {said if publish.error is None else publish.error}>"
+
     @property
     def done(self) -> bool:
         """Whether the server has answered."""

@@ -30,6 +30,9 @@ class Subscription(Generic[Item]):
         self._inbox: Inbox | None = None
         self._signal = Signal()
 
+    def __repr__(self) -> str:
+        return f"<Subscription to {self.channel!r}, offset {self.offset}>"
+
     @property
     def epoch(self) -> str:
         """The log that offsets are of; "" before the subscription has begun."""

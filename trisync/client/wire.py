@@ -50,6 +50,12 @@ class Message(Incoming, tag="message", rename={"time_ms": "time", "sender": "fro
         """The data as a type of yours, a dataclass or a msgspec.Struct, say. Raises msgspec.ValidationError."""
         return msgspec.json.decode(self.json, type=type)
 
+    def __repr__(self) -> str:
+        fields: dict[str, Any] = {"channel": self.channel, "offset": self.offset, "sender": self.sender}
+        fields |= {"key": self.key, "time_ms": self.time_ms}
+        shown = [f"{name}={value!r}" for name, value in fields.items() if value is not None]
+        return f"Message({', '.join(shown)}, data={self.data!r})"
+
     def to_json(self) -> bytes:
         """The whole message as one JSON object, on one line, as the server sends it."""
         fields: dict[str, Any] = {"op": "message", "channel": self.channel, "offset": self.offset, "time": self.time_ms}
