@@ -336,6 +336,60 @@ def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Ru
     run(main)
 
 
+def test_what_was_left_and_a_client_that_was_closed_end_with_closed(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client:
+            await client.publish(channel, 1, key="k")
+            async with client.subscribe(channel, since=0) as left, client.state(channel) as doc:
+                await client.publish(channel, 2)
+                changes = doc.changes()
+                async with client.presence(channel) as members:
+                    people = members.changes()
+            # What is there already is still taken.
+            assert [(await anext(left)).data for _ in range(2)] == [1, 2]
+            for iterator in (left, changes, people):
+                with pytest.raises(Closed, match=f"this of {channel} was left"):
+                    await anext(iterator)
+            assert dict(doc) == {"k": 1}
+            with pytest.raises(Closed, match="was left"):
+                doc["k"] = 2
+            messages = await client.subscribe(channel).__aenter__()
+            doc = await client.state(channel).__aenter__()
+            members = await client.presence(channel).__aenter__()
+            changes, people, statuses = doc.changes(), members.changes(), client.status_changes()
+        for ended in (messages, changes, people, client.status_changes()):
+            with pytest.raises(Closed, match="the client is closed: the program closed it"):
+                await anext(ended)
+        assert (await anext(statuses)).state is State.CLOSED
+        with pytest.raises(Closed, match="the client is closed"):
+            await anext(statuses)
+        with pytest.raises(Closed, match="the client is closed"):
+            await doc.set("k", 2)
+
+    run(main)
+
+
+def test_a_client_that_was_not_entered_says_so_instead_of_waiting_for_ever(run: Run, channel: str) -> None:
+    async def main() -> None:
+        client = trisync.connect(NOBODY)
+        for ask in (
+            lambda: client.publish(channel, 1),
+            lambda: client.publish(channel, 1, ephemeral=True),
+            lambda: client.history(channel),
+            lambda: client.members(channel),
+            client.room,
+        ):
+            with pytest.raises(RuntimeError, match="a client is entered first"):
+                await ask()
+        for make in (lambda: client.post(channel, 1), lambda: client.subscribe(channel), lambda: client.state(channel)):
+            with pytest.raises(RuntimeError, match="a client is entered first"):
+                make()
+        with pytest.raises(RuntimeError, match="a client is entered first"):
+            client.presence(channel)
+
+    run(main)
+
+
 def test_a_state_is_a_mapping_that_every_client_has_alike(run: Run, url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(url) as alice, trisync.connect(url) as bob:

@@ -1,12 +1,15 @@
 """The blocking client: the same promises, from any thread."""
 
+import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
 import trisync
 from tests.harness import PATIENCE_S
-from trisync.client import Change, Conflict, Gap, NotConnected, State
+from trisync.client import Change, Closed, Conflict, Gap, NotConnected, State
 
 
 def test_it_publishes_subscribes_and_reads(url: str, channel: str) -> None:
@@ -59,6 +62,93 @@ def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:
         pass
     with pytest.raises(ZeroDivisionError), trisync.connect_sync(tcp_url):
         raise ZeroDivisionError
+
+
+def test_who_is_closed_says_so_whatever_it_is_asked(tcp_url: str, channel: str) -> None:
+    """Neither a subscription nor anything else that was not left keeps the client from being closed."""
+    client = trisync.connect_sync(tcp_url).open()
+    receipts = [client.post(channel, number) for number in range(3)]
+    messages = client.subscribe(channel, since=0).__enter__()
+    doc = client.state(channel).__enter__()
+    doc["title"] = "Hello"
+    changes = doc.changes()
+    members = client.presence(channel).__enter__()
+    client.close()
+    asked: list[Callable[[], object]] = [
+        lambda: client.publish(channel, 1),
+        lambda: client.publish(channel, 1, ephemeral=True),
+        lambda: client.post(channel, 1),
+        client.flush,
+        client.nudge,
+        lambda: client.history(channel),
+        lambda: client.members(channel),
+        lambda: client.subscribe(channel).__enter__(),
+        lambda: client.state(channel).__enter__(),
+        lambda: client.presence(channel).__enter__(),
+        lambda: list(messages),
+        lambda: list(changes),
+        lambda: dict(doc),
+        lambda: doc["title"],
+        lambda: doc.set("title", 1),
+        lambda: doc.update("title", lambda _: 1),
+        lambda: dict(members),
+    ]
+    for ask in asked:
+        with pytest.raises(Closed, match="the client is closed: the program closed it"):
+            ask()
+    assert client.status.state is State.CLOSED
+    assert [receipt.result() for receipt in receipts] == [1, 2, 3]
+    for entered in (messages, doc, members):
+        entered.__exit__(None, None, None)
+    with client:
+        assert client.publish(channel, "again") == 5
+        with pytest.raises(Closed):
+            dict(doc)
+
+
+def test_who_waits_in_a_thread_is_told_that_the_client_was_closed(tcp_url: str, channel: str) -> None:
+    client = trisync.connect_sync(tcp_url).open()
+    client.publish(channel, 1)
+    reading = threading.Event()
+
+    def read() -> None:
+        with client.subscribe(channel, since=0) as messages:
+            for _ in messages:
+                reading.set()
+
+    with ThreadPoolExecutor() as threads:
+        reader = threads.submit(read)
+        assert reading.wait(PATIENCE_S)
+        client.close()
+        with pytest.raises(Closed, match="the client is closed: the program closed it"):
+            reader.result(PATIENCE_S)
+
+
+def test_a_wait_that_is_broken_off_takes_no_message_with_it(tcp_url: str, channel: str) -> None:
+    with trisync.connect_sync(tcp_url) as client, client.subscribe(channel) as messages:
+        before = signal.signal(signal.SIGALRM, signal.default_int_handler)
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.2)
+            with pytest.raises(KeyboardInterrupt):
+                next(messages)
+        finally:
+            signal.signal(signal.SIGALRM, before)
+        client.publish(channel, 1)
+        client.publish(channel, 2)
+        assert [next(messages).data, next(messages).data] == [1, 2]
+
+
+def test_what_it_gives_is_printed_as_that_of_the_asynchronous_one(tcp_url: str, channel: str) -> None:
+    client = trisync.connect_sync(tcp_url, name="script")
+    assert str(client) == "<SyncClient: not open>"
+    with client, client.state(channel) as doc, client.subscribe(channel) as messages:
+        doc.set("title", "Hello")
+        assert str(client).startswith("<SyncClient: online, connected to")
+        assert str(doc) == f"SyncDocument({channel!r}, {{'title': 'Hello'}})"
+        assert str(next(messages)).endswith("data='Hello')")
+        assert str(messages) == f"<SyncSubscription to {channel!r}, offset 1>"
+        assert str(client.post(channel, 1)).startswith("<SyncReceipt: ")
+    assert str(doc) == f"SyncDocument({channel!r}, {{'title': 'Hello'}})"
 
 
 def test_it_is_opened_and_closed_by_programs_that_live_longer_than_a_block(tcp_url: str, channel: str) -> None:

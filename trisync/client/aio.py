@@ -130,6 +130,11 @@ class Client:
         if left and kind is None:
             raise Unsettled(left)
 
+    def _entered(self) -> Machine:
+        if self._tasks is None:
+            raise RuntimeError("a client is entered first: async with trisync.connect(…) as client")
+        return self._machine
+
     async def _run(self) -> None:
         try:
             await self._driver.run()
@@ -221,7 +226,7 @@ class Client:
             if key is not None or expect is not None or merge:
                 raise ValueError("an ephemeral message has no key: it is not stored")
             signal = Signal()
-            request = self._machine.flash(channel, data, lambda _: signal.fire())
+            request = self._entered().flash(channel, data, lambda _: signal.fire())
             await answer_to(self._machine, request, signal)
             return 0
         return await self.post(channel, data, key=key, expect=expect, merge=merge)
@@ -243,14 +248,15 @@ class Client:
         >>> run(main)
         1000
         """
-        return Receipt(self._machine.publish(channel, data, key=key, expect=expect, merge=merge))
+        return Receipt(self._entered().publish(channel, data, key=key, expect=expect, merge=merge))
 
     async def room(self) -> None:
         """Wait until the queue has room for another publish; immediate while it has. Raises Closed."""
-        while not self._machine.publishes.has_room:
+        machine = self._entered()
+        while not machine.publishes.has_room:
             await self._driver.changed.wait()
-        if self._machine.error is not None:
-            raise self._machine.error
+        if machine.error is not None:
+            raise machine.error
 
     async def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
@@ -315,8 +321,8 @@ class Client:
             raise ValueError("since and last do not go together")
         start = Start(since, epoch, last)
         if gaps == "raise":
-            return Subscription[Message](self._machine, channel, start, raise_gaps=True)
-        return Subscription[Message | Gap](self._machine, channel, start, raise_gaps=False)
+            return Subscription[Message](self._entered(), channel, start, raise_gaps=True)
+        return Subscription[Message | Gap](self._entered(), channel, start, raise_gaps=False)
 
     async def history(self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT) -> History:
         """Stored messages, oldest first: the newest `limit` (1 to 1000), or those behind offset `since`.
@@ -335,7 +341,7 @@ class Client:
         """
         check_channel(channel)
         fields = {"channel": channel, "limit": limit} | ({} if since is None else {"since": since})
-        return history_of(channel, since, limit, await ask(self._machine, "history", fields))
+        return history_of(channel, since, limit, await ask(self._entered(), "history", fields))
 
     def state(self, channel: str) -> Document:
         """A channel's state as a live mapping. A client has it once.
@@ -350,7 +356,7 @@ class Client:
         1
         [('count', 1), ('title', 'Hello')]
         """
-        return Document(self._machine, channel)
+        return Document(self._entered(), channel)
 
     def presence(self, channel: str) -> Roster:
         """Who is in a channel, live: those who are subscribed to it, this client among them.
@@ -361,7 +367,7 @@ class Client:
         >>> run(main)
         alice
         """
-        return Roster(self._machine, channel)
+        return Roster(self._entered(), channel)
 
     async def members(self, channel: str) -> list[Member]:
         """Who is in a channel now, without entering it. Raises what the server refuses it with."""
@@ -369,7 +375,7 @@ class Client:
         members: list[Member] = []
         while True:
             fields = {"channel": channel} | ({"after": members[-1].member} if members else {})
-            page = await ask(self._machine, "presence", fields)
+            page = await ask(self._entered(), "presence", fields)
             members += page.members
             if not page.more:
                 return members

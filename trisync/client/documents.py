@@ -20,7 +20,8 @@ class Document(Mapping[str, Any]):
 
     Reading is local and immediate. `doc[key] = value` and `del doc[key]` are seen at once, by this client first, and
     are queued like publishes; what the server refuses is taken back, which changes() tells and flush() raises. There
-    is no None in a document: writing it deletes the key. A value that was read is not to be changed in place.
+    is no None in a document: writing it deletes the key. A value that was read is not to be changed in place. Behind
+    its end it stays as it was last known, and writing raises Closed, or why else it ended.
     """
 
     def __init__(self, machine: Machine, channel: str) -> None:
@@ -85,6 +86,8 @@ class Document(Mapping[str, Any]):
 
     def _write(self, key: str, value: Any, expect: int | None = None) -> Receipt:
         replica = self._replica
+        if replica.error is not None:
+            raise replica.error
         publish = self._machine.publish(self.channel, value, key=key, expect=expect)
         replica.write(key, value, publish)
         return Receipt(publish)

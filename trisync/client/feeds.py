@@ -141,7 +141,7 @@ class Inbox:
 
     def fail(self, error: ClientError) -> None:
         """There will be nothing more behind what is there."""
-        self.error = error
+        self.error = self.error or error
         self.on_item()
 
 
@@ -186,7 +186,7 @@ class Members:
 
     def fail(self, error: ClientError) -> None:
         """There will be nothing more."""
-        self.error = error
+        self.error = self.error or error
         self.on_ready()
 
 

@@ -179,14 +179,15 @@ class Machine:
         return self._subscriptions.watch(channel)
 
     def leave(self, channel: str, part: Inbox | Replica | Members) -> None:
-        """Want that no longer; no error if it had ended by itself."""
+        """Want that no longer, which ends it with Closed; no error if it had ended by itself."""
         self._subscriptions.leave(channel, part)
+        part.fail(Closed(f"this of {channel} was left"))
 
     def close(self, reason: str, error: ClientError | None = None) -> int:
         """The end: all that waits fails, with `error` or Closed. Returns how many publishes were not settled."""
         if self.error is not None:
             return 0
-        self.error = error or Closed(reason)
+        self.error = error or Closed(f"the client is closed: {reason}")
         if self.status.state is State.ONLINE:
             asked = [request.fields for request in self._requests.of_kind("unsubscribe")]
             leaving = [*asked, *({"channel": channel} for channel in self._subscriptions.channels)]

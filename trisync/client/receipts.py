@@ -59,6 +59,10 @@ class Receipt:
 
     async def _result(self) -> int:
         await self.wait()
+        return self.result()
+
+    def result(self) -> int:
+        """The offset, for who knows that it is done. Raises as awaiting it does."""
         if self.error is not None:
             raise self.error
         return self._publish.offset

@@ -185,7 +185,7 @@ class Replica:
 
     def fail(self, error: ClientError) -> None:
         """There will be nothing more."""
-        self.error = error
+        self.error = self.error or error
         self.on_ready()
 
 

@@ -5,8 +5,8 @@ Everything is done by aio.py there; this only carries calls over. Unlike that on
 
 import ssl
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
-from contextlib import AbstractAsyncContextManager, ExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping
+from contextlib import ExitStack
 from typing import Any, Generic, Literal, Self, TypeVar, cast, overload
 
 import anyio
@@ -14,8 +14,8 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 
 from trisync.client.aio import Client, connect
 from trisync.client.documents import Document, Roster
-from trisync.client.errors import Gap
-from trisync.client.machine import Status
+from trisync.client.errors import Closed, Gap
+from trisync.client.machine import State, Status
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
 from trisync.client.streams import Subscription
@@ -72,7 +72,7 @@ class SyncClient:
     def __init__(self, make: Callable[[], Client]) -> None:
         self._make = make
         self._exits: ExitStack | None = None
-        self._opened: tuple[BlockingPortal, Client] | None = None
+        self._opened: _Bridge | None = None
 
     def __enter__(self) -> Self:
         return self.open()
@@ -90,7 +90,7 @@ class SyncClient:
             portal = exits.enter_context(start_blocking_portal(backend="trio"))
             client = portal.call(_made, self._make)
             exits.enter_context(portal.wrap_async_context_manager(client))
-            self._opened = portal, client
+            self._opened = _Bridge(portal, client)
             self._exits = exits.pop_all()
         return self
 
@@ -99,29 +99,30 @@ class SyncClient:
         self.__exit__(None, None, None)
 
     @property
-    def _client(self) -> Client:
-        return self._parts[1]
-
-    @property
-    def _parts(self) -> tuple[BlockingPortal, Client]:
+    def _bridge(self) -> "_Bridge":
         if self._opened is None:
             raise RuntimeError("it is not open")
         return self._opened
 
     def _call(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
-        portal, client = self._parts
-        result: T = portal.call(work, client)
+        bridge = self._bridge
+        result: T = bridge.call(work, bridge.client)
         return result
+
+    def __repr__(self) -> str:
+        if self._opened is None:
+            return "<SyncClient: not open>"
+        return repr(self._opened.client).replace("Client", "SyncClient", 1)
 
     @property
     def status(self) -> Status:
         """How this client is connected, and why it is so."""
-        return self._client.status
+        return self._bridge.client.status
 
     def nudge(self) -> None:
         """Connect at once, or make sure that the connection is still one. As Client.nudge()."""
-        portal, client = self._parts
-        portal.call(client.nudge)
+        bridge = self._bridge
+        bridge.call(bridge.client.nudge)
 
     def publish(
         self,
@@ -147,7 +148,7 @@ class SyncClient:
             await client.room()
             return client.post(channel, data, key=key, expect=expect, merge=merge)
 
-        return SyncReceipt(self._call(post), self._parts[0])
+        return SyncReceipt(self._call(post), self._bridge)
 
     def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
@@ -193,11 +194,11 @@ class SyncClient:
         gaps: Literal["raise", "yield"] = "raise",
     ) -> "SyncSubscription[Message] | SyncSubscription[Message | Gap]":
         """A channel's messages, live: a context manager and an iterator. As Client.subscribe()."""
-        portal, client = self._parts
-        inner = client.subscribe(channel, since=since, epoch=epoch, last=last, gaps="yield")
+        bridge = self._bridge
+        inner = bridge.client.subscribe(channel, since=since, epoch=epoch, last=last, gaps="yield")
         if gaps == "raise":
-            return SyncSubscription[Message](inner, portal, raise_gaps=True)
-        return SyncSubscription[Message | Gap](inner, portal, raise_gaps=False)
+            return SyncSubscription[Message](inner, bridge, raise_gaps=True)
+        return SyncSubscription[Message | Gap](inner, bridge, raise_gaps=False)
 
     def state(self, channel: str) -> "SyncDocument":
         """A channel's state as a live mapping. As Client.state().
@@ -207,25 +208,56 @@ class SyncClient:
         ...     print(doc.update("count", lambda n: (n or 0) + 1), doc["title"])
         1 Hello
         """
-        portal, client = self._parts
-        return SyncDocument(client.state(channel), portal)
+        bridge = self._bridge
+        return SyncDocument(bridge.client.state(channel), bridge)
 
     def presence(self, channel: str) -> "SyncRoster":
         """Who is in a channel, live. As Client.presence()."""
-        portal, client = self._parts
-        return SyncRoster(client.presence(channel), portal)
+        bridge = self._bridge
+        return SyncRoster(bridge.client.presence(channel), bridge)
 
 
 async def _made(make: Callable[[], Client]) -> Client:
     return make()
 
 
+class _Bridge:
+    """The thread of a client, and the calls that are carried over to it."""
+
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+        self.client = client
+        self._portal = portal
+
+    @overload
+    def call(self, work: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+
+    @overload
+    def call(self, work: Callable[..., T], *args: Any) -> T: ...
+
+    def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call or await it there. Raises Closed where that thread has ended. A Ctrl-C here cancels it there."""
+        try:
+            future = self._portal.start_task_soon(work, *args)
+        except RuntimeError:
+            if self.client.status.state is not State.CLOSED:
+                raise
+            raise Closed(f"the client is closed: {self.client.status.reason}") from None
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
 class SyncReceipt:
     """A publish on its way."""
 
-    def __init__(self, receipt: Receipt, portal: BlockingPortal) -> None:
+    def __init__(self, receipt: Receipt, bridge: _Bridge) -> None:
         self._receipt = receipt
-        self._portal = portal
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._receipt).replace("Receipt", "SyncReceipt", 1)
 
     @property
     def done(self) -> bool:
@@ -234,40 +266,59 @@ class SyncReceipt:
 
     def result(self, timeout_s: float | None = None) -> int:
         """Wait for the offset. Raises what the server refuses it with, Closed, and TimeoutError."""
+        if self._receipt.done:
+            return self._receipt.result()
 
         async def wait() -> int:
             with anyio.fail_after(timeout_s):
                 return await self._receipt
 
-        offset: int = self._portal.call(wait)
-        return offset
+        return self._bridge.call(wait)
 
 
 class _Entered:
-    """Something of the asynchronous client that is entered and left in its thread."""
+    """Something of the asynchronous client that is entered and left in its thread.
 
-    def __init__(self, inner: AbstractAsyncContextManager[Any], portal: BlockingPortal) -> None:
-        self._entered = portal.wrap_async_context_manager(inner)
-        self._portal = portal
+    No task there waits for its end, so that a client can be closed without it.
+    """
+
+    def __init__(self, inner: Subscription[Message | Gap] | Document | Roster, bridge: _Bridge) -> None:
+        self.channel = inner.channel
+        self._entering = inner
+        self._bridge = bridge
 
     def __enter__(self) -> Self:
-        self._entered.__enter__()
+        self._bridge.call(self._entering.__aenter__)
         return self
 
     def __exit__(self, *error: Any) -> None:
-        self._entered.__exit__(*error)
+        try:
+            self._bridge.call(self._entering.__aexit__, *error)
+        except Closed:
+            pass  # it has ended with its client
+
+    def __repr__(self) -> str:
+        inner = self._entering
+        try:
+            text = self._bridge.call(repr, inner)
+        except Closed:
+            text = repr(inner)
+        return text.replace(type(inner).__name__, type(self).__name__, 1)
 
 
 class SyncSubscription(_Entered, Generic[Item]):
     """A channel's messages, each once and in order. As Subscription."""
 
-    def __init__(self, inner: Subscription[Message | Gap], portal: BlockingPortal, *, raise_gaps: bool) -> None:
-        super().__init__(inner, portal)
+    def __init__(self, inner: Subscription[Message | Gap], bridge: _Bridge, *, raise_gaps: bool) -> None:
+        super().__init__(inner, bridge)
         self.offset: int | None = None
         """The offset of the newest message, or gap, that was taken out."""
         self._inner = inner
         self._raise_gaps = raise_gaps
         self._taken: deque[Message | Gap] = deque()
+
+    def __repr__(self) -> str:
+        return f"<SyncSubscription to {self.channel!r}, offset {self.offset}>"
 
     @property
     def epoch(self) -> str:
@@ -284,7 +335,7 @@ class SyncSubscription(_Entered, Generic[Item]):
 
     def __next__(self) -> Item:
         if not self._taken:
-            self._taken.extend(self._portal.call(self._inner.take_some, TAKEN_AT_ONCE))
+            self._taken.extend(self._bridge.call(self._inner.take_some, TAKEN_AT_ONCE))
         item = self._taken.popleft()
         if type(item) is Message and item.offset is not None:
             self.offset = item.offset
@@ -298,55 +349,55 @@ class SyncSubscription(_Entered, Generic[Item]):
 class SyncDocument(_Entered, Mapping[str, Any]):
     """A channel's state, live. As Document."""
 
-    def __init__(self, inner: Document, portal: BlockingPortal) -> None:
-        super().__init__(inner, portal)
+    def __init__(self, inner: Document, bridge: _Bridge) -> None:
+        super().__init__(inner, bridge)
         self._inner = inner
 
     def _snapshot(self) -> dict[str, Any]:
-        return self._portal.call(dict, self._inner)
+        return self._bridge.call(dict, self._inner)
 
     def __getitem__(self, key: str) -> Any:
-        return self._portal.call(self._inner.__getitem__, key)
+        return self._bridge.call(self._inner.__getitem__, key)
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._snapshot())
 
     def __len__(self) -> int:
-        return self._portal.call(len, self._inner)
+        return self._bridge.call(len, self._inner)
 
     def __setitem__(self, key: str, value: Any) -> None:
-        self._portal.call(self._inner.__setitem__, key, value)
+        self._bridge.call(self._inner.__setitem__, key, value)
 
     def __delitem__(self, key: str) -> None:
-        self._portal.call(self._inner.__delitem__, key)
+        self._bridge.call(self._inner.__delitem__, key)
 
     def set(self, key: str, value: Any) -> int:
         """Write a key, and wait until it is stored; returns the offset."""
-        offset: int = self._portal.call(self._inner.set, key, value)
+        offset: int = self._bridge.call(self._inner.set, key, value)
         return offset
 
     def update(self, key: str, change: Callable[[Any], Any]) -> Any:
         """Set a key to `change(its value)`, so that nobody's change is lost; `change` runs in the client's thread."""
-        return self._portal.call(self._inner.update, key, change)
+        return self._bridge.call(self._inner.update, key, change)
 
     def confirmed(self, key: str) -> Entry | None:
         """What the server is known to have on a key."""
-        return self._portal.call(self._inner.confirmed, key)
+        return self._bridge.call(self._inner.confirmed, key)
 
     def flush(self) -> None:
         """Wait until what was written so far has its verdict. Raises the first refusal."""
-        self._portal.call(self._inner.flush)
+        self._bridge.call(self._inner.flush)
 
     def changes(self) -> Iterator[Change]:
         """What changes from now on."""
-        return _blocking(self._portal, self._portal.call(self._inner.changes))
+        return _blocking(self._bridge, self._bridge.call(self._inner.changes))
 
 
 class SyncRoster(_Entered, Mapping[str, Member]):
     """Who is in a channel, live. As Roster."""
 
-    def __init__(self, inner: Roster, portal: BlockingPortal) -> None:
-        super().__init__(inner, portal)
+    def __init__(self, inner: Roster, bridge: _Bridge) -> None:
+        super().__init__(inner, bridge)
         self._inner = inner
 
     @property
@@ -355,24 +406,24 @@ class SyncRoster(_Entered, Mapping[str, Member]):
         return self._inner.me
 
     def __getitem__(self, id: str) -> Member:
-        return self._portal.call(self._inner.__getitem__, id)
+        return self._bridge.call(self._inner.__getitem__, id)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._portal.call(list, self._inner))
+        return iter(self._bridge.call(list, self._inner))
 
     def __len__(self) -> int:
-        return self._portal.call(len, self._inner)
+        return self._bridge.call(len, self._inner)
 
 
 class _blocking(Generic[Item]):
     """An asynchronous iterator, one call into the other thread for each item."""
 
-    def __init__(self, portal: BlockingPortal, inner: AsyncIterator[Item]) -> None:
-        self._portal = portal
+    def __init__(self, bridge: _Bridge, inner: AsyncIterator[Item]) -> None:
+        self._bridge = bridge
         self._inner = inner
 
     def __iter__(self) -> Self:
         return self
 
     def __next__(self) -> Item:
-        return self._portal.call(self._inner.__anext__)
+        return self._bridge.call(self._inner.__anext__)
