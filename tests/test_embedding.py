@@ -483,6 +483,13 @@ async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: 
         for limit in (0, -1, 1001):
             with pytest.raises(ValueError, match="limit is 1-1000"):
                 await server.history("lobby", limit=limit)
+        with pytest.raises(ValueError, match="since is 0-9007199254740991, not -1"):
+            await server.history("lobby", since=-1)
+        for wrong in (5, b"lobby", ["lobby"]):
+            with pytest.raises(TypeError, match="a channel's name is a string, not "):
+                await server.publish(wrong, 1)  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match="since is an integer, not '1'"):
+            await server.history("lobby", since="1")  # type: ignore[arg-type]
 
 
 async def test_before_and_after_it_serves_a_server_cannot_be_asked(tmp_path: Path) -> None:

@@ -15,8 +15,11 @@ from trisync.wire.errors import WireError
 from trisync.wire.protocol import (
     HISTORY_LIMIT_DEFAULT,
     HISTORY_LIMIT_MAX,
+    OFFSET_MAX,
     BadRequest,
     channel_is_valid,
+    check_integer,
+    check_text,
     compose_publish,
     decode_request,
 )
@@ -83,10 +86,11 @@ class Embedding:
     ) -> list[dict[str, Any]]:
         """The newest messages, or those behind offset `since`, ascending; fewer than `limit` when they are large.
 
-        Raises ValueError for a `limit` that is not 1-1000.
+        Raises ValueError for a `limit` that is not 1-1000, and for a negative `since`.
         """
-        if not 1 <= limit <= HISTORY_LIMIT_MAX:
-            raise ValueError(f"limit is 1-{HISTORY_LIMIT_MAX}, not {limit}")
+        check_integer("limit", limit, 1, HISTORY_LIMIT_MAX)
+        if since is not None:
+            check_integer("since", since, 0, OFFSET_MAX)
         try:
             page = await self._serving(channel).history(channel, since, limit)
         except LogUnavailable as problem:
@@ -131,8 +135,10 @@ class Embedding:
     def _serving(self, channel: str | None = None) -> Broker:
         if self._broker is None:
             raise RuntimeError("the server is not serving")
-        if channel is not None and not channel_is_valid(channel):
-            raise ValueError(f"{channel!r} is no channel's name")
+        if channel is not None:
+            check_text("a channel's name", channel)
+            if not channel_is_valid(channel):
+                raise ValueError(f"{channel!r} is no channel's name")
         return self._broker
 
 

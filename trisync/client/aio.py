@@ -4,6 +4,7 @@ import logging
 import math
 import random
 import ssl
+import sys
 from typing import Any, Literal, Self, overload
 
 import anyio
@@ -17,8 +18,8 @@ from trisync.client.machine import Machine, State, Status, make_producer
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
-from trisync.client.wire import History, Member, Message, check_channel, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT
+from trisync.client.wire import History, Member, Message, check_channel, check_hello, check_start, history_of
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer
 
 logger = logging.getLogger("trisync.client")
 
@@ -51,7 +52,7 @@ def connect(
     At most `queue_max` publishes or `queue_bytes_max` bytes wait for their answers: one more is QueueFull. Leaving
     waits at most `close_s` for them, and raises Unsettled if some are left; it does not wait if an exception leaves.
 
-    Raises ValueError for what is no such URL.
+    Raises ValueError, or TypeError, for what is no such URL or another argument that cannot be.
 
     >>> async def main() -> None:
     ...     async with connect(URL, name="alice") as client:
@@ -87,6 +88,14 @@ class Client:
         tls: ssl.SSLContext | None,
     ) -> None:
         address = parse_url(url)
+        check_hello(name, producer)
+        check_integer("queue_max", queue_max, 1, sys.maxsize)
+        check_integer("queue_bytes_max", queue_bytes_max, 1, sys.maxsize)
+        for field, seconds in {"close_s": close_s, "wait_s": 0 if wait_s is None else wait_s}.items():
+            if not isinstance(seconds, int | float):
+                raise TypeError(f"{field} is a number of seconds, not {seconds!r}")
+            if not seconds >= 0:
+                raise ValueError(f"{field} is at least 0, not {seconds}")
         self._wait_s = wait_s
         self._close_s = close_s
         self._machine = Machine(
@@ -207,9 +216,9 @@ class Client:
         there as a JSON Merge Patch. An `ephemeral` one goes to those who are there now and is not stored: it raises
         NotConnected when offline, and returns 0.
 
-        Raises what the server refuses it with, such as Conflict; QueueFull; BadRequest; TypeError or ValueError for
-        `data` that is no JSON, such as NaN; and Closed if the client is closed before there is an answer. Cancelled,
-        it is sent and stored all the same.
+        Raises what the server refuses it with, such as Conflict; QueueFull; TypeError or ValueError (BadRequest is one)
+        for arguments that cannot be, such as `data` that is no JSON: NaN, bytes, a set; and Closed if the client is
+        closed before there is an answer. Cancelled, it is sent and stored all the same.
 
         >>> async def main() -> None:
         ...     async with connect(URL) as client:
@@ -305,7 +314,7 @@ class Client:
         and `epoch`.
 
         Messages that nobody takes stay at the server, so a slow program costs no memory; ephemeral ones are lost to
-        it. A client has one subscription to a channel.
+        it. A client has one subscription to a channel. Raises TypeError or ValueError for arguments that cannot be.
 
         >>> async def main() -> None:
         ...     async with connect(URL, name="bob") as client:
@@ -317,8 +326,10 @@ class Client:
         >>> run(main)
         1 bob {'text': 'hi'}
         """
-        if since is not None and last is not None:
-            raise ValueError("since and last do not go together")
+        check_channel(channel)
+        check_start(since, epoch, last)
+        if gaps not in ("raise", "yield"):
+            raise ValueError(f"gaps is 'raise' or 'yield', not {gaps!r}")
         start = Start(since, epoch, last)
         if gaps == "raise":
             return Subscription[Message](self._entered(), channel, start, raise_gaps=True)
@@ -328,7 +339,8 @@ class Client:
         """Stored messages, oldest first: the newest `limit` (1 to 1000), or those behind offset `since`.
 
         There may be fewer when they are large; `more` says whether the channel goes on, and `gap` what is missing at
-        the beginning. Waits for a connection if there is none. Raises what the server refuses it with.
+        the beginning. Waits for a connection if there is none. Raises what the server refuses it with, and TypeError
+        or ValueError for arguments that cannot be.
 
         >>> async def main() -> None:
         ...     async with connect(URL) as client:
@@ -340,6 +352,8 @@ class Client:
         ['one', 'two'] True None
         """
         check_channel(channel)
+        check_start(since, None, None)
+        check_integer("limit", limit, 1, HISTORY_LIMIT_MAX)
         fields = {"channel": channel, "limit": limit} | ({} if since is None else {"since": since})
         return history_of(channel, since, limit, await ask(self._entered(), "history", fields))
 
@@ -356,6 +370,7 @@ class Client:
         1
         [('count', 1), ('title', 'Hello')]
         """
+        check_channel(channel)
         return Document(self._entered(), channel)
 
     def presence(self, channel: str) -> Roster:
@@ -367,6 +382,7 @@ class Client:
         >>> run(main)
         alice
         """
+        check_channel(channel)
         return Roster(self._entered(), channel)
 
     async def members(self, channel: str) -> list[Member]:

@@ -87,7 +87,7 @@ class BadJson(Refused):
     """The server could not read what was sent: nested too deep, say."""
 
 
-class BadRequest(Refused):
+class BadRequest(Refused, ValueError):
     """A field is missing, of the wrong type or out of range; the message says which."""
 
 

@@ -13,6 +13,8 @@ from enum import Enum
 from random import Random
 from typing import Any, NamedTuple
 
+from msgspec import Raw
+
 from trisync.client.backoff import Backoff
 from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, refusal
 from trisync.client.feeds import Inbox, Members, Start
@@ -35,6 +37,7 @@ from trisync.client.wire import (
     encode_body,
     encode_request,
 )
+from trisync.wire.data import encode_data
 from trisync.wire.protocol import UNANSWERED_MAX
 
 logger = logging.getLogger("trisync.client")
@@ -132,17 +135,18 @@ class Machine:
         expect: int | None = None,
         merge: bool = False,
     ) -> Publish:
-        """Queue a publish. Raises QueueFull, BadRequest, TooLarge, Closed, and what encode_body() does of `data`."""
+        """Queue a publish. Raises QueueFull, TooLarge, Closed, and what encode_body() does."""
         self._check_open()
         publish = self.publishes.add(encode_body(channel, data, key, expect, merge=merge, ephemeral=False))
         self.on_change()
         return publish
 
     def flash(self, channel: str, data: Any, on_done: Callable[[Request], None]) -> Request:
-        """Publish without storing: now, or not at all. Raises NotConnected, BadRequest, Closed."""
+        """Publish without storing: now, or not at all. Raises NotConnected, and otherwise as publish() does."""
         self._check_open()
         if self.status.state is not State.ONLINE:
             raise NotConnected(f"an ephemeral message is for those who are there now: {self.status.reason}")
+        data = Raw(encode_data(data))  # as it is now, whenever it is sent
         body = encode_body(channel, data, None, None, merge=False, ephemeral=True)
         too_large = check_size(body, self.publishes.message_bytes_max)
         if too_large is not None:

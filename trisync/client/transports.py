@@ -25,7 +25,7 @@ from wsproto.events import (
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
 from trisync.wire.framing import FrameSplitter, join_frames
-from trisync.wire.protocol import REPLY_HEADROOM_BYTES
+from trisync.wire.protocol import REPLY_HEADROOM_BYTES, check_text
 
 DEFAULT_URL = "tcp://localhost:2345"
 
@@ -66,7 +66,8 @@ def _bracketed(host: str) -> str:
 
 
 def parse_url(url: str) -> Address:
-    """The address in a URL. Raises ValueError."""
+    """The address in a URL. Raises TypeError and ValueError."""
+    check_text("a server's address", url)
     refusal = ValueError(f"a server's address looks like {DEFAULT_URL} or ws://localhost:8000/, not {url!r}")
     try:
         parts = urlsplit(url)

@@ -12,7 +12,16 @@ from msgspec import Raw, Struct
 
 from trisync.client.errors import BadRequest, Gap, ProtocolError, TooLarge
 from trisync.wire.data import decode_data, encode_data
-from trisync.wire.protocol import DEPTH_MAX, KEY_BYTES_MAX, channel_is_valid, decode_request
+from trisync.wire.protocol import (
+    DEPTH_MAX,
+    HISTORY_LIMIT_MAX,
+    KEY_BYTES_MAX,
+    OFFSET_MAX,
+    channel_is_valid,
+    check_integer,
+    check_text,
+    decode_request,
+)
 from trisync.wire.protocol import BadRequest as BadPayload
 
 T = TypeVar("T")
@@ -200,7 +209,8 @@ def history_of(channel: str, since: int | None, limit: int, ok: Ok) -> History:
 
 
 def check_channel(channel: str) -> None:
-    """Raises BadRequest for what is no channel's name."""
+    """Raises TypeError and BadRequest for what is no channel's name."""
+    check_text("a channel's name", channel)
     if not channel_is_valid(channel):
         problem = f"a channel is 1-200 characters of ASCII letters, digits and _ - . : / @ # =, not {channel[:300]!r}"
         raise BadRequest("bad_request", problem)
@@ -209,16 +219,18 @@ def check_channel(channel: str) -> None:
 def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *, merge: bool, ephemeral: bool) -> bytes:
     """The fields of a publish, of a kind that no server refuses for its form: what it would not settle is told here.
 
-    Raises BadRequest, ValueError for a NaN or an infinity in `data`, and TypeError or another exception of msgspec's
-    for what else JSON cannot hold.
+    Raises TypeError for a channel or key that is no string, BadRequest for one that is none otherwise, ValueError for
+    an `expect` that is no offset, and for `data` what encode_data() does.
     """
     check_channel(channel)
     fields = b""
     if key is not None:
+        check_text("a key", key)
         fields = b',"key":' + msgspec.json.encode(key)
         if not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
             raise BadRequest("bad_request", f"a key is 1-{KEY_BYTES_MAX} bytes of UTF-8")
     if expect is not None:
+        check_integer("expect", expect, 0, OFFSET_MAX)
         fields += b',"expect":%d' % expect
     if merge:
         fields += b',"merge":true'
@@ -227,11 +239,35 @@ def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *,
     json = encode_data(data)
     body = b'"channel":"%b"%b,"data":%b}' % (channel.encode(), fields, json)
     if fields or isinstance(data, Raw) or json.count(b"[") + json.count(b"{") >= DEPTH_MAX:
-        try:
-            decode_request(b'{"op":"publish",' + body)
-        except BadPayload as bad:
-            raise BadRequest(bad.error.code, bad.error.message) from None
+        _check_request(b'{"op":"publish",' + body)
     return body
+
+
+def check_start(since: int | None, epoch: str | None, last: int | None) -> None:
+    """Raises TypeError and ValueError for what is no beginning of a subscription."""
+    if since is not None and last is not None:
+        raise ValueError("since and last do not go together")
+    if since is not None:
+        check_integer("since", since, 0, OFFSET_MAX)
+    if last is not None:
+        check_integer("last", last, 1, HISTORY_LIMIT_MAX)
+    if epoch is not None:
+        check_text("epoch", epoch)
+
+
+def check_hello(name: str | None, producer: str | None) -> None:
+    """Raises TypeError and BadRequest for what a server refuses a client for."""
+    said = {field: value for field, value in (("name", name), ("producer", producer)) if value is not None}
+    for field, value in said.items():
+        check_text(field, value)
+    _check_request(encode_request("hello", "", said))
+
+
+def _check_request(payload: bytes) -> None:
+    try:
+        decode_request(payload)
+    except BadPayload as bad:
+        raise BadRequest(bad.error.code, bad.error.message) from None
 
 
 def check_size(body: bytes, message_bytes_max: int) -> TooLarge | None:

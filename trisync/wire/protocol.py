@@ -261,6 +261,20 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 
 
+def check_integer(name: str, value: object, least: int, most: int) -> None:
+    """Raises TypeError for what a program gives that is no integer, and ValueError for what is out of range."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{name} is an integer, not {value!r}")
+    if not least <= value <= most:
+        raise ValueError(f"{name} is {least}-{most}, not {value}")
+
+
+def check_text(name: str, value: object) -> None:
+    """Raises TypeError for what a program gives that is no string."""
+    if not isinstance(value, str):
+        raise TypeError(f"{name} is a string, not {shortened(repr(value), 200)}")
+
+
 @lru_cache(maxsize=10_000)
 def channel_is_valid(name: str) -> bool:
     """Whether `name` is 1-200 characters of ASCII letters, digits and `_ - . : / @ # =` (names repeat: cached)."""
