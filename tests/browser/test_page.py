@@ -2,12 +2,13 @@
 
 import re
 from pathlib import Path
+from urllib.request import Request, urlopen
 
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.pages import Netcat, await_head, await_state, offsets, open_page, say, texts
-from tests.harness import ServerProcess, server_process
+from tests.harness import PATIENCE_S, ServerProcess, server_process
 
 
 def a_page(browser: Browser, server: ServerProcess, name: str, path: str = "/") -> Page:
@@ -94,6 +95,37 @@ def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Brow
         assert '"<img src=x>"' in texts(page)[0]
         assert page.locator("#log img").count() == 0
         grace.close()
+        page.context.close()
+
+
+def test_a_channel_that_was_emptied_says_so_and_which_messages_are_gone(browser: Browser, tmp_path: Path) -> None:
+    def delete(channel: str) -> None:
+        address = f"http://127.0.0.1:{server.web_port}/channels/{channel}"
+        with urlopen(Request(address, method="DELETE"), timeout=PATIENCE_S):
+            pass
+
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        beginning, notice = page.locator("#beginning"), page.locator("#log .notice")
+        for offset in range(1, 4):
+            say(page, f"message {offset}")
+            await_head(page, offset)
+        delete("lobby")
+        expect(notice).to_have_text("Messages 1–3 are no longer kept")
+        expect(beginning).to_have_text("#lobby is empty: what was said here is no longer kept.")
+        assert offsets(page) == []
+        page.reload()
+        expect(beginning).to_have_text("#lobby is empty: what was said here is no longer kept.")
+        expect(page.locator("#earlier")).to_be_hidden()
+        say(page, "again")
+        await_head(page, 4)
+        expect(beginning).to_have_text("What was before is no longer kept.")
+        delete("lobby")
+        expect(notice).to_have_text("Message 4 is no longer kept")
+        assert offsets(page) == []
+        page.fill("#channel", "another")
+        page.press("#channel", "Enter")
+        expect(beginning).to_have_text("Nothing has been said in #another yet.")
         page.context.close()
 
 

@@ -34,6 +34,7 @@ const keepsQueue = "locks" in navigator && "indexedDB" in window;
 /** @type {Replica | any} the one that is shown */
 let channel;
 let noneEarlier = false; // the server has nothing before the first message
+let isEmptied = false; // nor any message
 let retryAt = 0;
 let waitingTimer = 0;
 
@@ -101,12 +102,12 @@ function showWaiting() {
 /** Reads another channel from now on. @param {string} name */
 function open(name) {
   channel?.close();
-  noneEarlier = false;
+  noneEarlier = isEmptied = false;
   channel = client.replica(name, { last: FIRST_LOOK, presence: true });
   showChannel(name);
   const opened = channel;
   const ifShown = (/** @type {(event: any) => void} */ act) => (/** @type {any} */ event) => opened === channel && act(event);
-  channel.on("subscribed", ifShown(() => (showHead(), showTop())));
+  channel.on("subscribed", ifShown(() => (showHead(), showTop(), lookWhetherEmptied())));
   channel.on("message", ifShown(onMessage));
   channel.on("gap", ifShown(onGap));
   channel.on("presence", ifShown(() => showPeople(channel, true)));
@@ -117,6 +118,7 @@ function open(name) {
 
 /** @param {Message} message */
 function onMessage(message) {
+  if (message.offset !== undefined) isEmptied = false;
   log.add(message);
   board.sign(message, nameInput.value);
   showHead();
@@ -125,8 +127,12 @@ function onMessage(message) {
 /** @param {import("./trisync.js").Gap} gap */
 function onGap(gap) {
   if (gap.reason === "epoch") {
-    noneEarlier = false;
+    noneEarlier = isEmptied = false;
     log.clear(channel.channel);
+  } else if (gap.reason === "trimmed") {
+    noneEarlier = true;
+    isEmptied = gap.to >= channel.head;
+    log.forget(gap.from, gap.to);
   }
   log.notice(gap.reason, gapText(gap));
 }
@@ -157,10 +163,21 @@ function showTop() {
   const { first } = log;
   $("earlier").hidden = first <= 1 || noneEarlier;
   let text = "";
-  if (first === 1) text = `This is where #${log.channel} begins.`;
+  if (first === 0 && isEmptied) text = `#${log.channel} is empty: what was said here is no longer kept.`;
+  else if (first === 1) text = `This is where #${log.channel} begins.`;
   else if (noneEarlier) text = "What was before is no longer kept.";
   else if (first === 0 && channel?.live && channel.head === 0) text = `Nothing has been said in #${log.channel} yet.`;
   $("beginning").textContent = text;
+}
+
+/** A channel that has had messages and sends none may have none any more. */
+async function lookWhetherEmptied() {
+  const opened = channel;
+  if (log.first !== 0 || opened.head === 0) return;
+  const { messages } = await client.history(opened.channel, { limit: 1 }).catch(() => ({ messages: [null] }));
+  if (opened !== channel || messages.length > 0 || log.first !== 0) return;
+  noneEarlier = isEmptied = true;
+  showTop();
 }
 
 async function loadEarlier() {

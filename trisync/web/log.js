@@ -76,6 +76,17 @@ export class Log {
     });
   }
 
+  /** Takes out what the channel has no longer. @param {number} from @param {number} to */
+  forget(from, to) {
+    this.#flush();
+    for (const row of this.#messages.querySelectorAll("[data-offset]")) {
+      if (row.dataset.offset >= from && row.dataset.offset <= to) row.remove();
+    }
+    joinTo(this.#messages.firstElementChild, null);
+    this.#last = Math.max(this.#last, to); // a message of this page's that is among them will not come any more
+    this.#schedule();
+  }
+
   /** @param {string} kind @param {string} text */
   notice(kind, text) {
     this.#arrive(() => noticeRow(kind, text));

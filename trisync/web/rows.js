@@ -82,7 +82,7 @@ export function gapText({ reason, from, to }) {
   if (reason === "epoch") return "The log was replaced; starting again";
   const range = from === to ? `Message ${to} is` : `Messages ${from}–${to} are`;
   if (reason === "missed") return `${range} missing: the server skipped them`;
-  return `${range} no longer kept; they were trimmed while you were away`;
+  return `${range} no longer kept`;
 }
 
 /** @param {Element | null} row @returns {HTMLElement | null} the nearest message at or above it */
