@@ -1,7 +1,9 @@
 """The client as a package: its documentation runs, and neither it nor the server pays for the other."""
 
 import ast
+import copy
 import doctest
+import pickle
 import subprocess
 import sys
 from collections.abc import Awaitable, Callable
@@ -83,6 +85,21 @@ def test_what_type_checkers_are_told_is_what_there_is() -> None:
 def test_the_client_package_exports_what_it_says() -> None:
     for name in client.__all__:
         assert hasattr(client, name), name
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        client.Gap("lobby", "trimmed", 1, 3),
+        client.Unsettled(2),
+        client.Closed("the client is closed"),
+        client.Conflict("conflict", "the key's newest offset is 1", False, {"offset": 1, "data": "red"}),
+        client.BadRequest("bad_request", "expect and merge need a key"),
+    ],
+)
+def test_errors_come_back_from_other_processes_as_they_are(error: client.ClientError) -> None:
+    for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
+        assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
 
 
 def test_the_measurement_of_its_speed_measures() -> None:

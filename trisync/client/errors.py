@@ -1,6 +1,7 @@
 """What a client raises: refusals of the server, one class for each code of the wire, and the client's own errors.
 
-All are ClientErrors. What the codes mean to the server is in trisync/errors.py; a test holds the two tables together.
+All are ClientErrors, and can be pickled, for other processes. What the codes mean to the server is in
+trisync/errors.py; a test holds the two tables together.
 """
 
 from typing import Any
@@ -31,6 +32,9 @@ class Unsettled(ClientError):
         super().__init__(f"{count} publishes had no answer when the client was closed: they may be stored or not")
         self.count = count
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.count,)
+
 
 class ProtocolError(ClientError):
     """The server sent what no server of this protocol sends. The connection is given up and made anew."""
@@ -57,6 +61,9 @@ class Gap(ClientError):
         self.first = first
         self.last = last
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.channel, self.reason, self.first, self.last)
+
     def to_json(self) -> bytes:
         """The gap as one JSON object, on one line, as the server says it."""
         return encode_gap(self.channel, self.reason, self.first, self.last)
@@ -81,6 +88,9 @@ class Refused(ClientError):
         self.message = message
         self.retry = retry
         self.details = details or {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.code, self.message, self.retry, self.details)
 
 
 class BadJson(Refused):
