@@ -4,12 +4,13 @@ import signal
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pytest
 
 import trisync
-from tests.harness import PATIENCE_S
-from trisync.client import Change, Closed, Conflict, Gap, NotConnected, State
+from tests.harness import PATIENCE_S, server_process
+from trisync.client import Change, Closed, Conflict, Gap, NotConnected, State, Unsettled
 
 
 def test_it_publishes_subscribes_and_reads(url: str, channel: str) -> None:
@@ -45,6 +46,35 @@ def test_who_is_there(tcp_url: str, channel: str) -> None:
         assert list(members) == [members.me]
         assert members[members.me] == client.members(channel)[0]
         assert len(members) == 1
+        changes = members.changes()
+        with trisync.connect_sync(tcp_url, name="bob") as bob, bob.subscribe(channel):
+            joined = next(changes)
+            assert (joined.kind, joined.member.name) == ("joined", "bob")
+
+
+def test_it_has_all_that_the_asynchronous_one_has() -> None:
+    """Where it blocks by itself until there is room, nobody has to wait for that."""
+    lacks = {"Client": {"room"}, "Document": set(), "Roster": set(), "Subscription": {"take_some"}}
+    for name, lacking in lacks.items():
+        has = {each for each in dir(getattr(trisync.client, name)) if not each.startswith("_")}
+        assert has - set(dir(getattr(trisync.client, f"Sync{name}"))) == lacking
+
+
+def test_what_becomes_of_the_connection_and_of_writes_is_told(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        client = trisync.connect_sync(f"tcp://127.0.0.1:{server.tcp_port}", close_s=0).open()
+        statuses = client.status_changes()
+        with client.state("doc") as doc:
+            doc.set("title", "Hello")
+            assert doc.pending == 0
+            server.stop()
+            assert next(statuses).state in (State.OFFLINE, State.CONNECTING)
+            doc["title"] = "again"
+            assert doc.pending == 1
+        with pytest.raises(Unsettled):
+            client.close()
+        with pytest.raises(Closed):
+            next(statuses)
 
 
 def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:

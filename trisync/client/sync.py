@@ -15,6 +15,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from trisync.client.aio import Client, connect
 from trisync.client.documents import Document, Roster
 from trisync.client.errors import Closed, Gap
+from trisync.client.feeds import PresenceChange
 from trisync.client.machine import State, Status
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
@@ -101,7 +102,7 @@ class SyncClient:
     @property
     def _bridge(self) -> "_Bridge":
         if self._opened is None:
-            raise RuntimeError("it is not open")
+            raise RuntimeError("it is not open: use it in a with statement, or call open()")
         return self._opened
 
     def _call(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:
@@ -118,6 +119,11 @@ class SyncClient:
     def status(self) -> Status:
         """How this client is connected, and why it is so."""
         return self._bridge.client.status
+
+    def status_changes(self) -> Iterator[Status]:
+        """What becomes of the connection from now on. As Client.status_changes()."""
+        bridge = self._bridge
+        return _blocking(bridge, bridge.call(bridge.client.status_changes))
 
     def nudge(self) -> None:
         """Connect at once, or make sure that the connection is still one. As Client.nudge()."""
@@ -384,6 +390,11 @@ class SyncDocument(_Entered, Mapping[str, Any]):
         """What the server is known to have on a key."""
         return self._bridge.call(self._inner.confirmed, key)
 
+    @property
+    def pending(self) -> int:
+        """How many of this client's writes have no verdict yet."""
+        return self._bridge.call(lambda: self._inner.pending)
+
     def flush(self) -> None:
         """Wait until what was written so far has its verdict. Raises the first refusal."""
         self._bridge.call(self._inner.flush)
@@ -413,6 +424,10 @@ class SyncRoster(_Entered, Mapping[str, Member]):
 
     def __len__(self) -> int:
         return self._bridge.call(len, self._inner)
+
+    def changes(self) -> Iterator[PresenceChange]:
+        """Who comes, goes and is renamed from now on."""
+        return _blocking(self._bridge, self._bridge.call(self._inner.changes))
 
 
 class _blocking(Generic[Item]):
