@@ -473,6 +473,31 @@ def test_what_was_left_and_a_client_that_was_closed_end_with_closed(run: Run, tc
     run(main)
 
 
+def test_an_error_that_is_raised_again_does_not_grow(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client:
+            refused = client.post(channel, 1, key="k", expect=5)
+            messages = await client.subscribe(channel).__aenter__()
+            doc = await client.state(channel).__aenter__()
+        changes, statuses = doc.changes(), client.status_changes()
+
+        async def depth(ask: Callable[[], Any]) -> int:
+            with pytest.raises((Closed, Conflict)) as caught:
+                await ask()
+            return len(caught.traceback)
+
+        async def receipt() -> int:
+            return await refused
+
+        asked: list[Callable[[], Any]] = [lambda: client.publish(channel, 1), client.room, receipt]
+        for ask in [*asked, lambda: doc.set("k", 1), *(each.__anext__ for each in (messages, changes, statuses))]:
+            before = await depth(ask)
+            for _ in range(3):
+                assert await depth(ask) == before
+
+    run(main)
+
+
 def test_a_client_that_was_not_entered_says_so_instead_of_waiting_for_ever(run: Run, channel: str) -> None:
     async def main() -> None:
         client = trisync.connect(NOBODY)

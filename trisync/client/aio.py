@@ -169,12 +169,12 @@ class Client:
         with anyio.CancelScope(deadline=give_up_at if wait_s else math.inf):
             while machine.status.state is not State.ONLINE:
                 if machine.error is not None:
-                    raise machine.error
+                    raise machine.error.with_traceback(None)
                 if machine.status.state is State.OFFLINE and machine.connect_at >= give_up_at:
                     break
                 await self._driver.changed.wait()
         if machine.error is not None:
-            raise machine.error
+            raise machine.error.with_traceback(None)
         if machine.status.state is not State.ONLINE:
             raise NotConnected(machine.status.reason)
 
@@ -265,7 +265,7 @@ class Client:
         while not machine.publishes.has_room:
             await self._driver.changed.wait()
         if machine.error is not None:
-            raise machine.error
+            raise machine.error.with_traceback(None)
 
     async def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""

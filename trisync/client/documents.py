@@ -40,7 +40,7 @@ class Document(Mapping[str, Any]):
         try:
             while not replica.ready:
                 if replica.error is not None:
-                    raise replica.error
+                    raise replica.error.with_traceback(None)
                 await self._signal.wait()
         except BaseException:
             self._machine.leave(self.channel, replica)
@@ -87,7 +87,7 @@ class Document(Mapping[str, Any]):
     def _write(self, key: str, value: Any, expect: int | None = None) -> Receipt:
         replica = self._replica
         if replica.error is not None:
-            raise replica.error
+            raise replica.error.with_traceback(None)
         publish = self._machine.publish(self.channel, value, key=key, expect=expect)
         replica.write(key, value, publish)
         return Receipt(publish)
@@ -164,7 +164,7 @@ class Roster(Mapping[str, Member]):
         try:
             while not members.ready:
                 if members.error is not None:
-                    raise members.error
+                    raise members.error.with_traceback(None)
                 await self._signal.wait()
         except BaseException:
             self._machine.leave(self.channel, members)

@@ -10,7 +10,11 @@ from trisync.wire.protocol import encode_gap
 
 
 class ClientError(Exception):
-    """Anything that a client raises on purpose."""
+    """Anything that a client raises on purpose.
+
+    What may be raised again, as that of a closed client is each time it is used, is raised `with_traceback(None)`: it
+    would grow by the traceback of each time, and keep alive all that was in those frames.
+    """
 
 
 class NotConnected(ClientError):

@@ -129,7 +129,7 @@ class Inbox:
         """The next item; None if there is none now. Raises the error of a subscription that has ended."""
         if not self._items:
             if self.error is not None:
-                raise self.error
+                raise self.error.with_traceback(None)
             return None
         was_full = self.is_full()
         item = self._items.popleft()

@@ -217,7 +217,7 @@ class Machine:
 
     def _check_open(self) -> None:
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
 
     def _changed(self) -> None:
         self.on_change()

@@ -64,7 +64,7 @@ class Receipt:
     def result(self) -> int:
         """The offset, for who knows that it is done. Raises as awaiting it does."""
         if self.error is not None:
-            raise self.error
+            raise self.error.with_traceback(None)
         return self._publish.offset
 
     def __del__(self) -> None:
@@ -100,6 +100,6 @@ async def answer_to(machine: Machine, request: Request, signal: Signal) -> Ok:
         machine.forget(request)
         raise
     if request.error is not None:
-        raise request.error
+        raise request.error.with_traceback(None)
     assert type(request.reply) is Ok
     return request.reply

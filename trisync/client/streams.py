@@ -44,7 +44,7 @@ class Subscription(Generic[Item]):
         try:
             while inbox.cursor is None:
                 if inbox.error is not None:
-                    raise inbox.error
+                    raise inbox.error.with_traceback(None)
                 await self._signal.wait()
         except BaseException:
             self._leave()
@@ -120,7 +120,7 @@ class Changes(Generic[Item]):
         while not self._items:
             error = self._error()
             if error is not None:
-                raise error
+                raise error.with_traceback(None)
             await self._signal.wait()
         return self._items.pop(next(iter(self._items)))
 
