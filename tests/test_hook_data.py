@@ -37,6 +37,23 @@ async def test_a_hook_sees_what_is_published_and_can_change_nothing_but_data() -
     ]
 
 
+async def test_what_a_hook_is_given_is_printed_with_its_data() -> None:
+    hooks = some_hooks()
+    client = a_client()
+    client.name = "ada"
+    printed: list[str] = []
+
+    @hooks.on_publish
+    async def look(publish: PublishRequest) -> None:
+        printed.append(str(publish))
+        publish.data = ["hi"]
+        printed.append(str(publish))
+
+    await hooks.judge_publish(client, a_publish(b"1e999", key="k"))
+    start = "<PublishRequest to 'chat.a', key 'k' by <Client 51f0, 'ada', 192.0.2.7:4000 by tcp>: "
+    assert printed == [f"{start}1e999>", f"{start}['hi']>"]
+
+
 async def test_a_publish_that_no_hook_is_for_goes_on_as_it_is() -> None:
     hooks = some_hooks()
 

@@ -58,6 +58,9 @@ class Client:
         """Called when it has got another name; the server's."""
         self.name = name
 
+    def __repr__(self) -> str:
+        return f"<Client {self.session}, {self.name!r}, {self.peer}>"
+
     @property
     def name(self) -> str | None:
         """The name on its messages and in presence, None without one. A `hello` changes it, and so may the program,
@@ -88,6 +91,11 @@ class PublishRequest:
         self._touched = False
         self._data: Any = None
         self._before: bytes | None = None  # the encoding of `data` as it was; None until somebody has looked
+
+    def __repr__(self) -> str:
+        data = repr(self._data) if self._touched else str(self._request.data, "utf-8")
+        key = "" if self.key is None else f", key {self.key!r}"
+        return f"<PublishRequest to {self.channel!r}{key} by {self.client!r}: {data}>"
 
     @property
     def channel(self) -> str:
