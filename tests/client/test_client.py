@@ -1,6 +1,7 @@
 """The client against a real server, through both doors, under asyncio and Trio."""
 
 import logging
+import ssl
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import Any
@@ -254,6 +255,8 @@ def test_an_ephemeral_message_goes_as_it_was_at_the_call(run: Run, tcp_url: str,
         ({"queue_bytes_max": "x"}, "TypeError: queue_bytes_max is an integer, not 'x'"),
         ({"wait_s": "1"}, "TypeError: wait_s is a number of seconds, not '1'"),
         ({"close_s": -1}, "ValueError: close_s is at least 0, not -1"),
+        ({"url": "tcps://host", "tls": True}, "TypeError: tls is an ssl.SSLContext, not True"),
+        ({"tls": ssl.create_default_context()}, "ValueError: tls is for tcps:// and wss://, and tcp://localhost"),
     ],
 )
 def test_an_argument_of_connect_that_cannot_be_is_said_at_once(options: dict[str, Any], said: str) -> None:

@@ -89,6 +89,10 @@ class Client:
     ) -> None:
         address = parse_url(url)
         check_hello(name, producer)
+        if tls is not None and not isinstance(tls, ssl.SSLContext):
+            raise TypeError(f"tls is an ssl.SSLContext, not {tls!r}")
+        if tls is not None and not address.encrypted:
+            raise ValueError(f"tls is for tcps:// and wss://, and {address} is not encrypted")
         check_integer("queue_max", queue_max, 1, sys.maxsize)
         check_integer("queue_bytes_max", queue_bytes_max, 1, sys.maxsize)
         for field, seconds in {"close_s": close_s, "wait_s": 0 if wait_s is None else wait_s}.items():
