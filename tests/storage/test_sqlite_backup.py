@@ -21,7 +21,7 @@ from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import backup, restore
 from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME
 
-README = (Path(__file__).parent.parent / "README.md").read_text()
+README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 
 
 async def a_log(folder: Path, *data: Any) -> str:
