@@ -6,9 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.harness import (
-    running_server,
-)
+from tests.harness import running_server
 from trisync import config
 from trisync.doors import websocket
 from trisync.wire import console, dialects, http_answers, http_routes, protocol, wsframes

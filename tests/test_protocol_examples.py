@@ -13,16 +13,7 @@ import pytest
 import trio
 from trio_websocket import ConnectionClosed
 
-from tests.harness import (
-    PATIENCE_S,
-    FramesPeer,
-    Json,
-    LinesPeer,
-    Running,
-    WebSocketPeer,
-    running_server,
-    settings_for,
-)
+from tests.harness import PATIENCE_S, FramesPeer, Json, LinesPeer, Running, WebSocketPeer, running_server, settings_for
 from tests.http_examples import run_http_example
 from trisync.storage.sqlite_log import SqliteLog
 

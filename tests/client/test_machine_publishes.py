@@ -1,0 +1,168 @@
+"""The client's machine: what it makes of publishes, while it is connected, and while it is not."""
+
+import pytest
+
+from tests.client.machine_talk import LIMITS, Talk
+from trisync.client.errors import Fenced, NotConnected, Refused, TooLarge
+from trisync.client.machine import State
+from trisync.client.requests import Request
+
+
+def test_at_most_a_window_is_in_flight_and_answers_let_more_go() -> None:
+    talk = Talk()
+    publishes = [talk.machine.publish("lobby", number) for number in range(6)]
+    assert [request["seq"] for request in talk.heard()] == [1, 2, 3, 4]
+    assert talk.heard() == []
+    talk.say("ok", id=1, offset=11)
+    assert (publishes[0].offset, publishes[0].settled, publishes[1].settled) == (11, True, False)
+    assert [request["seq"] for request in talk.heard()] == [5]
+
+
+def test_much_in_flight_waits_for_answers_before_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("trisync.client.publishes.IN_FLIGHT_BYTES", 300)
+    talk = Talk()
+    for _ in range(4):
+        talk.machine.publish("lobby", "x" * 200)
+    assert [request["seq"] for request in talk.heard()] == [1, 2]
+    talk.say("ok", id=1, offset=1)
+    assert [request["seq"] for request in talk.heard()] == [3]
+
+
+def test_what_was_in_doubt_is_sent_again_under_its_seq() -> None:
+    talk = Talk()
+    publishes = [talk.machine.publish("lobby", number) for number in range(3)]
+    talk.heard()
+    talk.say("ok", id=1, offset=1)
+    talk.machine.lost("broken")
+    assert [(request["seq"], request["data"]) for request in talk.come_online(seq=2)] == [(2, 1), (3, 2)]
+    talk.say("ok", id=2, offset=2, duplicate=True)
+    talk.say("ok", id=3, offset=3)
+    assert [publish.offset for publish in publishes] == [1, 2, 3]
+
+
+def test_a_server_that_cannot_take_it_gets_all_again_in_order_after_a_pause() -> None:
+    talk = Talk()
+    for number in range(3):
+        talk.machine.publish("lobby", number)
+    talk.heard()
+    talk.refuse(1, "unavailable", retry=True)
+    talk.refuse(2, "out_of_sequence", retry=True, seq=0)
+    assert talk.machine.publishes.resend_at is None, "not before all that is in flight is answered"
+    talk.refuse(3, "out_of_sequence", retry=True, seq=0)
+    assert talk.heard() == []
+    resend_at = talk.machine.deadline()
+    assert 0.125 <= resend_at - talk.now <= 0.25
+    talk.pass_time(resend_at - talk.now)
+    assert [request["seq"] for request in talk.heard()] == [1, 2, 3]
+
+
+def test_a_server_may_say_how_long_the_pause_is() -> None:
+    talk = Talk()
+    talk.machine.publish("lobby", 1)
+    talk.heard()
+    talk.refuse(1, "rate_limited", retry=True, retry_ms=1500)
+    assert talk.machine.publishes.resend_at == talk.now + 1.5
+
+
+def test_a_refusal_that_uses_up_no_seq_lets_the_rest_be_numbered_anew() -> None:
+    talk = Talk()
+    publishes = [talk.machine.publish("lobby", number) for number in range(3)]
+    talk.heard()
+    talk.refuse(1, "bad_json", retry=False)
+    talk.refuse(2, "out_of_sequence", retry=True, seq=0)
+    talk.refuse(3, "out_of_sequence", retry=True, seq=0)
+    assert isinstance(publishes[0].error, Refused)
+    assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("seq", "epoch"),
+    [
+        (1, "e"),  # it has forgotten some of it
+        (0, "e2"),  # an older log was restored
+        (9, "e2"),  # so was a newer one, in which the seqs are those of other publishes
+    ],
+)
+def test_where_the_server_cannot_know_what_is_in_doubt_another_producer_publishes_it(seq: int, epoch: str) -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.machine.publish("lobby", number)
+    talk.heard()
+    for number in (1, 2):
+        talk.say("ok", id=number, offset=number)
+    talk.machine.lost("the backup is restored")
+    (hello,) = talk.come_online(seq=seq, epoch=epoch)
+    assert (hello["op"], hello["name"]) == ("hello", "me")
+    assert hello["producer"] == talk.machine.producer != "p" * 16
+    assert talk.machine.status.state is State.CONNECTING
+    talk.say("ok", id=hello["id"], seq=0, epoch=epoch, server="fake", session="s", limits=LIMITS)
+    assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 2), (2, 3)]
+
+
+def test_what_is_in_doubt_keeps_its_seq_in_a_restored_log_that_knows_how_far_this_client_had_got() -> None:
+    talk = Talk()
+    for number in range(4):
+        talk.machine.publish("lobby", number)
+    talk.heard()
+    talk.say("ok", id=1, offset=1)
+    talk.machine.lost("the backup is restored")
+    again = talk.come_online(seq=3, epoch="e2")
+    assert [(request["seq"], request["data"]) for request in again] == [(2, 1), (3, 2), (4, 3)]
+
+
+def test_a_producer_that_somebody_else_uses_closes_the_client() -> None:
+    talk = Talk()
+    publish = talk.machine.publish("lobby", 1)
+    talk.heard()
+    talk.refuse(1, "fenced", retry=False)
+    assert isinstance(publish.error, Fenced)
+    assert talk.machine.status.state is State.CLOSED
+
+    talk = Talk()
+    talk.machine.lost("broken")
+    talk.come_online(seq=5)
+    assert isinstance(talk.machine.error, Fenced), "this client never gave seq 5"
+
+
+def test_a_producer_of_an_earlier_run_goes_on_behind_its_last_seq() -> None:
+    talk = Talk(online=False)
+    talk.machine.publish("lobby", 1)
+    assert [request["seq"] for request in talk.come_online(seq=41)] == [42]
+
+
+def test_what_is_too_large_is_refused_here_and_uses_up_no_seq() -> None:
+    talk = Talk(online=False)
+    early = talk.machine.publish("lobby", "x" * 1000)
+    small = talk.machine.publish("lobby", "x")
+    assert [(request["seq"], request["data"]) for request in talk.come_online()] == [(1, "x")]
+    assert isinstance(early.error, TooLarge)
+    assert not small.settled
+    with pytest.raises(TooLarge):
+        talk.machine.publish("lobby", "x" * 1000)
+    with pytest.raises(TooLarge):
+        talk.machine.flash("lobby", "x" * 1000, lambda _: None)
+
+
+def test_an_ephemeral_message_and_its_fate_end_with_the_connection() -> None:
+    talk = Talk()
+    done: list[Request] = []
+    talk.machine.flash("lobby", 1, done.append)
+    assert [request["ephemeral"] for request in talk.heard()] == [True]
+    talk.machine.lost("broken")
+    assert isinstance(done[0].error, NotConnected)
+    with pytest.raises(NotConnected):
+        talk.machine.flash("lobby", 1, done.append)
+
+
+def test_a_question_is_asked_again_on_the_next_connection_unless_nobody_waits() -> None:
+    talk = Talk()
+    done: list[Request] = []
+    talk.machine.request("history", {"channel": "lobby"}, done.append)
+    forgotten = talk.machine.request("history", {"channel": "other"}, done.append)
+    assert len(talk.heard()) == 2
+    talk.machine.forget(forgotten)
+    talk.machine.lost("broken")
+    done.clear()
+    (again,) = talk.come_online()
+    talk.say("ok", id=again["id"], offset=1, epoch="e", messages=[], more=False)
+    assert [request.error for request in done] == [None]
