@@ -432,6 +432,25 @@ def test_who_flushes_or_updates_does_not_take_a_refusal_from_who_has_the_receipt
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
+def test_who_flushes_or_leaves_waits_for_all_publishes_and_not_for_the_last_one_alone(
+    run: Run, tcp_url: str, channel: str
+) -> None:
+    async def main() -> None:
+        for leaving in (False, True):
+            # The server's limit is not known yet: what is over it is settled when it is to be sent, and so first.
+            async with trisync.connect(tcp_url, wait_s=None) as client:
+                receipt, too_large = client.post(channel, "x" * 900_000), client.post(channel, "y" * (1 << 20))
+                if not leaving:
+                    await client.flush()
+                    assert receipt.done
+            assert receipt.done
+            assert await receipt
+            with pytest.raises(TooLarge):
+                await too_large
+
+    run(main)
+
+
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as client:

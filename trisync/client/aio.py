@@ -273,9 +273,8 @@ class Client:
 
     async def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
-        last = self._machine.publishes.newest
-        if last is not None:
-            await until_settled(last)
+        for publish in reversed(self._machine.publishes.unsettled):  # nearly always, behind the last none is left
+            await until_settled(publish)
 
     # Reading
 

@@ -92,9 +92,9 @@ class Publishes:
         return len(self) < self._count_max and self._bytes < self._bytes_max
 
     @property
-    def newest(self) -> Publish | None:
-        """The publish that was queued last, if it is not settled."""
-        return self._unsent[-1] if self._unsent else self._sent[-1] if self._sent else None
+    def unsettled(self) -> list[Publish]:
+        """All that were queued and are not settled, in order. They may be settled in another order."""
+        return [*self._sent, *self._unsent]
 
     def add(self, body: bytes) -> Publish:
         """Queue a publish. Raises QueueFull, and TooLarge where the limit is known by now."""
@@ -269,7 +269,7 @@ class Publishes:
 
     def fail(self, error: ClientError) -> int:
         """The end: settle what is left with an error. Returns how many there were."""
-        left = [*self._sent, *self._unsent]
+        left = self.unsettled
         self._sent.clear()
         self._unsent.clear()
         self.in_flight = self._bytes = self._bytes_in_flight = 0
