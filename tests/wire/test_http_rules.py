@@ -149,6 +149,8 @@ def test_two_origins_are_none_of_ours() -> None:
         "chrome-extension://abcdefghijklmnop",
         "null",
         "file://",
+        "app://",
+        "qrc://",
     ],
 )
 def test_what_a_browser_may_send_as_an_origin_can_be_listed(origin: str) -> None:
@@ -172,6 +174,8 @@ def test_what_a_browser_may_send_as_an_origin_can_be_listed(origin: str) -> None
         ("localhost:3000", "scheme://host"),
         ("https:app.example", "scheme://host"),
         ("https://", "scheme://host"),
+        ("HTTP://", "scheme://host"),
+        ("app:///index.html", "scheme://host"),
         ("https://app.example:", "scheme://host"),
         ("https://ada@app.example", "scheme://host"),
         ("https://a.example,https://b.example", "scheme://host"),

@@ -18,7 +18,8 @@ WEBSOCKET_VERSION = b"13"
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://([\w.~!$&'()+;=%-]+|\[[0-9a-f:.]+\])(:(?P<port>\d+))?", re.ASCII | re.IGNORECASE
 )
-_ORIGINS_WITHOUT_HOST = {"null", "file://"}
+_ORIGIN_WITHOUT_HOST = re.compile(r"null|(?!https?:)[a-z][a-z0-9+.-]*://", re.ASCII | re.IGNORECASE)
+"""As of files, and of pages that an app has in a scheme of its own: `app://` in Android, `qrc://` in Qt."""
 _LEFT_OUT = {("http", "80"), ("https", "443")}
 
 
@@ -82,7 +83,7 @@ def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
 
 def require_origin(text: str) -> None:
     """Raise ValueError, which says what is wrong, for what no browser sends as an Origin: it would match nothing."""
-    if text.lower() in _ORIGINS_WITHOUT_HOST:
+    if _ORIGIN_WITHOUT_HOST.fullmatch(text):
         return
     if "*" in text:
         raise ValueError(f"{text!r}: there are no wildcards, each origin is listed by itself")
