@@ -31,6 +31,10 @@ class Place:
     x: float
 
 
+class Told(msgspec.Struct):
+    text: Raw
+
+
 @given(VALUES)
 def test_what_json_has_is_encoded(value: Any) -> None:
     assert encode_data([None, value]) == msgspec.json.encode([None, value])
@@ -64,6 +68,13 @@ def test_a_number_that_json_does_not_have_is_refused_wherever_it_is(number: floa
 def test_what_would_come_back_as_something_else_is_refused_by_its_place(data: Any, said: str) -> None:
     with pytest.raises(TypeError, match=re.escape(said)):
         encode_data(data)
+
+
+@pytest.mark.parametrize("text", [b"NaN", b"nul", b'1},"key":"x"', b'"\xff"'])
+def test_json_of_a_programs_own_that_is_none_is_refused_wherever_it_is(text: bytes) -> None:
+    for data in ({"a": Raw(text)}, [1, (Raw(text),)], Told(Raw(text))):
+        with pytest.raises(ValueError, match=r"malformed|truncated|trailing|utf-8"):
+            encode_data(data)
 
 
 def test_the_place_of_what_is_no_number_is_said() -> None:
