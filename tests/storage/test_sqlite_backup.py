@@ -171,6 +171,16 @@ async def test_a_damaged_log_is_not_copied_over_a_good_backup(tmp_path: Path) ->
     assert names(tmp_path) == ["backup.db", "data"]
 
 
+async def test_a_log_whose_damage_only_its_text_shows_is_not_copied(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+    with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME)) as database:
+        database.execute("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'epoch'")
+        database.commit()
+    with pytest.raises(LogRefused, match=r"damaged, and was not copied: .*UTF-8"):
+        backup(tmp_path / "data", tmp_path / "backup.db")
+    assert names(tmp_path) == ["data"]
+
+
 async def test_a_copy_that_fails_names_what_was_to_be_copied_and_where_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

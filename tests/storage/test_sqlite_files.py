@@ -164,6 +164,7 @@ def executed(*statements: str) -> Callable[[Path], None]:
         (executed("DROP TABLE _sqlite_migrations"), "does not say which version"),
         (executed("DROP TABLE _sqlite_migrations", "PRAGMA user_version = 0"), "does not say which version"),
         (executed("DELETE FROM _sqlite_migrations WHERE name LIKE '%recent%'"), "does not say which version"),
+        (executed("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'epoch'"), "UTF-8"),
     ],
 )
 async def test_a_damaged_log_is_refused_and_stays_as_it_is(

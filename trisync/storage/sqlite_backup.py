@@ -124,7 +124,9 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
             problem = incomplete(written, copy) if found == "ok" else str(found)
     except sqlite3.DatabaseError as error:
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        # What is not UTF-8 has no code: sqlite3 finds it, and the check does not.
+        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
+        if code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise LogRefused(f"{source} was not copied to {copy}: {error}") from error
         problem = str(error)
     if problem is not None:

@@ -302,7 +302,8 @@ def open_writer(
 
 def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
     """What to raise for a log that SQLite refuses to work with."""
-    if getattr(error, "sqlite_errorcode", 0) & 0xFF in _DAMAGE:
+    # What is not UTF-8 has no code: sqlite3 finds it.
+    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE:
         return _damaged(path, str(error))
     return LogRefused(f"{path} cannot be opened: {error}")
 
