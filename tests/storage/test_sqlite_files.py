@@ -118,6 +118,19 @@ async def test_what_this_version_writes_is_refused_by_an_older_one_from_the_head
     assert int.from_bytes(header[68:72], "big") == TRIS
 
 
+async def test_a_log_of_a_newer_version_that_was_killed_is_refused_before_its_header_says_so(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data") as log:
+        await put(log, publish())
+        log._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
+        folder = crash(tmp_path / "data", tmp_path / "killed")
+        log._connection.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    before = contents(folder)
+    for _ in range(2):
+        with pytest.raises(LogRefused, match="newer trisync"):
+            await SqliteLog.open(folder, Settings())
+        assert before.items() <= contents(folder).items()
+
+
 async def test_an_empty_file_is_a_new_log(tmp_path: Path) -> None:
     (tmp_path / FILE_NAME).touch()
     async with opened(tmp_path) as log:

@@ -1,7 +1,8 @@
 """The SQLite file: how it is opened, refused or brought up to date, and what stands in it.
 
 A file that is no trisync log, or a newer one, is refused from its first 100 bytes, before SQLite opens it, so
-that not a byte of it or beside it changes. The reading and writing of messages are elsewhere.
+that not a byte of it or beside it changes. (Where only the WAL says that it is newer, both stay as they are.) The
+reading and writing of messages are elsewhere.
 """
 
 import fcntl
@@ -256,7 +257,10 @@ def refuse_foreign_file(path: Path) -> None:
     (application_id,) = struct.unpack_from(">I", header, _APPLICATION_ID_AT)
     if application_id != _APPLICATION_ID:
         raise LogRefused(f"{path} is a SQLite database of another program; it was left as it is")
-    (version,) = struct.unpack_from(">I", header, _USER_VERSION_AT)
+    _refuse_newer(path, *struct.unpack_from(">I", header, _USER_VERSION_AT))
+
+
+def _refuse_newer(path: Path, version: int) -> None:
     if version > SCHEMA_VERSION:
         raise LogRefused(
             f"{path} was written by a newer trisync (its schema is {version}, this one knows {SCHEMA_VERSION}); "
@@ -278,6 +282,7 @@ def open_writer(
     connection = connect(path, isolation_level=None, check_same_thread=False)
     try:
         connection.execute(f"PRAGMA busy_timeout = {busy_ms}")
+        _refuse_newer(path, *connection.execute("PRAGMA user_version").fetchone())  # it may be in the WAL alone
         if (problem := incomplete(connection, path)) is not None:  # before anything is written
             raise _damaged(path, problem)
         _set_header(connection, "application_id", _APPLICATION_ID)
