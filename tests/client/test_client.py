@@ -474,10 +474,10 @@ def test_what_was_left_and_a_client_that_was_closed_end_with_closed(run: Run, tc
                 async with client.presence(channel) as members:
                     people = members.changes()
             for iterator in (left, changes, people):
-                with pytest.raises(Closed, match=f"this of {channel} was left"):
+                with pytest.raises(Closed, match=f"the program left {channel}"):
                     await anext(iterator)
             assert dict(doc) == {"k": 1}
-            with pytest.raises(Closed, match="was left"):
+            with pytest.raises(Closed, match="the program left"):
                 doc["k"] = 2
             messages = await client.subscribe(channel).__aenter__()
             doc = await client.state(channel).__aenter__()

@@ -185,7 +185,7 @@ class Machine:
     def leave(self, channel: str, part: Inbox | Replica | Members) -> None:
         """Want that no longer, which ends it with Closed; no error if it had ended by itself."""
         self._subscriptions.leave(channel, part)
-        part.fail(Closed(f"this of {channel} was left"))
+        part.fail(Closed(f"the program left {channel}"))
 
     def close(self, reason: str, error: ClientError | None = None) -> int:
         """The end: all that waits fails, with `error` or Closed. Returns how many publishes were not settled."""
