@@ -260,9 +260,10 @@ def test_an_ephemeral_message_goes_as_it_was_at_the_call(run: Run, tcp_url: str,
     ],
 )
 def test_an_argument_of_connect_that_cannot_be_is_said_at_once(options: dict[str, Any], said: str) -> None:
-    with pytest.raises((TypeError, ValueError)) as caught:
-        trisync.connect(**options)
-    assert f"{caught.type.__name__}: {caught.value}".startswith(said)
+    for connect in (trisync.connect, trisync.connect_sync):
+        with pytest.raises((TypeError, ValueError)) as caught:
+            connect(**options)
+        assert f"{caught.type.__name__}: {caught.value}".startswith(said)
 
 
 def test_a_message_as_large_as_the_server_allows_goes_both_ways(run: Run, url: str, channel: str) -> None:

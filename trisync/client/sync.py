@@ -53,8 +53,9 @@ def connect_sync(
     1
     {'text': 'hi'}
     """
-    return SyncClient(
-        lambda: connect(
+
+    def make() -> Client:
+        return connect(
             url,
             name=name,
             producer=producer,
@@ -64,7 +65,9 @@ def connect_sync(
             queue_bytes_max=queue_bytes_max,
             tls=tls,
         )
-    )
+
+    make()  # which tells here, and not where it is opened, what cannot be
+    return SyncClient(make)
 
 
 class SyncClient:
@@ -353,7 +356,7 @@ class SyncSubscription(_Entered, Generic[Item]):
 
 
 class SyncDocument(_Entered, Mapping[str, Any]):
-    """A channel's state, live. As Document."""
+    """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
 
     def __init__(self, inner: Document, bridge: _Bridge) -> None:
         super().__init__(inner, bridge)
