@@ -77,6 +77,19 @@ def test_what_becomes_of_the_connection_and_of_writes_is_told(tmp_path: Path) ->
             next(statuses)
 
 
+class _Uncopied(dict[str, int]):
+    def __deepcopy__(self, memo: object) -> None:
+        raise TypeError("this is not copied")
+
+
+def test_a_value_that_cannot_be_kept_is_not_stored_either(tcp_url: str, channel: str) -> None:
+    with trisync.connect_sync(tcp_url) as client, client.state(channel) as doc:
+        with pytest.raises(TypeError, match="not copied"):
+            doc["k"] = _Uncopied(a=1)
+        doc.set("k", 2)
+        assert [message.data for message in client.history(channel).messages] == [2]
+
+
 def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:
     with trisync.connect_sync(tcp_url) as client:
         with pytest.raises(Conflict):

@@ -34,7 +34,8 @@ from trisync.client.machine import State, Status
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
 from trisync.client.streams import Changes, Subscription
-from trisync.client.sync import SyncClient, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription, connect_sync
+from trisync.client.sync import SyncClient, connect_sync
+from trisync.client.sync_feeds import SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message
 

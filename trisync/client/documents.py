@@ -88,6 +88,7 @@ class Document(Mapping[str, Any]):
         replica = self._replica
         if replica.error is not None:
             raise replica.error.with_traceback(None)
+        value = deepcopy(value)  # before anything is sent: it may fail, and the program may change its own
         publish = self._machine.publish(self.channel, value, key=key, expect=expect)
         replica.write(key, value, publish)
         return Receipt(publish)

@@ -5,7 +5,6 @@ reconnect or a gap, the copy stays as it was, and then changes in one step.
 """
 
 from collections.abc import Callable, Iterator
-from copy import deepcopy
 from typing import Any, NamedTuple
 
 from trisync.client.errors import ClientError
@@ -91,8 +90,8 @@ class Replica:
     # What this client writes
 
     def write(self, key: str, value: Any, publish: Publish) -> None:
-        """Show a write that was queued, until there is a verdict on it."""
-        write = _Write(publish, deepcopy(value))
+        """Show a write that was queued, until there is a verdict on it. The value is kept, and must not be changed."""
+        write = _Write(publish, value)
         self._writes.setdefault(key, []).append(write)
         publish.on_settled.append(lambda: self._settle(key, write))
         self.on_change(Change(key, value, confirmed=False))

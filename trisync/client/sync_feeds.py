@@ -1,0 +1,244 @@
+"""What a blocking client gives: receipts, subscriptions, documents and rosters, each over an asynchronous one.
+
+That lives in the client's own thread; a call here is made there, and waited for. The client itself is in sync.py.
+"""
+
+from collections import deque
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from typing import Any, Generic, Self, TypeVar, cast, overload
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+from trisync.client.aio import Client
+from trisync.client.documents import Document, Roster
+from trisync.client.errors import Closed, Gap
+from trisync.client.feeds import PresenceChange
+from trisync.client.machine import State
+from trisync.client.receipts import Receipt
+from trisync.client.replica import Change, Entry
+from trisync.client.streams import Subscription
+from trisync.client.wire import Member, Message
+
+T = TypeVar("T")
+Item = TypeVar("Item")
+
+TAKEN_AT_ONCE = 1000
+"""Messages carried over together: a call into the other thread costs about 100 µs."""
+
+
+class Bridge:
+    """The thread of a client, and the calls that are carried over to it."""
+
+    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+        self.client = client
+        self._portal = portal
+
+    @overload
+    def call(self, work: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+
+    @overload
+    def call(self, work: Callable[..., T], *args: Any) -> T: ...
+
+    def call(self, work: Callable[..., Any], *args: Any) -> Any:
+        """Call or await it there. Raises Closed where that thread has ended. A Ctrl-C here cancels it there."""
+        try:
+            future = self._portal.start_task_soon(work, *args)
+        except RuntimeError:
+            if self.client.status.state is not State.CLOSED:
+                raise
+            raise Closed(f"the client is closed: {self.client.status.reason}") from None
+        try:
+            return future.result()
+        except BaseException:
+            future.cancel()
+            raise
+
+
+class SyncReceipt:
+    """A publish on its way."""
+
+    def __init__(self, receipt: Receipt, bridge: Bridge) -> None:
+        self._receipt = receipt
+        self._bridge = bridge
+
+    def __repr__(self) -> str:
+        return repr(self._receipt).replace("Receipt", "SyncReceipt", 1)
+
+    @property
+    def done(self) -> bool:
+        """Whether the server has answered."""
+        return self._receipt.done
+
+    def result(self, timeout_s: float | None = None) -> int:
+        """Wait for the offset. Raises what the server refuses it with, Closed, and TimeoutError."""
+        if self._receipt.done:
+            return self._receipt.result()
+
+        async def wait() -> int:
+            with anyio.fail_after(timeout_s):
+                return await self._receipt
+
+        return self._bridge.call(wait)
+
+
+class _Entered:
+    """Something of the asynchronous client that is entered and left in its thread.
+
+    No task there waits for its end, so that a client can be closed without it.
+    """
+
+    def __init__(self, inner: Subscription[Message | Gap] | Document | Roster, bridge: Bridge) -> None:
+        self.channel = inner.channel
+        self._entering = inner
+        self._bridge = bridge
+
+    def __enter__(self) -> Self:
+        self._bridge.call(self._entering.__aenter__)
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        try:
+            self._bridge.call(self._entering.__aexit__, *error)
+        except Closed:
+            pass  # it has ended with its client
+
+    def __repr__(self) -> str:
+        inner = self._entering
+        try:
+            text = self._bridge.call(repr, inner)
+        except Closed:
+            text = repr(inner)
+        return text.replace(type(inner).__name__, type(self).__name__, 1)
+
+
+class SyncSubscription(_Entered, Generic[Item]):
+    """A channel's messages, each once and in order. As Subscription."""
+
+    def __init__(self, inner: Subscription[Message | Gap], bridge: Bridge, *, raise_gaps: bool) -> None:
+        super().__init__(inner, bridge)
+        self.offset: int | None = None
+        """The offset of the newest message, or gap, that was taken out."""
+        self._inner = inner
+        self._raise_gaps = raise_gaps
+        self._taken: deque[Message | Gap] = deque()
+
+    def __repr__(self) -> str:
+        return f"<SyncSubscription to {self.channel!r}, offset {self.offset}>"
+
+    @property
+    def epoch(self) -> str:
+        """The log that offsets are of."""
+        return self._inner.epoch
+
+    def __enter__(self) -> Self:
+        super().__enter__()
+        self.offset = self._inner.offset
+        return self
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        if not self._taken:
+            self._taken.extend(self._bridge.call(self._inner.take_some, TAKEN_AT_ONCE))
+        item = self._taken.popleft()
+        if type(item) is Message and item.offset is not None:
+            self.offset = item.offset
+        if type(item) is Gap:
+            self.offset = item.last
+            if self._raise_gaps:
+                raise item
+        return cast("Item", item)
+
+
+class SyncDocument(_Entered, Mapping[str, Any]):
+    """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
+
+    def __init__(self, inner: Document, bridge: Bridge) -> None:
+        super().__init__(inner, bridge)
+        self._inner = inner
+
+    def _snapshot(self) -> dict[str, Any]:
+        return self._bridge.call(dict, self._inner)
+
+    def __getitem__(self, key: str) -> Any:
+        return self._bridge.call(self._inner.__getitem__, key)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._snapshot())
+
+    def __len__(self) -> int:
+        return self._bridge.call(len, self._inner)
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        self._bridge.call(self._inner.__setitem__, key, value)
+
+    def __delitem__(self, key: str) -> None:
+        self._bridge.call(self._inner.__delitem__, key)
+
+    def set(self, key: str, value: Any) -> int:
+        """Write a key, and wait until it is stored; returns the offset."""
+        offset: int = self._bridge.call(self._inner.set, key, value)
+        return offset
+
+    def update(self, key: str, change: Callable[[Any], Any]) -> Any:
+        """Set a key to `change(its value)`, so that nobody's change is lost; `change` runs in the client's thread."""
+        return self._bridge.call(self._inner.update, key, change)
+
+    def confirmed(self, key: str) -> Entry | None:
+        """What the server is known to have on a key."""
+        return self._bridge.call(self._inner.confirmed, key)
+
+    @property
+    def pending(self) -> int:
+        """How many of this client's writes have no verdict yet."""
+        return self._bridge.call(lambda: self._inner.pending)
+
+    def flush(self) -> None:
+        """Wait until what was written so far has its verdict. Raises the first refusal."""
+        self._bridge.call(self._inner.flush)
+
+    def changes(self) -> Iterator[Change]:
+        """What changes from now on."""
+        return Blocking(self._bridge, self._bridge.call(self._inner.changes))
+
+
+class SyncRoster(_Entered, Mapping[str, Member]):
+    """Who is in a channel, live. As Roster."""
+
+    def __init__(self, inner: Roster, bridge: Bridge) -> None:
+        super().__init__(inner, bridge)
+        self._inner = inner
+
+    @property
+    def me(self) -> str:
+        """The id by which the others see this client."""
+        return self._inner.me
+
+    def __getitem__(self, id: str) -> Member:
+        return self._bridge.call(self._inner.__getitem__, id)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._bridge.call(list, self._inner))
+
+    def __len__(self) -> int:
+        return self._bridge.call(len, self._inner)
+
+    def changes(self) -> Iterator[PresenceChange]:
+        """Who comes, goes and is renamed from now on."""
+        return Blocking(self._bridge, self._bridge.call(self._inner.changes))
+
+
+class Blocking(Generic[Item]):
+    """An asynchronous iterator, one call into the other thread for each item."""
+
+    def __init__(self, bridge: Bridge, inner: AsyncIterator[Item]) -> None:
+        self._bridge = bridge
+        self._inner = inner
+
+    def __iter__(self) -> Self:
+        return self
+
+    def __next__(self) -> Item:
+        return self._bridge.call(self._inner.__anext__)
