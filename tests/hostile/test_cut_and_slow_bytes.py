@@ -181,10 +181,13 @@ async def test_a_person_may_type_a_letter_a_second(autojump_clock: MockClock) ->
 )
 async def test_who_ends_in_the_middle_of_a_message_is_told_so(cut: bytes, autojump_clock: MockClock) -> None:
     async with memory_doors(linger_s=0.1) as doors:
-        *_, last = OBJECT.findall(await exchange(doors.connect("tcp"), [cut]))
+        *answers, last = OBJECT.findall(await exchange(doors.connect("tcp"), [cut]))
         whole = await exchange(doors.connect("tcp"), [CONVERSATIONS["lines"]])
+        with_lf_cr = await exchange(doors.connect("tcp"), [PUBLISH + b"\n\r"])
     assert (json.loads(last)["code"], b"cut short" in last) == ("bad_request", True)
-    assert b"error" not in whole
+    assert all(b"error" not in said for said in (whole, with_lf_cr, *answers[1:]))
+    if PUBLISH in cut:
+        assert json.loads(answers[0])["offset"] == 1, "an answer to what came before comes later"
 
 
 async def test_a_person_is_told_that_their_last_line_had_no_end(autojump_clock: MockClock) -> None:

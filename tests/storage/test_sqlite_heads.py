@@ -8,7 +8,7 @@ import pytest
 import sqlite_utils
 
 from trisync.storage import sqlite_heads
-from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads, newest
+from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads, head_column
 from trisync.storage.sqlite_schema import migrations
 
 CHANNELS = 60
@@ -57,7 +57,8 @@ def test_the_small_table_stays_small_and_no_head_is_lost_or_grows_old(database: 
         assert rows(database, "recent_heads") <= sqlite_heads.RECENT_MAX + 2 * each
         extents = database.execute(EXTENTS.format(which="true")).fetchall()
         assert {id: head for id, head, _ in extents if head} == ends
-        assert database.execute(f"SELECT {newest('total', '7')}").fetchone() == (10 * ends[7] if 7 in ends else None,)
+        total = 10 * ends[7] if 7 in ends else None
+        assert database.execute(f"SELECT {head_column('total', '7')}").fetchone() == (total,)
         oldest = f"SELECT channels.id, coalesce(heads.oldest, recent.oldest) FROM channels {JOIN_HEADS}"
         assert {id: message for id, message in database.execute(oldest) if message} == first
         if chance.random() < 0.1:

@@ -206,7 +206,7 @@ class _Exchange:
                 return None
         if begun:
             self._refuse(HttpRefusal(408, "the request did not come in time"))
-        elif self._connection.outbox.backlog:  # who still takes the answer before is not idle
+        elif self._connection.outbox.backlog:  # who still takes the answer before is not idle, however slowly (P6)
             await self._connection.outbox.flush()
             return await self._next_request(idle_s)
         return None

@@ -60,7 +60,7 @@ class TcpDoor:
             self._silent.pop(connection, None)
 
 
-_CUT_OFF = WireError("bad_request", "what came last was cut short, and was not taken (a line ends with LF)")
+_CUT_OFF = "what came last was cut short, and was not taken"
 
 
 class _Conversation:
@@ -125,7 +125,7 @@ class _Conversation:
         splitter, left = self._splitter, self._left
         assert splitter is not None
         if self._hung_up:
-            self._say_if_cut_off(splitter)
+            await self._say_if_cut_off(splitter)
             return False
         self._left = []
         await self._session.receive(left)
@@ -208,10 +208,12 @@ class _Conversation:
                 following.append(splitter.take_rest())
                 return LineSplitter(self._bytes_max), b"\n".join(following) or b"\n"
             chunk = bytes(await self._receive())
-        self._say_if_cut_off(splitter)
+        await self._say_if_cut_off(splitter)
         return None, b""
 
-    def _say_if_cut_off(self, splitter: Splitter) -> None:
+    async def _say_if_cut_off(self, splitter: Splitter) -> None:
         """Tell a client that has sent its last, and reads on, that a part of it was not a message."""
         if splitter.partial and not splitter.failed:
-            self._connection.reply(_CUT_OFF.encode())
+            await self._connection.answered()  # else it looks like the answer to what came before
+            hint = ": a line ends with LF" if isinstance(splitter, LineSplitter) else ""
+            self._connection.reply(WireError("bad_request", _CUT_OFF + hint).encode())

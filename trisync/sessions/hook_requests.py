@@ -95,7 +95,7 @@ class PublishRequest:
     def __repr__(self) -> str:
         data = repr(self._data) if self._touched else str(self._request.data, "utf-8")
         key = "" if self.key is None else f", key {self.key!r}"
-        return f"<PublishRequest to {self.channel!r}{key} by {self.client!r}: {data}>"
+        return f"<PublishRequest to {self.channel!r}{key} by {self.client!r}: {shortened(data, 200)}>"
 
     @property
     def channel(self) -> str:

@@ -8,7 +8,7 @@ older one is in the index only where its offset is a multiple of MILESTONE. A pu
 (tools/large_log.py).
 """
 
-from trisync.storage.sqlite_heads import newest
+from trisync.storage.sqlite_heads import head_column
 
 MILESTONE = 16
 """Steps from one indexed message to the next: what a read may take more than it was asked for, at its end."""
@@ -28,7 +28,7 @@ WITH RECURSIVE walk (id, offset, time, size, total, previous) AS (
   WHERE channel = {channel} AND offset % {MILESTONE} = 0 AND offset > {after} AND offset < {until} + {MILESTONE}
   UNION ALL
   SELECT {columns} FROM messages
-  WHERE id = {newest("message", channel)}
+  WHERE id = {head_column("message", channel)}
     AND offset % {MILESTONE} <> 0 AND offset > {after} AND offset < {until} + {MILESTONE}
   UNION ALL
   SELECT {columns} FROM walk JOIN messages ON messages.id = walk.previous

@@ -28,7 +28,7 @@ FROM channels {JOIN_HEADS} WHERE {{which}}
 """A channel's id, head, and what it is trimmed to."""
 
 
-def newest(column: str, channel: str) -> str:
+def head_column(column: str, channel: str) -> str:
     """SQL of a column of a channel's row; NULL where nothing was ever stored in it. The channel is SQL too."""
     return "coalesce({}, {})".format(
         *(f"(SELECT {column} FROM {table} WHERE channel = {channel})" for table in ("recent_heads", "heads"))
@@ -60,7 +60,7 @@ class RecentHeads:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._rows = self._count()  # at most; the tables bear it if a transaction that failed makes it wrong
+        self._rows = self._count()  # at most, or too few by what a transaction that failed had merged: no harm
         self._merged = 0  # up to this channel, in the round that is under way
 
     def store(self, after: int, channels: int) -> int:

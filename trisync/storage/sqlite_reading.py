@@ -11,7 +11,7 @@ import msgspec
 
 from trisync.storage.log import ChannelInfo, Extent, OldMessage, Page, Run, StatePage
 from trisync.storage.sqlite_chains import chain
-from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, newest
+from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, head_column
 from trisync.wire.protocol import message_prefix
 
 _EXTENT = EXTENTS.format(which="name = ?")
@@ -70,7 +70,7 @@ _CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?
 _OLDEST_MESSAGES = f"""
 SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
   {chain(":channel", ":after", ":until")}
-  SELECT offset, time, total, size, {newest("total", ":channel")} AS newest
+  SELECT offset, time, total, size, {head_column("total", ":channel")} AS newest
   FROM chain ORDER BY offset
 )
 """

@@ -346,7 +346,7 @@ def incomplete(connection: sqlite3.Connection, path: Path) -> str | None:
 
 
 def _close_untouched(connection: sqlite3.Connection, path: Path) -> None:
-    """Close a connection without the checkpoint that goes with the last one: what is damaged stays as it is."""
+    """Close a connection while another one is open, as the last would checkpoint: what is damaged stays as it is."""
     wal = Path(f"{path}-wal")
     with suppress(sqlite3.Error, OSError), closing(connection):
         if wal.stat().st_size:

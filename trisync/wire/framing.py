@@ -91,7 +91,7 @@ class LineSplitter:
 
     @property
     def partial(self) -> bool:
-        return bool(self._rest)
+        return bool(self._rest) and self._rest != b"\r"  # which some send behind their LF
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:
