@@ -12,7 +12,7 @@ from msgspec import UNSET, Raw, UnsetType
 from trisync.settings import Settings
 from trisync.storage.log import Page, Refused, Submission, Verdict
 from trisync.storage.sqlite_log import SqliteLog
-from trisync.storage.sqlite_schema import LOCK_NAME
+from trisync.storage.sqlite_opening import LOCK_NAME
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Publish
 

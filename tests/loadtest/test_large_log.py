@@ -12,7 +12,7 @@ from trisync.loadtest import large_log
 from trisync.loadtest.cli import NO_RUN
 from trisync.loadtest.large_log import WINDOW, Costs, PublishFailed, figures, fill, large_log_command, publish_all
 from trisync.loadtest.target import TargetRefused, serving
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 ROOMS = [f"room{number}" for number in range(7)]
 

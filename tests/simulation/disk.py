@@ -16,7 +16,7 @@ import outcome
 import trio
 
 from tests.simulation.determinism import Trace
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 T = TypeVar("T")
 

@@ -20,7 +20,7 @@ from trisync.core.presence import Presence
 from trisync.core.shared_reads import SharedReads
 from trisync.sessions.connection import Connection
 from trisync.sessions.session import Session
-from trisync.storage import deciding, sqlite_schema, sqlite_writer
+from trisync.storage import deciding, sqlite_opening, sqlite_writer
 from trisync.storage.deciding import Batch, Head, Producer
 from trisync.storage.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_writer import Writer
@@ -184,18 +184,18 @@ def time_follows_the_clock_back(garden: Garden) -> None:
 @plant(breaks=r"was told epoch \w+ in a log of epoch")
 def every_start_begins_an_epoch(garden: Garden) -> None:
     def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
-        sqlite_schema.write_meta(connection, "epoch", tokens(8))
+        sqlite_opening.write_meta(connection, "epoch", tokens(8))
 
-    garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
+    garden.replace(sqlite_opening, "_begin_epoch", _begin_epoch)
 
 
 @plant(breaks=NOT_WHERE_SAID)
 def an_unclean_stop_keeps_the_epoch(garden: Garden) -> None:
     def _begin_epoch(connection: Any, durability: str, tokens: Callable[[int], str]) -> None:
-        if sqlite_schema.read_meta(connection, "epoch") is None:
-            sqlite_schema.write_meta(connection, "epoch", tokens(8))
+        if sqlite_opening.read_meta(connection, "epoch") is None:
+            sqlite_opening.write_meta(connection, "epoch", tokens(8))
 
-    garden.replace(sqlite_schema, "_begin_epoch", _begin_epoch)
+    garden.replace(sqlite_opening, "_begin_epoch", _begin_epoch)
 
 
 @plant(breaks="goes on from another log's offset, and was not told")

@@ -27,7 +27,7 @@ from tests.simulation.machine import Kill, Machine, Overheard, Point
 from tests.simulation.network import Network
 from tests.simulation.nuisance import pester
 from trisync.storage.log import Extent
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 LIVENESS_S = 120.0
 """Virtual seconds after the last fault by which everybody must have reached the head."""

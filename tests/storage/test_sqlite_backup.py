@@ -19,7 +19,7 @@ from tests.sqlite_logs import contents, data_of, opened, publish, put
 from trisync.storage import sqlite_backup
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import backup, restore
-from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME
+from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME
 
 README = (Path(__file__).parent.parent.parent / "README.md").read_text()
 

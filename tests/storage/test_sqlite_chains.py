@@ -14,7 +14,8 @@ from trisync.storage import sqlite_heads
 from trisync.storage.log import ChannelInfo, Extent, LogUnavailable, OldMessage
 from trisync.storage.sqlite_chains import MILESTONE
 from trisync.storage.sqlite_log import SqliteLog
-from trisync.storage.sqlite_schema import FILE_NAME, migrations
+from trisync.storage.sqlite_opening import FILE_NAME
+from trisync.storage.sqlite_schema import migrations
 from trisync.wire.protocol import Publish
 
 CHANNELS = ["a", "b", "c", "d"]

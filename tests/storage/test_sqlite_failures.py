@@ -15,7 +15,7 @@ from tests.sqlite_logs import EVERYTHING, PRODUCER, data_of, opened, publish, pu
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Extent, LogUnavailable
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, SqliteLog
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
 T = TypeVar("T")

@@ -19,7 +19,8 @@ from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable
 from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES, SqliteLog
-from trisync.storage.sqlite_schema import FILE_NAME, LOCK_NAME, SCHEMA_VERSION, TABLES, migrations, open_reader
+from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME, open_reader
+from trisync.storage.sqlite_schema import SCHEMA_VERSION, TABLES, migrations
 from trisync.storage.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
 from trisync.wire.protocol import Publish
 

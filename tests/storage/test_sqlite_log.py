@@ -23,7 +23,7 @@ from tests.sqlite_logs import (
     submission,
 )
 from trisync.storage.log import ChannelInfo, Extent, Page
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish, decode_request
 
 # Appending and reading

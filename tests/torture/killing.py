@@ -19,7 +19,7 @@ from tests.torture.clients import Client, Doors, make_clients
 from tests.torture.points import POINTS, Point, killed_at
 from tests.torture.server import STOP_S, Server, ServerFailed
 from trisync.loadtest.links import Loop
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 ROUNDS_OF_A_GENERATION = 5
 """Rounds on one log: each is judged whole, so that it must not grow for ever."""

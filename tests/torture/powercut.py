@@ -23,7 +23,7 @@ from trisync.settings import Settings
 from trisync.storage import sqlite_log
 from trisync.storage.log import LogRefused, Submission
 from trisync.storage.sqlite_log import SqliteLog
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
 T = TypeVar("T")

@@ -13,7 +13,7 @@ from msgspec import UNSET, Raw
 from tests.sqlite_logs import opened, put
 from tests.torture.checking import problems_of
 from tests.torture.clients import CHANNELS, Data, Heard, Producer, Subscriber, make_clients
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
 COUNT = 40

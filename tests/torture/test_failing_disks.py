@@ -19,7 +19,7 @@ from tests.torture.points import SYNC, WAL, strace_works, traced
 from tests.torture.server import Server
 from tests.torture.talking import HungUp, Talk, talking
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 needs_strace = pytest.mark.skipif(bool(strace_works()), reason=strace_works())
 needs_mounts = pytest.mark.skipif(bool(mounting_works()), reason=mounting_works())

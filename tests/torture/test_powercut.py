@@ -11,8 +11,8 @@ import pytest
 from tests.torture.disk import Create, Event, Sync, Write
 from tests.torture.powercut import Durability, cut_power
 from tests.torture.powercut_vfs import recording
-from trisync.storage import sqlite_schema
-from trisync.storage.sqlite_schema import write_meta
+from trisync.storage import sqlite_opening
+from trisync.storage.sqlite_opening import write_meta
 
 
 def quietly(done: int, problems: Sequence[str]) -> None:
@@ -46,7 +46,7 @@ async def test_a_disk_that_lies_is_found_out(tmp_path: Path) -> None:
 
 
 async def test_a_log_that_syncs_too_little_is_found_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    really = sqlite_schema.open_writer
+    really = sqlite_opening.open_writer
 
     def open_careless_writer(*arguments: Any, **options: Any) -> sqlite3.Connection:
         connection = really(*arguments, **options)
@@ -61,7 +61,7 @@ async def test_a_loss_that_no_epoch_tells_is_found_out(tmp_path: Path, monkeypat
     def renew_nothing(connection: sqlite3.Connection, tokens: Any) -> None:
         write_meta(connection, "epoch", "always the same")
 
-    monkeypatch.setattr(sqlite_schema, "renew_epoch", renew_nothing)
+    monkeypatch.setattr(sqlite_opening, "renew_epoch", renew_nothing)
     assert "the epoch is still always the same" in await found(tmp_path, "normal")
 
 

@@ -23,7 +23,7 @@ from tests.torture.server import Server
 from tests.web_calls import Caller
 from trisync.client import Client, Gap, Receipt, State
 from trisync.client.driver import Signal
-from trisync.storage.sqlite_schema import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME
 
 DEADLINE_S = 60.0
 """How long it may take on a machine that has other things to do."""

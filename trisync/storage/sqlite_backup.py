@@ -11,7 +11,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from trisync.storage.log import LogRefused
-from trisync.storage.sqlite_schema import (
+from trisync.storage.sqlite_opening import (
     FILE_NAME,
     LOCK_NAME,
     incomplete,

@@ -1,7 +1,7 @@
 """The log on SQLite: the async face of the writer, and the readers beside it.
 
 The event loop never waits for the disk: every statement runs in a worker thread, through one injected
-executor. The statements are in sqlite_writer.py and sqlite_reading.py, the file itself in sqlite_schema.py.
+executor. The statements are in sqlite_writer.py and sqlite_reading.py, the file itself in sqlite_opening.py.
 """
 
 import logging
@@ -31,7 +31,7 @@ from trisync.storage.log import (
     Submission,
 )
 from trisync.storage.sqlite_files import LogFiles
-from trisync.storage.sqlite_schema import (
+from trisync.storage.sqlite_opening import (
     FILE_NAME,
     Connect,
     close_writer,

@@ -15,7 +15,7 @@ from trisync.storage.deciding import ROW, Batch, Conflict, Head, Producer, Remem
 from trisync.storage.log import Extent, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
-from trisync.storage.sqlite_schema import read_meta, transaction, write_meta
+from trisync.storage.sqlite_opening import read_meta, transaction, write_meta
 
 _ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
 """Rows in one INSERT, largest first. sqlite3 gives up the interpreter lock once a statement and must win it back
