@@ -19,7 +19,7 @@ from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
 from trisync.client.wire import History, Member, Message, check_channel, check_hello, check_start, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_seconds
 
 logger = logging.getLogger("trisync.client")
 
@@ -95,11 +95,9 @@ class Client:
             raise ValueError(f"tls is for tcps:// and wss://, and {address} is not encrypted")
         check_integer("queue_max", queue_max, 1, sys.maxsize)
         check_integer("queue_bytes_max", queue_bytes_max, 1, sys.maxsize)
-        for field, seconds in {"close_s": close_s, "wait_s": 0 if wait_s is None else wait_s}.items():
-            if not isinstance(seconds, int | float):
-                raise TypeError(f"{field} is a number of seconds, not {seconds!r}")
-            if not seconds >= 0:
-                raise ValueError(f"{field} is at least 0, not {seconds}")
+        check_seconds("close_s", close_s)
+        if wait_s is not None:
+            check_seconds("wait_s", wait_s)
         self._wait_s = wait_s
         self._close_s = close_s
         self._machine = Machine(

@@ -15,6 +15,18 @@ from trisync.client.streams import Audience, Changes
 from trisync.client.wire import Member
 
 
+async def _until_ready(part: Replica | Members, signal: Signal, leave: Callable[[], None]) -> None:
+    """Wait until what was entered is there. Where it will not be, or nobody waits any more, it is left again."""
+    try:
+        while not part.ready:
+            if part.error is not None:
+                raise part.error.with_traceback(None)
+            await signal.wait()
+    except BaseException:
+        leave()
+        raise
+
+
 class Document(Mapping[str, Any]):
     """A channel's state, live: a mapping, and an async context manager whose entering waits until it is there.
 
@@ -37,14 +49,7 @@ class Document(Mapping[str, Any]):
         replica = self._live = self._machine.replicate(self.channel)
         replica.on_ready = self._on_ready
         replica.on_change = lambda change: self._audience.tell(change.key, change)
-        try:
-            while not replica.ready:
-                if replica.error is not None:
-                    raise replica.error.with_traceback(None)
-                await self._signal.wait()
-        except BaseException:
-            self._machine.leave(self.channel, replica)
-            raise
+        await _until_ready(replica, self._signal, lambda: self._machine.leave(self.channel, replica))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -132,7 +137,7 @@ class Document(Mapping[str, Any]):
         self._collect()
         failure, self._failure = self._failure, None
         if failure is not None:
-            raise failure
+            raise failure.with_traceback(None)
 
     def _collect(self) -> None:
         """Keep of the writes that have their verdict the first refusal."""
@@ -162,14 +167,7 @@ class Roster(Mapping[str, Member]):
         members = self._live = self._machine.watch(self.channel)
         members.on_ready = self._on_ready
         members.on_change = lambda change: self._audience.tell(change.member.member, change)
-        try:
-            while not members.ready:
-                if members.error is not None:
-                    raise members.error.with_traceback(None)
-                await self._signal.wait()
-        except BaseException:
-            self._machine.leave(self.channel, members)
-            raise
+        await _until_ready(members, self._signal, lambda: self._machine.leave(self.channel, members))
         return self
 
     async def __aexit__(self, *_: object) -> None:

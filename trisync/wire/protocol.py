@@ -269,6 +269,14 @@ def check_integer(name: str, value: object, least: int, most: int) -> None:
         raise ValueError(f"{name} is {least}-{most}, not {value}")
 
 
+def check_seconds(name: str, value: object) -> None:
+    """Raises TypeError for what a program gives that is no number, and ValueError for one below 0, and NaN."""
+    if not isinstance(value, int | float):
+        raise TypeError(f"{name} is a number of seconds, not {value!r}")
+    if not value >= 0:
+        raise ValueError(f"{name} is at least 0, not {value}")
+
+
 def check_text(name: str, value: object) -> None:
     """Raises TypeError for what a program gives that is no string."""
     if not isinstance(value, str):
