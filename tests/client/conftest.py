@@ -7,6 +7,9 @@ import pytest
 
 from tests.harness import PATIENCE_S, ServerProcess, server_process
 
+NOBODY = "tcp://127.0.0.1:9"
+"""The discard port, where nobody listens."""
+
 Run = Callable[[Callable[[], Awaitable[None]]], None]
 
 

@@ -1,0 +1,142 @@
+"""States and presence of the client: documents and rosters that all clients have alike."""
+
+from collections.abc import Awaitable, Callable
+
+import anyio
+import msgspec
+import pytest
+
+import trisync
+from tests.client.conftest import Run
+from tests.harness import PATIENCE_S
+from trisync.client import Change, Conflict
+
+
+async def eventually(condition: Callable[[], bool], change: Callable[[], Awaitable[object]]) -> None:
+    """Wait for changes until there is what must come."""
+    with anyio.fail_after(PATIENCE_S):
+        while not condition():
+            await change()
+
+
+def test_a_state_is_a_mapping_that_every_client_has_alike(run: Run, url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(url) as alice, trisync.connect(url) as bob:
+            await alice.publish(channel, "before", key="old")
+            async with alice.state(channel) as hers, bob.state(channel) as his:
+                changes = his.changes()
+                hers["title"] = "Hello"
+                assert hers["title"] == "Hello"
+                assert hers.pending == 1
+                assert await anext(changes) == Change("title", "Hello", confirmed=True)
+                assert dict(his) == {"old": "before", "title": "Hello"}
+                del his["old"]
+                assert "old" not in his
+                await his.flush()
+                await his.set("n", [1, {"two": 2}])
+                await eventually(
+                    lambda: dict(hers) == {"title": "Hello", "n": [1, {"two": 2}]}, hers.changes().__anext__
+                )
+                assert hers.confirmed("old") is None
+                entry = hers.confirmed("title")
+                assert entry is not None
+                assert entry.data == "Hello"
+                with pytest.raises(KeyError):
+                    del hers["old"]
+
+    run(main)
+
+
+@pytest.mark.parametrize("number", [b"1e400", b"-" + b"9" * 5000])
+def test_numbers_that_python_cannot_hold_are_infinities_and_stay_digit_for_digit(
+    run: Run, url: str, channel: str, number: bytes
+) -> None:
+    infinity = float(number)
+    words = msgspec.Raw(b'{"n":%b}' % number)
+
+    async def main() -> None:
+        async with trisync.connect(url) as client, client.subscribe(channel) as messages:
+            await client.publish(channel, words, key="old")
+            message = await anext(messages)
+            assert message.data == {"n": infinity}
+            assert bytes(message.json) == bytes(words)
+            async with client.state(channel) as doc:
+                assert doc["old"] == {"n": infinity}
+                await client.publish(channel, words, key="new")
+                await eventually(
+                    lambda: dict(doc) == {key: {"n": infinity} for key in ("old", "new")}, messages.__anext__
+                )
+            with pytest.raises(Conflict) as conflict:
+                await client.publish(channel, 1, key="old", expect=0)
+            assert (conflict.value.offset, conflict.value.data) == (1, {"n": infinity})
+
+    run(main)
+
+
+def test_updates_from_all_sides_are_all_kept(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as alice, trisync.connect(tcp_url) as bob:
+            async with alice.state(channel) as hers, bob.state(channel) as his:
+                async with anyio.create_task_group() as tasks:
+
+                    async def count_up(doc: trisync.client.Document) -> None:
+                        for _ in range(20):
+                            await doc.update("count", lambda n: (n or 0) + 1)
+
+                    tasks.start_soon(count_up, hers)
+                    tasks.start_soon(count_up, his)
+                await eventually(lambda: hers["count"] == his["count"] == 40, anyio.lowlevel.checkpoint)
+
+    run(main)
+
+
+def test_a_write_that_is_refused_is_taken_back(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client, client.state(channel) as doc:
+            await doc.set("title", "mine")
+            changes = doc.changes()
+
+            receipt = doc._write("title", "never", expect=99)
+            assert doc["title"] == "never"
+            with pytest.raises(Conflict):
+                await receipt
+            assert doc["title"] == "mine"
+            change = await anext(changes)
+            assert (change.key, change.value, change.confirmed) == ("title", "mine", True)
+            assert isinstance(change.error, Conflict)
+
+    run(main)
+
+
+def test_presence_tells_who_is_there(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url, name="alice") as alice, alice.presence(channel) as members:
+            assert [member.name for member in members.values()] == ["alice"]
+            changes = members.changes()
+            async with trisync.connect(tcp_url, name="bob") as bob, bob.subscribe(channel):
+                joined = await anext(changes)
+                assert (joined.kind, joined.member.name) == ("joined", "bob")
+                assert {member.name for member in await bob.members(channel)} == {"alice", "bob"}
+            left = await anext(changes)
+            assert (left.kind, left.member.name) == ("left", "bob")
+            assert list(members) == [members.me]
+
+    run(main)
+
+
+def test_messages_state_and_presence_of_one_channel_share_a_subscription(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url, name="alice") as client:
+            for number in range(5):
+                await client.publish(channel, number, key=f"k{number}")
+            async with client.subscribe(channel, last=3) as messages:
+                assert (await anext(messages)).data == 2
+                async with client.state(channel) as doc, client.presence(channel) as members:
+                    assert dict(doc) == {f"k{number}": number for number in range(5)}
+                    assert len(members) == 1
+                    await doc.set("k0", "new")
+                assert [(await anext(messages)).data for _ in range(3)] == [3, 4, "new"]
+                with pytest.raises(RuntimeError, match="already"):
+                    await client.subscribe(channel).__aenter__()
+
+    run(main)
