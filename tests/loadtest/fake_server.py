@@ -97,6 +97,13 @@ class FakeServer:
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
 
+    @property
+    def has_failed(self) -> bool:
+        """Whether its fault has had its turn, and a message behind it has come."""
+        if self.fault == "dies":
+            return self.published >= VICTIM
+        return max(map(len, self.logs.values()), default=0) > VICTIM
+
     def accept(self) -> None:
         """Accept clients until closed."""
         with suppress(OSError):
