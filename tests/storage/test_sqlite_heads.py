@@ -8,6 +8,7 @@ import pytest
 import sqlite_utils
 
 from trisync.storage import sqlite_heads
+from trisync.storage.deciding import Head
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads, head_column
 from trisync.storage.sqlite_schema import migrations
 
@@ -33,12 +34,17 @@ def rows(database: sqlite3.Connection, table: str) -> int:
 
 def put(database: sqlite3.Connection, heads: RecentHeads, channels: list[int], offset: int) -> int:
     """Store a message in each, all with that offset; returns what pages are said to be written."""
-    (after,) = database.execute("SELECT coalesce(max(id), 0) FROM messages").fetchone()
-    database.executemany(
-        "INSERT INTO messages (channel, offset, time, size, total, previous, data) VALUES (?, ?, 1, 10, ?, 0, '1')",
-        [(channel, offset, 10 * offset) for channel in channels],
-    )
-    return heads.store(after, len(channels))
+    added: list[Head] = []
+    for channel in channels:
+        id = database.execute(
+            "INSERT INTO messages (channel, offset, time, size, total, previous, data) VALUES (?, ?, 1, 10, ?, 0, '1')",
+            (channel, offset, 10 * offset),
+        ).lastrowid
+        assert id is not None
+        head = Head(f"c{channel}", channel, offset, keys=0, total=10 * offset, message=id)
+        head.first = id
+        added.append(head)
+    return heads.store(added)
 
 
 @pytest.mark.parametrize("each", [1, 3, 20, 50])

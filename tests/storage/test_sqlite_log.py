@@ -1,6 +1,8 @@
 """The log on SQLite: what is kept, in which order, how it is read, and what is cut. Real files throughout."""
 
+import random
 import sqlite3
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -22,7 +24,7 @@ from tests.sqlite_logs import (
     put_seqs,
     submission,
 )
-from trisync.storage.log import ChannelInfo, Extent, Page
+from trisync.storage.log import ChannelInfo, Extent, Page, Refused
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish, decode_request
 
@@ -79,6 +81,60 @@ async def test_the_runs_of_a_batch_are_what_a_read_finds_later(tmp_path: Path) -
             "data": 'é😀"\\\0',
         }
         assert "from" not in lobby[2]
+
+
+async def test_a_sender_and_a_key_may_be_called_0(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        keyed = Publish(channel="lobby", data=Raw(b"1"), key="0")
+        await log.append([submission(keyed, sender="0"), submission(publish())])
+        named, nameless = messages(await log.read("lobby", 0, 10, EVERYTHING))
+        assert (named["from"], named["key"]) == ("0", "0")
+        assert not {"from", "key"} & set(nameless)
+
+
+def some_publishes(chance: random.Random) -> list[Publish | Refused]:
+    """Most of them plain, and most of their seqs the next one; some come again, or too early."""
+    items: list[Publish | Refused] = []
+    settled = 0
+    for number in range(200):
+        seq = max(1, settled + chance.choice([*[1] * 20, 0, -3, 2]))
+        kind = chance.randrange(20)
+        if kind != 1 and seq == settled + 1:
+            settled = seq
+        match kind:
+            case 0:
+                items.append(Publish(channel="lobby", data=Raw(b"%d" % number), key=chance.choice("kl"), seq=seq))
+            case 1:
+                items.append(Publish(channel="lobby", data=Raw(b"%d" % number), ephemeral=True))
+            case 2:
+                items.append(bad_request(seq))
+            case _:
+                items.append(publish(f"é{number}", chance.choice(["lobby", "lobby", "b"]), seq))
+    return items
+
+
+@pytest.mark.parametrize("producer", [None, PRODUCER])
+@pytest.mark.parametrize("seed", range(10))
+async def test_what_is_decided_together_comes_out_as_one_by_one(
+    tmp_path: Path, seed: int, producer: str | None
+) -> None:
+    chance = random.Random(seed)
+    items = some_publishes(chance)
+    cuts = [0, *sorted(chance.sample(range(1, len(items)), 30)), len(items)]
+    outcomes = []
+    for name, parts in (
+        ("together", [items[start:end] for start, end in pairwise(cuts)]),
+        ("one by one", [[item] for item in items]),
+    ):
+        async with opened(tmp_path / name) as log:
+            verdicts = [verdict for part in parts for verdict in await put(log, *part, sender="ann", producer=producer)]
+            stored = [await payloads(log, channel) for channel in ("lobby", "b")]
+            state = await log.state("lobby", "", 10, EVERYTHING)
+            outcomes.append((plain(verdicts), stored, state, await log.settled_seq(PRODUCER)))
+        database = sqlite3.connect(tmp_path / name / FILE_NAME)
+        outcomes[-1] += (database.execute("SELECT * FROM messages").fetchall(),)
+        database.close()
+    assert outcomes[0] == outcomes[1]
 
 
 async def test_data_is_stored_as_it_came_on_one_line(tmp_path: Path) -> None:

@@ -6,7 +6,9 @@ batch decides counts only once its transaction is committed; until then it must 
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Protocol
+from itertools import groupby
+from operator import attrgetter
+from typing import Any, NamedTuple, Protocol, cast
 
 import msgspec
 from msgspec import UNSET, Raw
@@ -71,7 +73,10 @@ def unpack_verdicts(packed: bytes) -> list[Kept]:
 class Head:
     """Where a channel ends, and what the batch under way adds to it."""
 
-    __slots__ = ("after", "changed", "id", "keys", "lines", "message", "name", "offset", "prefix", "total", "words")
+    __slots__ = (
+        *("after", "changed", "first", "id", "keys", "lines"),
+        *("message", "name", "offset", "prefix", "total", "words"),
+    )
 
     def __init__(self, name: str, id: int, offset: int, keys: int, total: int = 0, message: int = 0) -> None:
         self.name = name
@@ -82,6 +87,8 @@ class Head:
         """The newest message's: see ROW."""
         self.message = message
         """The newest message's id, 0 where there is none."""
+        self.first = 0
+        """That of the first message that the batch adds, 0 while it adds none."""
         self.keys = keys
         """How many keys have a word."""
         self.after = offset
@@ -95,6 +102,7 @@ class Head:
     def take_run(self) -> Run | None:
         """What the batch added, if anything, once that is stored; the next batch begins behind it."""
         self.words = self.changed = None
+        self.first = 0
         if not self.lines:
             return None
         run = Run(self.name, self.after, self.offset, "".join(self.lines).encode())
@@ -122,10 +130,15 @@ class Producer:
         place = seq - 1 - self.seq  # -1 is the newest
         return Duplicate(0) if place < -len(self.verdicts) else self.verdicts[place]
 
-    def settle(self, verdict: Kept) -> None:
-        """Take the verdict on the next seq."""
-        self.seq += 1
-        self.verdicts.append(verdict)
+    def awaits(self, items: Sequence[Publish | Refused]) -> bool:
+        """Whether these are the next ones, in order."""
+        following = self.seq + 1
+        return [item.seq for item in items] == [*range(following, following + len(items))]
+
+    def settle(self, *verdicts: Kept) -> None:
+        """Take the verdicts on the next seqs."""
+        self.seq += len(verdicts)
+        self.verdicts += verdicts
 
 
 class Remembered(NamedTuple):
@@ -168,9 +181,11 @@ ROW = ("id", "channel", "offset", "size", "total", "previous", "sender", "key", 
 
 `previous` is the id of the channel's message before it, 0 where there is none. `size` is in bytes, of the whole line;
 `total` is the sum of the channel's sizes up to this one, counted from anywhere: the difference between two messages is
-what lies between them. `sender` and `key` are "" where there is none.
+what lies between them. `sender` and `key` are 0 where there is none.
 """
 _ROW_WIDTH = len(ROW)
+
+_CHANNEL = attrgetter("channel")
 
 
 class Batch:
@@ -219,26 +234,29 @@ class Batch:
 
     def _decide(self, submission: Submission) -> None:
         producer = None if submission.producer is None else self._touch_producer(submission.producer)
-        sender = submission.sender or ""
-        suffix = message_suffix(self.time_ms, submission.sender)
-        verdicts: list[Verdict] = []
-        submission.verdicts = verdicts
-        for item in submission.items:
-            if producer is None or item.seq is UNSET:
-                verdict = self._store(item, sender, suffix)
-                verdicts.append(verdict if type(verdict) is int else self._spell_out(verdict))
-                continue
-            if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
-                verdicts.append(item.error)
-                continue
-            answer = producer.answer(item.seq)
-            if answer is None:
-                answer = self._store(item, sender, suffix)
-                producer.settle(answer)
+        sender, items = submission.sender, submission.items
+        suffix = message_suffix(self.time_ms, sender)
+        if submission.plain and len(items) > 1 and (producer is None or producer.awaits(items)):
+            offsets = self._store_plain(cast(list[Publish], items), sender, suffix)
+            if producer is not None:
+                producer.settle(*offsets)
                 self.settled.add(producer)
-                verdicts.append(self._spell_out(answer))
-            else:
-                verdicts.append(self._repeat(answer))
+            submission.verdicts = [*offsets]
+        else:
+            submission.verdicts = [self._judge(item, producer, sender, suffix) for item in items]
+
+    def _judge(self, item: Publish | Refused, producer: Producer | None, sender: str | None, suffix: str) -> Verdict:
+        if producer is None or item.seq is UNSET:
+            return self._spell_out(self._store(item, sender, suffix))
+        if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
+            return item.error
+        answer = producer.answer(item.seq)
+        if answer is not None:
+            return self._repeat(answer)
+        verdict = self._store(item, sender, suffix)
+        producer.settle(verdict)
+        self.settled.add(producer)
+        return self._spell_out(verdict)
 
     def _decide_once(self, submission: Submission, once: Once) -> Verdict:
         """The one publish of a request that may come again under the same Idempotency-Key."""
@@ -248,7 +266,7 @@ class Batch:
             if isinstance(item, Refused):
                 return item.error  # from before the log, as when the server stops: the request was not judged
             suffix = message_suffix(self.time_ms, submission.sender)
-            verdict = self._store(item, submission.sender or "", suffix)
+            verdict = self._store(item, submission.sender, suffix)
             self.once[once.id] = Remembered(once.fingerprint, verdict)
             return self._spell_out(verdict)
         if known.fingerprint != once.fingerprint:
@@ -279,17 +297,17 @@ class Batch:
                 return str(data)
         return self._lookup.old_data(conflict)
 
-    def _store(self, item: Publish | Refused, sender: str, suffix: str) -> Kept:
+    def _store(self, item: Publish | Refused, sender: str | None, suffix: str) -> Kept:
         if isinstance(item, Refused):
             return item.error
         if item.ephemeral:
             return 0
         head = self._touch_head(item.channel)
         if item.key is UNSET:
-            return self._add(head, sender, suffix, "", data_text(item.data))
+            return self._add(head, sender, suffix, None, (data_text(item.data),))
         return self._store_word(head, item, item.key, sender, suffix)
 
-    def _store_word(self, head: Head, item: Publish, key: str, sender: str, suffix: str) -> Kept:
+    def _store_word(self, head: Head, item: Publish, key: str, sender: str | None, suffix: str) -> Kept:
         assert head.words is not None
         word = head.words.get(key, _NOTHING)
         if item.expect is not UNSET and item.expect != word.offset:
@@ -307,24 +325,43 @@ class Batch:
             problem = f"a channel has at most {self._keys_max} keys"
             return WireError("limit", problem, limit="keys_max", value=self._keys_max)
         head.keys += stays - is_there
-        offset = self._add(head, sender, keyed_suffix(suffix, key), key, data)
+        offset = self._add(head, sender, keyed_suffix(suffix, key), key, (data,))
         head.words[key] = Word(offset, data) if stays else _NOTHING
         if head.changed is None:
             head.changed = {}
         head.changed[key] = None
         return offset
 
-    def _add(self, head: Head, sender: str, suffix: str, key: str, data: str) -> int:
+    def _store_plain(self, items: list[Publish], sender: str | None, suffix: str) -> list[int]:
+        """Store publishes that name no key, in runs of a channel; returns their offsets."""
+        offsets: list[int] = []
+        for channel, run in groupby(items, _CHANNEL):
+            texts = [data_text(item.data) for item in run]
+            last = self._add(self._touch_head(channel), sender, suffix, None, texts)
+            offsets += range(last - len(texts) + 1, last + 1)
+        return offsets
+
+    def _add(self, head: Head, sender: str | None, suffix: str, key: str | None, texts: Sequence[str]) -> int:
+        """Store messages with this data, at least one; returns the last one's offset."""
         if not head.id:
             head.id = self._lookup.create(head.name)
-        offset = head.offset = head.offset + 1
-        line = f"{head.prefix}{offset}{suffix}{data}}}\n"
-        head.lines.append(line)
-        size = len(line) if line.isascii() else len(line.encode())
-        head.total += size
-        id = self.newest_id = self.newest_id + 1
-        self.rows += (id, head.id, offset, size, head.total, head.message, sender, key, data)
-        head.message = id
+        if not head.first:
+            head.first = self.newest_id + 1
+        # Local, as this runs for every message there is.
+        rows, lines, prefix, channel = self.rows, head.lines, head.prefix, head.id
+        id, offset, total, previous = self.newest_id, head.offset, head.total, head.message
+        sender_or_0, key_or_0 = sender or 0, key or 0
+        for text in texts:
+            id += 1
+            offset += 1
+            line = f"{prefix}{offset}{suffix}{text}}}\n"
+            lines.append(line)
+            size = len(line) if line.isascii() else len(line.encode())
+            total += size
+            rows += (id, channel, offset, size, total, previous, sender_or_0, key_or_0, text)
+            previous = id
+        self.newest_id = head.message = id
+        head.offset, head.total = offset, total
         return offset
 
     def _look_up_words(self) -> None:

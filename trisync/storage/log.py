@@ -5,7 +5,7 @@ The stores themselves are elsewhere (sqlite.py). Nothing here knows a connection
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from msgspec import UNSET, Struct, UnsetType
@@ -84,7 +84,7 @@ class Submission:
     """Publishes that one connection sent together, in order; the log answers each in `verdicts`."""
 
     __slots__ = (
-        *("arrival", "durable", "ephemeral", "flow", "items", "keyed", "once"),
+        *("arrival", "durable", "ephemeral", "flow", "items", "keyed", "once", "plain"),
         *("producer", "sender", "settle", "size", "verdicts"),
     )
 
@@ -115,21 +115,32 @@ class Submission:
         """Whether any of it is to be delivered without being stored."""
         self.keyed = False
         """Whether any of it is about a key."""
+        self.plain = True
+        """Whether all of it are publishes that are stored, none of them about a key."""
 
     def add(self, item: "Publish | Refused", payload_bytes: int) -> None:
         """Append a publish; its place in `items` is that of its verdict."""
-        self.items.append(item)
-        self.size += payload_bytes + ITEM_OVERHEAD_BYTES
-        if type(item) is not Publish:
-            self.durable = self.durable or item.seq is not UNSET
-        elif item.ephemeral:
-            self.ephemeral = True
-        else:
-            self.durable = True
-            if item.key is not UNSET:
-                self.keyed = True
-                if item.conditional:
-                    self.size += CONDITIONAL_BYTES
+        self.extend((item,), payload_bytes)
+
+    def extend(self, items: "Iterable[Publish | Refused]", payload_bytes: int) -> None:
+        """Append publishes, whose payloads have so many bytes together."""
+        for item in items:
+            self.items.append(item)
+            self.size += ITEM_OVERHEAD_BYTES
+            if type(item) is not Publish:
+                self.plain = False
+                self.durable = self.durable or item.seq is not UNSET
+            elif item.ephemeral:
+                self.plain = False
+                self.ephemeral = True
+            else:
+                self.durable = True
+                if item.key is not UNSET:
+                    self.plain = False
+                    self.keyed = True
+                    if item.conditional:
+                        self.size += CONDITIONAL_BYTES
+        self.size += payload_bytes
 
     def refuse(self, error: WireError) -> None:
         """Give every publish the same error; those refused already keep their own."""

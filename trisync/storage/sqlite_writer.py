@@ -6,7 +6,6 @@ publish is decided in deciding.py, inside the batch's transaction; what a failed
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
 
 import msgspec
 from cachetools import TTLCache
@@ -16,12 +15,7 @@ from trisync.storage.log import Extent, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.storage.sqlite_opening import read_meta, transaction, write_meta
-
-_ROWS_PER_INSERT = (1024, 512, 256, 128, 64, 32, 16, 8, 4, 2, 1)
-"""Rows in one INSERT, largest first. sqlite3 gives up the interpreter lock once a statement and must win it back
-from the event loop: under load a row costs 57 µs alone and 10 µs among 128 (measured; idle 4.7 and 3.1), and 1024 are
-stored a tenth faster by one statement than by eight. With every power of two, a small batch takes as few statements as
-its size has bits."""
+from trisync.storage.sqlite_rows import RowInserter
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY,
@@ -38,24 +32,7 @@ def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
 
 
-_OPTIONAL = {"sender", "key"}
-"""Columns that are NULL where the row has "". To bind a None, sqlite3 looks for an adapter each time, and for a
-method that is not there: 0.8 µs (measured, CPython 3.11); nullif() takes 0.3."""
-
-
-def _statements(table: str, shared: str, columns: Sequence[str]) -> list[tuple[int, str]]:
-    """An INSERT for each number of rows at once. ?1 is a column that all rows share; then each row's own.
-
-    Those have no numbers, though they count on from 2: SQLite looks each numbered one up in a list of all, which made
-    the first use of the largest statement take 66 ms (measured; so it takes 5).
-    """
-    values = ["nullif(?, '')" if column in _OPTIONAL else "?" for column in columns]
-    row = f"(?1, {', '.join(values)})"
-    begin = f"INSERT INTO {table} ({shared}, {', '.join(columns)}) VALUES "
-    return [(rows, begin + ", ".join([row] * rows)) for rows in _ROWS_PER_INSERT]
-
-
-_INSERT_MESSAGES = _statements("messages", "time", ROW)
+_MESSAGES = RowInserter("messages", ROW, shared=["time"], optional=["sender", "key"])
 _HEADS = f"""
 SELECT json_group_array(json_array(
   wanted.value, coalesce(channels.id, 0), coalesce(recent.offset, heads.offset, trimmed, 0), coalesce(keys, 0),
@@ -63,7 +40,7 @@ SELECT json_group_array(json_array(
 )) FROM json_each(?) AS wanted
 LEFT JOIN channels ON name = wanted.value {JOIN_HEADS}
 """
-"""Those of all channels at once: see _ROWS_PER_INSERT on what a statement costs."""
+"""Those of all channels at once: see sqlite_rows.py on what a statement costs."""
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
@@ -224,8 +201,8 @@ class Writer:
 
     def _store(self, work: Batch) -> None:
         if work.rows:
-            self._insert(_INSERT_MESSAGES, len(ROW), work.time_ms, work.rows)
-            self.pages_written += self._recent.store(self._newest_id, len(work.heads))
+            _MESSAGES.insert(self._db, work.rows, work.time_ms)
+            self.pages_written += self._recent.store([head for head in work.heads.values() if head.first])
         changed = [head for head in work.heads.values() if head.changed]
         if changed:
             self._db.execute(_STORE_WORDS, (self._newest_id,))
@@ -256,14 +233,6 @@ class Writer:
                 (head.id, msgspec.json.encode(deleted).decode()),
             )
         self._db.execute("UPDATE channels SET keys = ?2 WHERE id = ?1 AND keys <> ?2", (head.id, head.keys))
-
-    def _insert(self, statements: list[tuple[int, str]], width: int, shared: int, values: list[Any]) -> None:
-        start, left = 0, len(values) // width
-        for rows, statement in statements:
-            while left >= rows:
-                end = start + width * rows
-                self._db.execute(statement, [shared, *values[start:end]])
-                start, left = end, left - rows
 
     def _forget(self, work: Batch) -> None:
         for name in work.heads:
