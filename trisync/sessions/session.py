@@ -36,12 +36,11 @@ from trisync.wire.protocol import (
     decode_request,
     encode_goodbye,
     encode_reply,
-    encode_text,
 )
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
-read brings may be twice as much: it is bounded too."""
+read brings may be more: it is bounded too."""
 
 
 class Session:
@@ -122,6 +121,8 @@ class Session:
         For receive() is what is left, and also the wait for room in the broker's queue, before more is read.
         """
         hooks = self._publish_hooks
+        items: list[Publish | Refused] = []
+        payload_bytes = 0
         left: list[bytes] = []
         for place, payload in enumerate(payloads):
             try:
@@ -132,12 +133,15 @@ class Session:
                 type(request) is not Publish
                 or (request.key is not UNSET and request.conditional)
                 or (hooks is not None and hooks(request.channel))
-                or (self._submission is not None and self._submission.size > SUBMISSION_BYTES_MAX)
+                or payload_bytes > SUBMISSION_BYTES_MAX
             ):
                 left = payloads[place:]
                 break
-            self._collect(request, len(payload))
-        self._submit()
+            items.append(request if request.seq is UNSET else self._judge_seq(request))
+            payload_bytes += len(payload)
+        if items:
+            self._own_submission().extend(items, payload_bytes)
+            self._submit()
         return left
 
     @property
@@ -229,11 +233,12 @@ class Session:
     def _collect(self, item: Publish | Refused, payload_bytes: int) -> None:
         if item.seq is not UNSET:
             item = self._judge_seq(item)
-        submission = self._submission
-        if submission is None:
-            submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
-            self._submission = submission
-        submission.add(item, payload_bytes)
+        self._own_submission().add(item, payload_bytes)
+
+    def _own_submission(self) -> Submission:
+        if self._submission is None:
+            self._submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
+        return self._submission
 
     async def _collect_judged(self, request: Publish) -> None:
         """Collect a publish that hooks are asked about first; what came before it need not wait for them."""
@@ -258,24 +263,26 @@ class Session:
     def _settle(self, submission: Submission) -> None:
         replies: list[bytes] = []
         for item, verdict in zip(submission.items, submission.verdicts, strict=True):
-            if isinstance(verdict, WireError):
-                self._connection.note(f"{verdict.code}: {verdict.message}")
-                replies.append(verdict.encode(item.id))
-                continue
             id = item.id
-            if id is UNSET:
-                continue
-            if type(id) is not int:
-                id = encode_text(str(id))
-            if type(verdict) is Duplicate:
-                offset = f',"offset":{verdict.offset}' if verdict.offset else ""
-                replies.append(f'{{"op":"ok","id":{id}{offset},"duplicate":true}}'.encode())
-            else:
-                offset = f',"offset":{verdict}' if verdict else ""
-                replies.append(f'{{"op":"ok","id":{id}{offset}}}'.encode())
+            if type(verdict) is int and type(id) is int and verdict:  # as nearly all are
+                replies.append(b'{"op":"ok","id":%d,"offset":%d}' % (id, verdict))
+            elif isinstance(verdict, WireError):
+                self._connection.note(f"{verdict.code}: {verdict.message}")
+                replies.append(verdict.encode(id))
+            elif id is not UNSET:
+                replies.append(self._encode_ok(id, verdict))
         if replies:
             self._write(replies)
         self._connection.was_answered()
+
+    def _encode_ok(self, id: int | str, verdict: int | Duplicate) -> bytes:
+        fields: dict[str, object] = {}
+        offset = verdict.offset if type(verdict) is Duplicate else verdict
+        if offset:
+            fields["offset"] = offset
+        if type(verdict) is Duplicate:
+            fields["duplicate"] = True
+        return encode_reply("ok", id, **fields)
 
     def _write(self, replies: list[bytes]) -> None:
         connection = self._connection
