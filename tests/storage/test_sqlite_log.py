@@ -4,6 +4,7 @@ import random
 import sqlite3
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 import pytest
 from msgspec import Raw
@@ -121,7 +122,7 @@ async def test_what_is_decided_together_comes_out_as_one_by_one(
     chance = random.Random(seed)
     items = some_publishes(chance)
     cuts = [0, *sorted(chance.sample(range(1, len(items)), 30)), len(items)]
-    outcomes = []
+    outcomes: list[tuple[Any, ...]] = []
     for name, parts in (
         ("together", [items[start:end] for start, end in pairwise(cuts)]),
         ("one by one", [[item] for item in items]),
@@ -130,10 +131,11 @@ async def test_what_is_decided_together_comes_out_as_one_by_one(
             verdicts = [verdict for part in parts for verdict in await put(log, *part, sender="ann", producer=producer)]
             stored = [await payloads(log, channel) for channel in ("lobby", "b")]
             state = await log.state("lobby", "", 10, EVERYTHING)
-            outcomes.append((plain(verdicts), stored, state, await log.settled_seq(PRODUCER)))
+            settled = await log.settled_seq(PRODUCER)
         database = sqlite3.connect(tmp_path / name / FILE_NAME)
-        outcomes[-1] += (database.execute("SELECT * FROM messages").fetchall(),)
+        rows = database.execute("SELECT * FROM messages ORDER BY id").fetchall()
         database.close()
+        outcomes.append((plain(verdicts), stored, state, settled, rows))
     assert outcomes[0] == outcomes[1]
 
 
