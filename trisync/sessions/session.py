@@ -33,6 +33,7 @@ from trisync.wire.protocol import (
     Publish,
     Subscribe,
     Unsubscribe,
+    decode_plain,
     decode_request,
     encode_goodbye,
     encode_reply,
@@ -41,6 +42,9 @@ from trisync.wire.protocol import (
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
 read brings may be more: it is bounded too."""
+
+MANY = 16
+"""Payloads of one read for which it pays to try decode_plain() first."""
 
 
 class Session:
@@ -122,27 +126,29 @@ class Session:
         """
         hooks = self._publish_hooks
         items: list[Publish | Refused] = []
-        payload_bytes = 0
-        left: list[bytes] = []
-        for place, payload in enumerate(payloads):
-            try:
-                request = decode_request(payload)
-            except BadRequest:
-                request = None
-            if (
-                type(request) is not Publish
-                or (request.key is not UNSET and request.conditional)
-                or (hooks is not None and hooks(request.channel))
-                or payload_bytes > SUBMISSION_BYTES_MAX
-            ):
-                left = payloads[place:]
-                break
-            items.append(request if request.seq is UNSET else self._judge_seq(request))
-            payload_bytes += len(payload)
+        if hooks is None and len(payloads) >= MANY:
+            items += decode_plain(payloads)
+        if not items:
+            payload_bytes = 0
+            for payload in payloads:
+                try:
+                    request = decode_request(payload)
+                except BadRequest:
+                    break
+                if (
+                    type(request) is not Publish
+                    or (request.key is not UNSET and request.conditional)
+                    or (hooks is not None and hooks(request.channel))
+                    or payload_bytes > SUBMISSION_BYTES_MAX
+                ):
+                    break
+                items.append(request)
+                payload_bytes += len(payload)
         if items:
-            self._own_submission().extend(items, payload_bytes)
+            judged = [item if item.seq is UNSET else self._judge_seq(item) for item in items]
+            self._own_submission().extend(judged, sum(map(len, payloads[: len(items)])))
             self._submit()
-        return left
+        return payloads[len(items) :]
 
     @property
     def must_wait(self) -> bool:

@@ -5,6 +5,7 @@ decoder checks types and ranges in about a microsecond. `data` stays raw: the se
 """
 
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Annotated, Any
 
@@ -162,6 +163,42 @@ def decode_request(payload: bytes) -> AnyRequest:
     elif isinstance(request, Subscribe | Unsubscribe | History | GetState | GetPresence):
         _check_channel(request)
     return request
+
+
+_decode_lines = msgspec.json.Decoder(AnyRequest).decode_lines
+
+
+def decode_plain(payloads: Sequence[bytes]) -> list[Publish]:
+    """Many publishes at once, if all are good and plain, which is to say that none names a key or is ephemeral.
+
+    Else none of them, and decode_request() is to be asked one by one; it takes half as long again (measured, 512 of a
+    hundred bytes). What comes is what it would have made of them.
+    """
+    lines = b"\n".join(payloads)
+    # msgspec takes two values on a line, and one over two lines. But in no value does "}\n{" stand: one ends there, and
+    # so each payload has at least one. As many values as payloads, then, are one in each.
+    if not (lines.startswith(b"{") and lines.endswith(b"}")):
+        return []
+    if not lines.count(b"}\n{") == lines.count(b"\n") == len(payloads) - 1:
+        return []
+    try:
+        if not lines.isascii():
+            lines.decode()
+        requests = _decode_lines(lines)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return []
+    publishes = [request for request in requests if type(request) is Publish and _is_plain(request)]
+    if (
+        not len(publishes) == len(requests) == len(payloads)
+        or not all(map(channel_is_valid, {publish.channel for publish in publishes}))
+        or any(len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX) for payload in payloads)
+    ):
+        return []
+    return publishes
+
+
+def _is_plain(publish: Publish) -> bool:
+    return publish.key is UNSET and publish.expect is UNSET and not (publish.ephemeral or publish.merge)
 
 
 def compose_publish(data: bytes, **fields: Any) -> Publish:
