@@ -160,6 +160,19 @@ async def test_a_log_that_lacks_messages_says_so_and_does_not_make_others_of_the
                 await page
 
 
+@pytest.mark.parametrize("named", ["id", "id + 1", "id + 2"])
+async def test_messages_that_name_each_other_in_a_circle_are_missing_and_nobody_goes_round_for_ever(
+    tmp_path: Path, named: str
+) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(number) for number in range(1, MILESTONE)))
+        log._connection.execute(f"UPDATE messages SET previous = {named} WHERE offset = 5")
+        for reader in log._idle_readers:
+            reader.set_progress_handler(lambda: 1, 1_000_000)  # what takes so many steps is interrupted
+        with pytest.raises(LogUnavailable, match=f"messages of lobby are missing between 0 and {MILESTONE - 1}"):
+            await log.read("lobby", 0, 1000, EVERYTHING)
+
+
 def an_old_log(folder: Path) -> dict[str, list[tuple[int, Any]]]:
     """Make a log as trisync had them before chains, and return what is in it. One channel is trimmed, one emptied."""
     chance = random.Random(7)

@@ -19,7 +19,7 @@ def chain(channel: str, after: str, until: str) -> str:
 
     It has their `id`, `offset`, `time`, `size` and `total`, in no order; in that of the ids they are as in that of the
     offsets. The arguments are SQL too. What was trimmed is not found, though a message that is left may name it: an id
-    is never given anew.
+    is never given anew. Each names one of a lesser id; where damage has it otherwise, the walk ends.
     """
     columns = "messages.id, messages.offset, messages.time, messages.size, messages.total, messages.previous"
     return f"""
@@ -32,5 +32,5 @@ WITH RECURSIVE walk (id, offset, time, size, total, previous) AS (
     AND offset % {MILESTONE} <> 0 AND offset > {after} AND offset < {until} + {MILESTONE}
   UNION ALL
   SELECT {columns} FROM walk JOIN messages ON messages.id = walk.previous
-  WHERE walk.offset % {MILESTONE} <> 1 AND walk.offset > {after} + 1
+  WHERE walk.offset % {MILESTONE} <> 1 AND walk.offset > {after} + 1 AND walk.previous < walk.id
 ), chain AS (SELECT * FROM walk WHERE offset <= {until})"""
