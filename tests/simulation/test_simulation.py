@@ -22,7 +22,8 @@ WORLDS = 2000
 FOUND = (302693, 2016887, 2042762)
 """Worlds that showed what the first two thousand did not: tests/test_simulation_found.py has it as small cases."""
 PLANTED_WORLDS = 1000
-"""In so many worlds at most, a planted bug must show itself. Most do in the first ten; the last needs about 120."""
+"""In so many worlds at most, a planted bug must show itself, if not in the one that is known for it: what changes the
+order of things in the server makes that another one. Most show themselves in the first ten, the last after 510."""
 CRASH = r"the server ended by itself|the server logged"
 """A world in which the server fell over proves nothing: a plant that no longer fits the code does that too."""
 PROCESSES = 2
@@ -38,7 +39,7 @@ def miss(plant: str) -> list[str]:
     """What shows itself in the place of a planted bug; nothing if the bug does, in some world."""
     others = ["nothing"]
     with planted(plant):
-        for seed in range(PLANTED_WORLDS):
+        for seed in (PLANTS[plant].seed, *range(PLANTED_WORLDS)):
             problems = simulate(seed).problems
             is_found = any(re.search(PLANTS[plant].breaks, problem) for problem in problems)
             if is_found and not any(re.search(CRASH, problem) for problem in problems):
