@@ -13,7 +13,8 @@ from trisync.core.outbox import Outbox
 from trisync.storage.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
 from trisync.storage.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
 from trisync.wire.framing import JOIN, Framing
-from trisync.wire.protocol import Publish, encode_text
+from trisync.wire.protocol import Publish
+from trisync.wire.replies import encode_text
 
 
 class MemoryLog(Log):

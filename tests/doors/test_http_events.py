@@ -11,7 +11,7 @@ from tests.harness import PATIENCE_S, running_server
 from tests.web_calls import Events, error_in, open_caller, open_events
 from trisync.storage.log import LogUnavailable
 from trisync.wire.event_stream import join_events
-from trisync.wire.protocol import encode_gap, encode_goodbye
+from trisync.wire.replies import encode_gap, encode_goodbye
 
 EVENTS = "/channels/lobby/events"
 

@@ -11,7 +11,7 @@ from trisync.sessions.connection import Connection
 from trisync.sessions.console_session import ConsoleSession
 from trisync.sessions.hook_requests import PublishRequest
 from trisync.sessions.hooks import Hooks
-from trisync.sessions.session import MANY, SUBMISSION_BYTES_MAX, Session
+from trisync.sessions.session import SUBMISSION_BYTES_MAX, TOGETHER_MIN, Session
 from trisync.storage.log import CONDITIONAL_BYTES
 from trisync.wire.framing import Framing
 
@@ -48,13 +48,15 @@ async def test_what_has_to_wait_for_something_is_left_with_all_that_comes_behind
 async def test_many_publishes_are_handled_in_their_order_and_seqs_are_judged(one_bad: bool) -> None:
     async with a_world() as world:
         session = a_session(world, Hooks())
-        payloads = [publish(id=number, n=number) for number in range(2 * MANY)]
-        payloads[MANY] = b"no json" if one_bad else publish(id=MANY, seq=1)  # from no producer
-        assert session.receive_at_once(payloads) == (payloads[MANY:] if one_bad else [])
+        payloads = [publish(id=number, n=number) for number in range(2 * TOGETHER_MIN)]
+        payloads[TOGETHER_MIN] = b"no json" if one_bad else publish(id=TOGETHER_MIN, seq=1)  # from no producer
+        assert session.receive_at_once(payloads) == (payloads[TOGETHER_MIN:] if one_bad else [])
         await world.broker.settled()
-        assert len(world.log.messages["lobby"]) == (MANY if one_bad else 2 * MANY - 1)
+        assert len(world.log.messages["lobby"]) == (TOGETHER_MIN if one_bad else 2 * TOGETHER_MIN - 1)
         answers = b"".join(session._connection.outbox._queue or ()).splitlines()
-        assert [json.loads(answer)["id"] for answer in answers] == [*range(MANY if one_bad else 2 * MANY)]
+        assert [json.loads(answer)["id"] for answer in answers] == [
+            *range(TOGETHER_MIN if one_bad else 2 * TOGETHER_MIN)
+        ]
 
 
 async def test_no_more_is_decided_together_than_a_submission_may_hold() -> None:

@@ -11,20 +11,8 @@ from msgspec import UNSET
 
 from trisync.wire.console import FIRST_CHANNEL, HELP, Action, Console, GoOnInJson, Quit, Say, join_console, visible
 from trisync.wire.errors import WireError
-from trisync.wire.protocol import (
-    Hello,
-    History,
-    Publish,
-    Subscribe,
-    Unsubscribe,
-    decode_request,
-    encode_gap,
-    encode_goodbye,
-    encode_reply,
-    encode_text,
-    message_prefix,
-    message_suffix,
-)
+from trisync.wire.protocol import Hello, History, Publish, Subscribe, Unsubscribe, decode_request
+from trisync.wire.replies import encode_gap, encode_goodbye, encode_reply, encode_text, message_prefix, message_suffix
 
 
 def begun() -> Console:

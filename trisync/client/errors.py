@@ -6,7 +6,7 @@ trisync/errors.py; a test holds the two tables together.
 
 from typing import Any
 
-from trisync.wire.protocol import encode_gap
+from trisync.wire.replies import encode_gap
 
 
 class ClientError(Exception):

@@ -33,7 +33,8 @@ from trisync.storage.log import (
 from trisync.tokens import Tokens
 from trisync.wire.errors import WireError
 from trisync.wire.framing import too_large
-from trisync.wire.protocol import STATE_LIMIT, Publish, data_text, ephemeral_message
+from trisync.wire.protocol import STATE_LIMIT, Publish, data_text
+from trisync.wire.replies import ephemeral_message
 
 logger = logging.getLogger(__name__)
 

@@ -13,7 +13,8 @@ from trisync.core.channels import LEFT, Outlet, Subscription
 from trisync.storage.log import LogUnavailable
 from trisync.wire.errors import WireError
 from trisync.wire.framing import JOIN
-from trisync.wire.protocol import Subscribe, encode_gap, encode_reply, state_page
+from trisync.wire.protocol import Subscribe
+from trisync.wire.replies import encode_gap, encode_reply, state_page
 
 LOG_RETRY_S = 0.5
 """Pause before a page is asked for again from a log that was unavailable."""

@@ -16,7 +16,7 @@ import trio
 
 from trisync.core.channels import YIELD_EVERY, Outlet
 from trisync.wire.framing import JOIN, Framing
-from trisync.wire.protocol import encode_text
+from trisync.wire.replies import encode_text
 
 MEMBER_ID_BYTES = 8
 """Among a million members, two have the same id with a chance of 1 in 37 million."""

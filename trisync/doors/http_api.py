@@ -13,6 +13,7 @@ from msgspec import UNSET, Raw, Struct
 from trisync.core.broker import Broker
 from trisync.sessions.connection import Connection
 from trisync.sessions.hooks import Hooks
+from trisync.sessions.reading import read_history, read_state
 from trisync.sessions.session import Session
 from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Duplicate, Once, Refused, Submission
@@ -40,8 +41,8 @@ from trisync.wire.protocol import (
     Publish,
     Subscribe,
     compose_publish,
-    encode_reply,
 )
+from trisync.wire.replies import encode_reply
 
 SWAPS_MAX = 100
 """Tries to write a key that is only asked to exist, while others keep writing it: each loses only to a commit."""
@@ -103,14 +104,14 @@ class HttpSession(Session):
                 history = call.request("history")
                 assert isinstance(history, History)
                 await self._judge_reading(history)
-                return Answer(200, await self._read_history(history))
+                return Answer(200, await read_history(self._broker, history))
             case Resource.MESSAGES, _:
                 return await self._publish(call, headers, body)
             case Resource.STATE, _:
                 state = call.request("state")
                 assert isinstance(state, GetState)
                 await self._judge_reading(state)
-                return Answer(200, await self._read_state(state))
+                return Answer(200, await read_state(self._broker, state))
             case Resource.KEY, "GET":
                 return await self._get_word(call, headers)
             case Resource.KEY, _:

@@ -26,7 +26,8 @@ from trisync.wire.http_answers import (
 )
 from trisync.wire.http_routes import Call, Resource, allowed_methods, find_resource, is_for_events, read_call
 from trisync.wire.http_rules import Headers, HttpRefusal, header
-from trisync.wire.protocol import encode_goodbye, shortened
+from trisync.wire.protocol import shortened
+from trisync.wire.replies import encode_goodbye
 
 _REFUSED_CODES = {403: "forbidden", 503: "draining"}
 """What a refusal from before the interface is in the wire's words; the others are bad requests."""

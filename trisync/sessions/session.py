@@ -14,6 +14,7 @@ from trisync.core.cursors import Subscriptions
 from trisync.sessions.connection import DRAINING, Connection
 from trisync.sessions.hook_requests import Client, Door
 from trisync.sessions.hooks import Hooks
+from trisync.sessions.reading import read_history, read_state
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.version import __version__
@@ -35,15 +36,14 @@ from trisync.wire.protocol import (
     Unsubscribe,
     decode_plain,
     decode_request,
-    encode_goodbye,
-    encode_reply,
 )
+from trisync.wire.replies import encode_goodbye, encode_reply
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
 read brings may be more: it is bounded too."""
 
-MANY = 16
+TOGETHER_MIN = 16
 """Payloads of one read for which it pays to try decode_plain() first."""
 
 
@@ -126,7 +126,7 @@ class Session:
         """
         hooks = self._publish_hooks
         items: list[Publish | Refused] = []
-        if hooks is None and len(payloads) >= MANY:
+        if hooks is None and len(payloads) >= TOGETHER_MIN:
             items += decode_plain(payloads)
         if not items:
             payload_bytes = 0
@@ -328,9 +328,9 @@ class Session:
                         self._subscriptions.unsubscribe(request.channel)
                     self._ok(request.id)
                 case History():
-                    await self._history(request)
+                    self._reply(request, await read_history(self._broker, request))
                 case GetState():
-                    await self._state(request)
+                    self._reply(request, await read_state(self._broker, request))
                 case GetPresence():
                     self._presence(request)
                 case Ping() if request.id is not UNSET:
@@ -340,6 +340,10 @@ class Session:
             self._connection.refuse(error, request.id)
         except WireError as error:
             self._connection.refuse(error, request.id)
+
+    def _reply(self, request: History | GetState, reply: bytes) -> None:
+        if request.id is not UNSET:
+            self._connection.reply(reply)
 
     def _ok(self, id: int | str | UnsetType, **fields: object) -> None:
         if id is not UNSET:
@@ -389,37 +393,6 @@ class Session:
             count_max = self._settings.subscriptions_max
             self._subscriptions = Subscriptions(self._broker, self._connection, count_max, self._member(), self._name)
         await self._subscriptions.subscribe(request)
-
-    async def _history(self, request: History) -> None:
-        reply = await self._read_history(request)
-        if request.id is not UNSET:
-            self._connection.reply(reply)
-
-    async def _read_history(self, request: History) -> bytes:
-        """The `ok` with a page of a channel's messages. Raises LogUnavailable."""
-        since = None if request.since is UNSET else request.since
-        page = await self._broker.history(request.channel, since, request.limit)
-        head, trimmed = page.extent
-        messages = [] if page.run is None else page.run.payloads()
-        more = page.run is not None and page.run.last < head
-        epoch = self._broker.epoch
-        envelope = encode_reply("ok", request.id, offset=head, trimmed=trimmed, epoch=epoch, more=more)
-        return envelope[:-1] + b',"messages":[' + b",".join(messages) + b"]}"
-
-    async def _state(self, request: GetState) -> None:
-        reply = await self._read_state(request)
-        if request.id is not UNSET:
-            self._connection.reply(reply)
-
-    async def _read_state(self, request: GetState) -> bytes:
-        """The `ok` with a page of a channel's state, or with one entry of it. Raises LogUnavailable."""
-        if request.key is not UNSET:
-            page = await self._broker.word(request.channel, request.key)
-        else:
-            page = await self._broker.state(request.channel, "" if request.after is UNSET else request.after)
-        head, epoch = page.extent.head, self._broker.epoch
-        envelope = encode_reply("ok", request.id, offset=head, epoch=epoch, more=page.more)
-        return envelope[:-1] + b',"entries":{' + page.entries + b"}}"
 
     def _presence(self, request: GetPresence) -> None:
         if request.id is UNSET:

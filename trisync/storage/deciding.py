@@ -17,7 +17,8 @@ from trisync.storage.log import Duplicate, Once, Refused, Run, Submission, Verdi
 from trisync.wire.errors import WireError
 from trisync.wire.framing import too_large
 from trisync.wire.merge_patch import merge_patch
-from trisync.wire.protocol import UNANSWERED_MAX, Publish, data_text, keyed_suffix, message_prefix, message_suffix
+from trisync.wire.protocol import UNANSWERED_MAX, Publish, data_text
+from trisync.wire.replies import keyed_suffix, message_prefix, message_suffix
 
 _SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
 """Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say

@@ -12,7 +12,7 @@ import msgspec
 from trisync.storage.log import ChannelInfo, Extent, OldMessage, Page, Run, StatePage
 from trisync.storage.sqlite_chains import chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, head_column
-from trisync.wire.protocol import message_prefix
+from trisync.wire.replies import message_prefix
 
 _EXTENT = EXTENTS.format(which="name = ?")
 

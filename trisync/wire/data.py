@@ -1,4 +1,4 @@
-"""`data` as Python has it, and as the JSON that it is on the wire. Sans-IO; all else that is said is in protocol.py."""
+"""`data` as Python has it, and as the JSON that it is on the wire. Sans-IO; the rest is in protocol.py, replies.py."""
 
 import json
 import math

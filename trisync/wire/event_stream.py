@@ -13,7 +13,7 @@ COMMENT = b":\n\n"
 """Shows those in between that the connection is alive; a client ignores it."""
 
 _HEAD = re.compile(rb'\{"op":"(\w+)"(?:,"channel":"[^"]*",(?:"offset":|"from":\d+,"to":)(\d+))?')
-"""How the encoders in protocol.py begin a message or a gap; a channel's name needs no escaping."""
+"""How the encoders in replies.py begin a message or a gap; a channel's name needs no escaping."""
 
 
 def join_events(payloads: Iterable[bytes]) -> bytes:
