@@ -269,20 +269,22 @@ async def test_what_a_stopping_server_refuses_is_not_remembered_under_its_idempo
         assert await publish() == Duplicate(1)
 
 
-async def test_while_draining_publishes_are_refused_and_earlier_ones_are_stored() -> None:
+@pytest.mark.parametrize("count", [1, 3])
+async def test_while_draining_publishes_are_refused_and_earlier_ones_are_stored(count: int) -> None:
     async with a_world() as world:
         world.log.gate = trio.Event()
         settled: list[Submission] = []
         world.broker.submit(publishes(1, settle=settled.append))
         await wait_all_tasks_blocked()
         world.broker.draining = True
-        world.broker.submit(publishes(1, settle=settled.append))
+        world.broker.submit(publishes(count, settle=settled.append))
         world.log.gate.set()
         await world.broker.settled()
         assert settled[0].verdicts == [1]
-        (refusal,) = settled[1].verdicts
-        assert isinstance(refusal, WireError)
-        assert (refusal.code, refusal.retry) == ("draining", True)
+        assert len(settled[1].verdicts) == count
+        for refusal in settled[1].verdicts:
+            assert isinstance(refusal, WireError)
+            assert (refusal.code, refusal.retry) == ("draining", True)
 
 
 async def test_a_channel_is_forgotten_when_the_last_subscriber_leaves() -> None:

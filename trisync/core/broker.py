@@ -99,10 +99,7 @@ class Broker:
     def submit(self, submission: Submission) -> None:
         """Queue publishes for the next batch; `submission.settle` is called when their verdicts are there."""
         if self.draining:
-            error = WireError("draining", "the server is stopping; nothing was stored")
-            submission.items = [
-                item if type(item) is Refused else Refused(error, item.id, item.seq) for item in submission.items
-            ]
+            submission.turn_away(WireError("draining", "the server is stopping; nothing was stored"))
         self._queue_up(submission)
 
     def _queue_up(self, submission: Submission) -> None:

@@ -142,6 +142,11 @@ class Submission:
                         self.size += CONDITIONAL_BYTES
         self.size += payload_bytes
 
+    def turn_away(self, error: WireError) -> None:
+        """Have every publish refused before it is judged; those refused already keep their own error."""
+        self.items = [item if type(item) is Refused else Refused(error, item.id, item.seq) for item in self.items]
+        self.plain = False
+
     def refuse(self, error: WireError) -> None:
         """Give every publish the same error; those refused already keep their own."""
         self.verdicts = [item.error if type(item) is Refused else error for item in self.items]
