@@ -11,9 +11,10 @@ from trisync.sessions.connection import Connection
 from trisync.sessions.console_session import ConsoleSession
 from trisync.sessions.hook_requests import PublishRequest
 from trisync.sessions.hooks import Hooks
-from trisync.sessions.session import SUBMISSION_BYTES_MAX, TOGETHER_MIN, Session
+from trisync.sessions.session import SUBMISSION_BYTES_MAX, Session
 from trisync.storage.log import CONDITIONAL_BYTES
 from trisync.wire.framing import Framing
+from trisync.wire.protocol import TOGETHER_MIN
 
 
 def a_session(world: World, hooks: Hooks) -> Session:
@@ -57,13 +58,6 @@ async def test_many_publishes_are_handled_in_their_order_and_seqs_are_judged(one
         assert [json.loads(answer)["id"] for answer in answers] == [
             *range(TOGETHER_MIN if one_bad else 2 * TOGETHER_MIN)
         ]
-
-
-async def test_no_more_is_decided_together_than_a_submission_may_hold() -> None:
-    async with a_world() as world:
-        session = a_session(world, Hooks())
-        large = publish(text="x" * (SUBMISSION_BYTES_MAX // 4))
-        assert session.receive_at_once([large] * 6) == [large] * 2
 
 
 async def test_a_hook_on_some_channels_leaves_the_others_publishes_as_fast_as_they_were() -> None:

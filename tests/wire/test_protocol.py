@@ -28,7 +28,6 @@ from trisync.wire.protocol import (
     Unsubscribe,
     channel_is_valid,
     data_text,
-    decode_plain,
     decode_request,
 )
 
@@ -385,69 +384,3 @@ def test_a_string_that_never_ends_is_read_once_and_not_once_a_quote(ending: byte
     brackets = b'{"op":"ping","brackets":"' + b"[" * 100 + b'","endless":"'
     with patience():
         assert refusal(brackets + rb"\"" * 400_000 + ending).error.code == "bad_json"
-
-
-# Many at once
-
-PLAIN = [
-    published(b"1"),
-    published('{"ä" : [true]}'.encode()),
-    published(b'"' + b"[" * 200 + b'"'),
-    b'{ "data":null,"seq":7,"op":"publish","channel":"b","ephemeral":false,"other":[1],"id":"a"\r}',
-]
-NOT_PLAIN = [
-    *[b"", b" ", b"\n", b"{", b"}", b" " + published(b"1"), published(b"1") + b"\r", b"[]", b"null", b"\xff", b"{}"],
-    *[published(b"1")[:-1], published(b"1") + published(b"1"), published(b"1") + b"}", b"[" + published(b"1") + b"]"],
-    *[published(b"[\n]"), published(b"1") + b"\n", published(b"1") + b"\n" + published(b"2"), b"\n" + published(b"1")],
-    *[published(b"[" * levels + b"]" * levels) for levels in (64, 65, 100_000)],
-    *[published(b'"\xff"'), published(b'"\xc3'), b'\xa4"}', published(b"NaN"), published(b'"\0"')],
-    *[published(b'1,"key":"k"'), published(b'1,"key":"k","merge":true'), published(b'1,"ephemeral":true')],
-    *[published(b'1,"expect":1'), published(b'1,"merge":true'), published(b'1,"seq":0'), published(b'1,"id":[]')],
-    *[b'{"op":"ping","id":1}', b'{"channel":"lobby","data":1}', b'{"op":"publish","channel":"lobby"}'],
-    *[b'{"op":"subscribe","channel":"lobby"}', b'{"op":"publish","channel":"no spaces","data":1}'],
-]
-
-
-def alone(payload: bytes) -> Publish | None:
-    """What decode_request() makes of it, if that is a plain publish."""
-    try:
-        request = decode_request(payload)
-    except BadRequest:
-        return None
-    if type(request) is Publish and request.key is UNSET and not request.ephemeral:
-        return request
-    return None
-
-
-def fields(request: Publish) -> tuple[Any, ...]:
-    return (request.id, request.channel, data_text(request.data), request.seq, request.expect, request.merge)
-
-
-@pytest.mark.parametrize("payload", PLAIN)
-def test_plain_publishes_are_decoded_together_as_one_by_one(payload: bytes) -> None:
-    expected = alone(payload)
-    assert expected is not None
-    for count in (1, 2, 50):
-        assert [fields(request) for request in decode_plain([payload] * count)] == [fields(expected)] * count
-
-
-@pytest.mark.parametrize("payload", NOT_PLAIN)
-def test_one_that_is_not_plain_has_all_decoded_one_by_one(payload: bytes) -> None:
-    for place in range(3):
-        payloads = [*PLAIN[:2]]
-        payloads.insert(place, payload)
-        assert decode_plain(payloads) == []
-
-
-@settings(max_examples=500, deadline=None)
-@given(
-    st.lists(st.one_of(st.sampled_from(PLAIN), st.sampled_from(PLAIN + NOT_PLAIN), st.binary(max_size=8)), max_size=6)
-)
-def test_whatever_is_decoded_together_is_what_each_is_alone(payloads: list[bytes]) -> None:
-    together = decode_plain(payloads)
-    expected = [alone(payload) for payload in payloads]
-    if together:
-        assert [fields(request) for request in together] == [fields(one) for one in expected if one is not None]
-        assert None not in expected
-    elif all(payload.startswith(b"{") and payload.endswith(b"}") and b"\n" not in payload for payload in payloads):
-        assert None in expected or not payloads

@@ -34,17 +34,14 @@ from trisync.wire.protocol import (
     Publish,
     Subscribe,
     Unsubscribe,
-    decode_plain,
     decode_request,
+    decode_requests,
 )
 from trisync.wire.replies import encode_goodbye, encode_reply
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
 read brings may be more: it is bounded too."""
-
-TOGETHER_MIN = 16
-"""Payloads of one read for which it pays to try decode_plain() first."""
 
 
 class Session:
@@ -126,27 +123,16 @@ class Session:
         """
         hooks = self._publish_hooks
         items: list[Publish | Refused] = []
-        if hooks is None and len(payloads) >= TOGETHER_MIN:
-            items += decode_plain(payloads)
-        if not items:
-            payload_bytes = 0
-            for payload in payloads:
-                try:
-                    request = decode_request(payload)
-                except BadRequest:
-                    break
-                if (
-                    type(request) is not Publish
-                    or (request.key is not UNSET and request.conditional)
-                    or (hooks is not None and hooks(request.channel))
-                    or payload_bytes > SUBMISSION_BYTES_MAX
-                ):
-                    break
-                items.append(request)
-                payload_bytes += len(payload)
+        for request in decode_requests(payloads):
+            if (
+                type(request) is not Publish
+                or (request.key is not UNSET and request.conditional)
+                or (hooks is not None and hooks(request.channel))
+            ):
+                break
+            items.append(request if request.seq is UNSET else self._judge_seq(request))
         if items:
-            judged = [item if item.seq is UNSET else self._judge_seq(item) for item in items]
-            self._own_submission().extend(judged, sum(map(len, payloads[: len(items)])))
+            self._own_submission().extend(items, sum(map(len, payloads[: len(items)])))
             self._submit()
         return payloads[len(items) :]
 
