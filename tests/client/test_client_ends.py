@@ -9,7 +9,18 @@ import pytest
 
 import trisync
 from tests.client.conftest import NOBODY, Run
-from trisync.client import BadRequest, Closed, Conflict, NotConnected, QueueFull, State, TooLarge, Unsettled
+from trisync.client import (
+    BadRequest,
+    Client,
+    Closed,
+    Conflict,
+    Fenced,
+    NotConnected,
+    QueueFull,
+    State,
+    TooLarge,
+    Unsettled,
+)
 
 
 def errors_told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -118,6 +129,31 @@ def test_who_flushes_or_leaves_waits_for_all_publishes_and_not_for_the_last_one_
                 await too_large
 
     run(main)
+
+
+@pytest.mark.parametrize("error", [None, Fenced("fenced", "another client uses this producer")])
+def test_who_waits_for_publishes_hears_that_the_client_has_ended_meanwhile(
+    run: Run, channel: str, error: Fenced | None
+) -> None:
+    async def main() -> None:
+        async with anyio.create_task_group() as tasks:
+            client = trisync.connect(NOBODY, wait_s=None)
+            with pytest.raises(Fenced if error else Closed) as raised:  # noqa: PT012 - leaving it waits as well
+                async with client:
+                    receipt = client.post(channel, 1)
+                    tasks.start_soon(end_soon, client)
+            with pytest.raises(type(raised.value)):
+                await client.flush()
+            with pytest.raises(type(raised.value)):
+                await receipt
+
+    async def end_soon(client: Client) -> None:
+        await anyio.wait_all_tasks_blocked()
+        client._machine.close("it was closed", error)
+
+    run(main)
+    with pytest.raises(RuntimeError, match="entered first"):
+        run(trisync.connect(NOBODY).flush)
 
 
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:

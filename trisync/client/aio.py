@@ -270,9 +270,15 @@ class Client:
             raise machine.error.with_traceback(None)
 
     async def flush(self) -> None:
-        """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
-        for publish in reversed(self._machine.publishes.unsettled):  # nearly always, behind the last none is left
+        """Wait until everything that was published so far has its answer; what was refused, its receipt tells.
+
+        Raises Closed, or what else has ended the client.
+        """
+        machine = self._entered()
+        for publish in reversed(machine.publishes.unsettled):  # nearly always, behind the last none is left
             await until_settled(publish)
+        if machine.error is not None:
+            raise machine.error.with_traceback(None)
 
     # Reading
 
