@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import trisync
+from tests.client.conftest import NOBODY
 from tests.harness import PATIENCE_S, server_process
 from trisync.client import Change, Closed, Conflict, Gap, NotConnected, State, Unsettled
 
@@ -24,6 +25,24 @@ def test_it_publishes_subscribes_and_reads(url: str, channel: str) -> None:
             assert [next(messages).data for _ in range(100)] == list(range(100))
             assert (messages.offset, len(messages.epoch)) == (100, 16)
         assert [message.sender for message in client.history(channel, limit=1).messages] == ["script"]
+
+
+def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_nothing(
+    tcp_url: str, channel: str
+) -> None:
+    with trisync.connect_sync(tcp_url) as client, client.subscribe(channel) as messages:
+        for timeout_s in (0, 0.01):
+            with pytest.raises(TimeoutError, match=f"^nothing within {timeout_s} s$"):
+                messages.next(timeout_s)
+        receipts = [client.post(channel, number) for number in range(3)]
+        assert [item.data for item in (messages.next(PATIENCE_S), messages.next(), next(messages))] == [0, 1, 2]
+        assert [receipt.result(0) for receipt in receipts] == [1, 2, 3]
+    offline = trisync.connect_sync(NOBODY, wait_s=None, close_s=0).open()
+    receipt = offline.post(channel, 1)
+    with pytest.raises(TimeoutError, match=r"^nothing within 0\.01 s$"):
+        receipt.result(0.01)
+    with pytest.raises(Unsettled):
+        offline.close()
 
 
 def test_a_state_and_its_changes(tcp_url: str, channel: str) -> None:
@@ -101,7 +120,7 @@ def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:
             assert next(messages).data == 1
         with client.subscribe(channel, since=7, gaps="yield") as both:
             assert isinstance(next(both), Gap)
-    with pytest.raises(NotConnected), trisync.connect_sync("tcp://127.0.0.1:9", wait_s=0):
+    with pytest.raises(NotConnected), trisync.connect_sync(NOBODY, wait_s=0):
         pass
     with pytest.raises(ZeroDivisionError), trisync.connect_sync(tcp_url):
         raise ZeroDivisionError

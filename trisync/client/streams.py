@@ -13,7 +13,27 @@ from trisync.client.wire import Message
 Item = TypeVar("Item")
 
 
-class Subscription(Generic[Item]):
+class Taker(Generic[Item]):
+    """How far a program has taken a channel's messages and gaps, in `offset`."""
+
+    def __init__(self, *, raise_gaps: bool) -> None:
+        self.offset: int | None = None
+        """The offset of the newest message, or gap, that was taken out: with `epoch`, where to go on another day."""
+        self._raise_gaps = raise_gaps
+
+    def _hand_out(self, item: Message | Gap) -> Item:
+        """The item, which the program takes by this. Raises a gap, where gaps are to be raised."""
+        if type(item) is Message:
+            if item.offset is not None:
+                self.offset = item.offset
+        elif type(item) is Gap:
+            self.offset = item.last
+            if self._raise_gaps:
+                raise item
+        return cast("Item", item)
+
+
+class Subscription(Taker[Item]):
     """A channel's messages, each once and in order; an async context manager and an async iterator.
 
     Entering waits until the server has begun it, and raises what it refuses it with. A `Gap` is raised where messages
@@ -21,12 +41,10 @@ class Subscription(Generic[Item]):
     """
 
     def __init__(self, machine: Machine, channel: str, start: Start, *, raise_gaps: bool) -> None:
+        super().__init__(raise_gaps=raise_gaps)
         self.channel = channel
-        self.offset: int | None = None
-        """The offset of the newest message, or gap, that was taken out: with `epoch`, where to go on another day."""
         self._machine = machine
         self._start = start
-        self._raise_gaps = raise_gaps
         self._inbox: Inbox | None = None
         self._signal = Signal()
 
@@ -67,14 +85,7 @@ class Subscription(Generic[Item]):
         inbox = self._entered()
         while (item := inbox.take()) is None:
             await self._signal.wait()
-        if type(item) is Message:
-            if item.offset is not None:
-                self.offset = item.offset
-        elif type(item) is Gap:
-            self.offset = item.last
-            if self._raise_gaps:
-                raise item
-        return cast("Item", item)
+        return self._hand_out(item)
 
     async def take_some(self, count_max: int) -> list[Message | Gap]:
         """At least one item, and as many more as are there already; gaps among them. For whoever pays for each call."""

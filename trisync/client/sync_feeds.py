@@ -5,7 +5,7 @@ That lives in the client's own thread; a call here is made there, and waited for
 
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
-from typing import Any, Generic, Self, TypeVar, cast, overload
+from typing import Any, Generic, Self, TypeVar, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -17,7 +17,7 @@ from trisync.client.feeds import PresenceChange
 from trisync.client.machine import State
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
-from trisync.client.streams import Subscription
+from trisync.client.streams import Subscription, Taker
 from trisync.client.wire import Member, Message
 
 T = TypeVar("T")
@@ -54,6 +54,18 @@ class Bridge:
             future.cancel()
             raise
 
+    def call_within(self, timeout_s: float | None, work: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """As call(), and raises TimeoutError if that takes longer."""
+
+        async def limited() -> T:
+            with anyio.fail_after(timeout_s):
+                return await work(*args)
+
+        try:
+            return self.call(limited)
+        except TimeoutError:
+            raise TimeoutError(f"nothing within {timeout_s:g} s") from None
+
 
 class SyncReceipt:
     """A publish on its way."""
@@ -72,14 +84,9 @@ class SyncReceipt:
 
     def result(self, timeout_s: float | None = None) -> int:
         """Wait for the offset. Raises what the server refuses it with, Closed, and TimeoutError."""
-        if self._receipt.done:
-            return self._receipt.result()
-
-        async def wait() -> int:
-            with anyio.fail_after(timeout_s):
-                return await self._receipt
-
-        return self._bridge.call(wait)
+        if not self._receipt.done:
+            self._bridge.call_within(timeout_s, self._receipt.wait)
+        return self._receipt.result()
 
 
 class _Entered:
@@ -112,15 +119,13 @@ class _Entered:
         return text.replace(type(inner).__name__, type(self).__name__, 1)
 
 
-class SyncSubscription(_Entered, Generic[Item]):
+class SyncSubscription(_Entered, Taker[Item]):
     """A channel's messages, each once and in order. As Subscription."""
 
     def __init__(self, inner: Subscription[Message | Gap], bridge: Bridge, *, raise_gaps: bool) -> None:
-        super().__init__(inner, bridge)
-        self.offset: int | None = None
-        """The offset of the newest message, or gap, that was taken out."""
+        _Entered.__init__(self, inner, bridge)
+        Taker.__init__(self, raise_gaps=raise_gaps)
         self._inner = inner
-        self._raise_gaps = raise_gaps
         self._taken: deque[Message | Gap] = deque()
 
     def __repr__(self) -> str:
@@ -140,16 +145,13 @@ class SyncSubscription(_Entered, Generic[Item]):
         return self
 
     def __next__(self) -> Item:
+        return self.next()
+
+    def next(self, timeout_s: float | None = None) -> Item:
+        """As next(self), but that it raises TimeoutError if nothing comes for so long; a later call loses nothing."""
         if not self._taken:
-            self._taken.extend(self._bridge.call(self._inner.take_some, TAKEN_AT_ONCE))
-        item = self._taken.popleft()
-        if type(item) is Message and item.offset is not None:
-            self.offset = item.offset
-        if type(item) is Gap:
-            self.offset = item.last
-            if self._raise_gaps:
-                raise item
-        return cast("Item", item)
+            self._taken.extend(self._bridge.call_within(timeout_s, self._inner.take_some, TAKEN_AT_ONCE))
+        return self._hand_out(self._taken.popleft())
 
 
 class SyncDocument(_Entered, Mapping[str, Any]):
