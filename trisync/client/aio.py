@@ -4,7 +4,6 @@ import logging
 import math
 import random
 import ssl
-import sys
 from typing import Any, Literal, Self, overload
 
 import anyio
@@ -93,8 +92,8 @@ class Client:
             raise TypeError(f"tls is an ssl.SSLContext, not {tls!r}")
         if tls is not None and not address.encrypted:
             raise ValueError(f"tls is for tcps:// and wss://, and {address} is not encrypted")
-        check_integer("queue_max", queue_max, 1, sys.maxsize)
-        check_integer("queue_bytes_max", queue_bytes_max, 1, sys.maxsize)
+        check_integer("queue_max", queue_max, 1)
+        check_integer("queue_bytes_max", queue_bytes_max, 1)
         check_seconds("close_s", close_s)
         if wait_s is not None:
             check_seconds("wait_s", wait_s)

@@ -1,7 +1,7 @@
 """The durable log: what the broker may ask of a store, and the values that pass between them.
 
 A channel is a run of messages numbered 1, 2, 3 …; a store keeps them, in order, with each producer's verdicts.
-The stores themselves are elsewhere (sqlite.py). Nothing here knows a connection or a framing's details.
+The stores themselves are elsewhere (sqlite_log.py). Nothing here knows a connection or a framing's details.
 """
 
 from abc import ABC, abstractmethod

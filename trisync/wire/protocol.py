@@ -305,12 +305,13 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 
 
-def check_integer(name: str, value: object, least: int, most: int) -> None:
+def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
     """Raises TypeError for what a program gives that is no integer, and ValueError for what is out of range."""
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{name} is an integer, not {value!r}")
-    if not least <= value <= most:
-        raise ValueError(f"{name} is {least}-{most}, not {value}")
+    if value < least or (most is not None and value > most):
+        allowed = f"at least {least}" if most is None else f"{least}-{most}"
+        raise ValueError(f"{name} is {allowed}, not {value}")
 
 
 def check_seconds(name: str, value: object) -> None:
