@@ -257,6 +257,35 @@ async def test_who_enters_a_channel_between_its_answers_and_its_fan_out_is_not_t
         assert offsets(late[0]) == [1, 2]
 
 
+@pytest.mark.parametrize(
+    ("fields", "begin"), [({}, []), ({"last": 1}, [2]), ({"since": 0}, [1, 2]), ({"since": 1}, [2]), ({"since": 2}, [])]
+)
+async def test_who_enters_a_channel_between_its_answers_and_its_fan_out_begins_behind_what_was_acknowledged(
+    monkeypatch: pytest.MonkeyPatch, fields: dict[str, int], begin: list[int]
+) -> None:
+    monkeypatch.setattr(channels, "YIELD_EVERY", 1)
+    async with a_world() as world:
+        crowd = [await world.subscriber("crowded") for _ in range(50)]
+        before, _ = await world.subscriber("quiet")
+        late: list[CollectingOutlet] = []
+
+        async def enter() -> None:
+            while not crowd[0][0].taken[1:]:
+                await trio.lowlevel.checkpoint()
+            assert not offsets(before), "the fan-out to the crowd was to be under way"
+            late.append((await world.subscriber("quiet", **fields))[0])
+
+        world.nursery.start_soon(enter)
+        batch = publishes(1, "crowded")
+        for item in publishes(2, "quiet").items:
+            batch.add(item, 20)
+        world.broker.submit(batch)
+        await wait_all_tasks_blocked()
+        await publish(world, 1, "quiet")
+        assert offsets(before) == [1, 2, 3]
+        assert events(late[0]) == [("ok", 2), *begin, 3]
+
+
 @pytest.mark.parametrize("seed", range(30))
 async def test_whoever_resumes_while_others_publish_misses_nothing_and_sees_nothing_twice(seed: int) -> None:
     """Random publishers, resumes, replaced cursors, slow phases and cold caches; every cursor is followed."""

@@ -12,7 +12,7 @@ import tempfile
 import traceback
 from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import trio
 
@@ -26,6 +26,7 @@ from tests.simulation.links import CALM
 from tests.simulation.machine import Kill, Machine, Overheard, Point
 from tests.simulation.network import Network
 from tests.simulation.nuisance import pester
+from trisync.core import channels, presence
 from trisync.storage.log import Extent
 from trisync.storage.sqlite_opening import FILE_NAME
 
@@ -35,6 +36,10 @@ PEACE_S = 45.0
 """Then, until all who vanished are found out: probes, deadlines for peers, the grace of presence."""
 STOP_S = 60.0
 """For a stop in good order."""
+
+
+_SLICING: list[Any] = [channels, presence]
+"""The modules that have a YIELD_EVERY: how many of a crowd they serve before others get a turn."""
 
 
 class Outcome(NamedTuple):
@@ -52,7 +57,7 @@ def simulate(seed: int, *, traced: bool = False) -> Outcome:
     """Let one world happen, and judge it."""
     trace = Trace(kept=traced)
     problems: list[str] = []
-    with _folder_in_memory() as home, _listening_to_the_server(trace, problems):
+    with _folder_in_memory() as home, _listening_to_the_server(trace, problems), _in_slices(seed):
         world = World(random.Random(seed), trace, home)
         try:
             run_seeded(seed, world.happen)
@@ -91,6 +96,20 @@ def _listening_to_the_server(trace: Trace, problems: list[str]) -> Iterator[None
     finally:
         logger.removeHandler(overheard)
         logger.level, logger.propagate = before
+
+
+@contextlib.contextmanager
+def _in_slices(seed: int) -> Iterator[None]:
+    """In most worlds the few that there are are a crowd: between any two, others get a turn."""
+    slices = random.Random(f"{seed} in slices").choice((1, 2, 1000))
+    before = [module.YIELD_EVERY for module in _SLICING]
+    for module in _SLICING:
+        module.YIELD_EVERY = slices
+    try:
+        yield
+    finally:
+        for module, slices in zip(_SLICING, before, strict=True):
+            module.YIELD_EVERY = slices
 
 
 def _leaves(error: BaseException) -> Iterator[BaseException]:

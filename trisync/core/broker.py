@@ -70,7 +70,7 @@ class Broker:
         self._queue = FairQueue()
         self._arrived = trio.Event()
         self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
-        self._committing = False  # from when a batch goes to the log until all of it is fanned out
+        self._answered: Sequence[Run] = ()  # what it stored, from then on until all of it is fanned out
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
@@ -162,9 +162,7 @@ class Broker:
             chores = True
             while self._queue or self._errands or chores:
                 if self._queue:
-                    self._committing = True
                     await self._commit(self._take_batch())
-                    self._committing = False
                     self._batch_settled.set()
                     self._batch_settled = trio.Event()
                     if 0 < self._queue.size < GATHER_BYTES_MAX:
@@ -243,11 +241,13 @@ class Broker:
         for submission in batch:
             submission.settle(submission)
         self._storing = ()
+        self._answered = runs
         self.reads.keep(runs)
         for run in runs:
             channel = self._channels.get(run.channel)
             if channel is not None:
                 await channel.fan_out(run)
+        self._answered = ()
         for submission in batch:
             if submission.ephemeral:
                 self._flash(submission)
@@ -267,7 +267,8 @@ class Broker:
     async def enter(self, name: str, offset: int | UnsetType = UNSET) -> Channel:
         """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable.
 
-        `offset` is one that a client knows of, perhaps from the log, which has it before it is fanned out.
+        The head is not before what was acknowledged by now. `offset` is one that a client knows of, perhaps from the
+        log, which has it before it is fanned out.
         """
         channel = self._channels.get(name)
         if channel is None:
@@ -282,7 +283,7 @@ class Broker:
                             await self._batch_settled.wait()
                         channel.learn(extent)
                         channel.loading = None
-            if offset is not UNSET and offset > channel.head and self._committing:
+            if self._is_ahead(channel, offset):
                 await self._batch_settled.wait()
         except BaseException:
             self.leave(channel)
@@ -293,6 +294,12 @@ class Broker:
         """Whether the log may show messages of a channel whose publishers have no answers yet."""
         items = (item for submission in self._storing for item in submission.items)
         return any(type(item) is Publish and item.channel == name for item in items)
+
+    def _is_ahead(self, channel: Channel, offset: int | UnsetType) -> bool:
+        """Whether the batch under way has what a client may know of already, and what is to be fanned out yet."""
+        if any(run.channel == channel.name and run.last > channel.head for run in self._answered):
+            return True
+        return offset is not UNSET and offset > channel.head and self._is_being_stored(channel.name)
 
     def leave(self, channel: Channel) -> None:
         """Undo one enter()."""
