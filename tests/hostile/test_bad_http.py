@@ -1,9 +1,11 @@
 """The web door: requests that are no HTTP, slow, huge or for nothing; hosts and origins; broken upgrades."""
 
 import json
+from itertools import pairwise, product
 
 import pytest
 import trio
+from trio.testing import wait_all_tasks_blocked
 
 from tests.hostile.arena import MIB, Undisturbed, memory_bounded
 from tests.hostile.raw_peers import UPGRADE
@@ -272,3 +274,26 @@ async def test_a_head_without_end_gets_431_and_costs_no_memory(undisturbed: Undi
             await peer.send_raw(start)
             await peer.pour(piece, 500)
         assert (await peer.get_response()).status == 431
+
+
+@pytest.mark.parametrize("excess", [0, 1, 20_000])
+@pytest.mark.parametrize(
+    ("start", "cuts"),
+    [
+        *product([b"GET /", b"GET /channels/c/messages"], [[], [100], [16 * 1024 + 50], [200, 2 * 16 * 1024 - 50]]),
+        (b"HEAD /", []),
+    ],
+)
+async def test_a_head_is_refused_for_its_length_however_it_is_cut(
+    undisturbed: Undisturbed, start: bytes, cuts: list[int], excess: int
+) -> None:
+    begin = start + b" HTTP/1.1\r\nHost: localhost\r\nX: "
+    head = begin + b"x" * (16 * 1024 + excess - len(begin) - 4) + b"\r\n\r\n"
+    async with undisturbed(log_lines=1 if excess else 0) as arena, arena.web() as peer:
+        for piece in pairwise([0, *cuts, len(head)]):
+            await peer.send_raw(head[slice(*piece)])
+            await wait_all_tasks_blocked(0.01)
+        response = await peer.get_response(to_head=start.startswith(b"HEAD"))
+        assert response.status == (431 if excess else 200)
+        if excess:
+            assert await peer.receive_rest() == b""

@@ -139,7 +139,6 @@ class _Exchange:
         while (request := await self._next_request(idle_s)) is not None:
             await self._connection.room()
             headers = list(request.headers)
-            self._head_only = request.method == b"HEAD"
             refusal = self._door.judge(request.method, request.http_version, headers)
             if refusal is None and wants_upgrade(headers):
                 assert self._http is not None
@@ -184,7 +183,8 @@ class _Exchange:
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
         assert self._http is not None
-        begun = bool(self._http.trailing_data[0])
+        held_bytes = len(self._http.trailing_data[0])
+        begun = held_bytes > 0
         if begun:
             idle_s = self._door.settings.handshake_s
         with trio.move_on_after(idle_s) as waiting:
@@ -192,11 +192,17 @@ class _Exchange:
                 while True:
                     event = self._http.next_event()
                     if type(event) is h11.Request:
-                        return event
+                        self._head_only = event.method == b"HEAD"
+                        if held_bytes - len(self._http.trailing_data[0]) <= HEAD_BYTES_MAX:
+                            return event
+                        # h11 measures only a head that is not whole yet; one read may bring more.
+                        self._refuse(HttpRefusal(431, f"a request's head is at most {HEAD_BYTES_MAX} bytes"))
+                        return None
                     if type(event) is h11.ConnectionClosed:
                         return None
                     if event is h11.NEED_DATA:
                         chunk = await self._connection.receive()
+                        held_bytes += len(chunk)
                         self._http.receive_data(bytes(chunk))
                         if not begun:
                             begun = True
