@@ -128,3 +128,22 @@ async def test_what_a_person_typed_behind_quit_is_not_said() -> None:
         await console.receive([b"said", b"/quit", b"not said"])
         await world.broker.settled()
         assert [len(lines) for lines in world.log.messages.values()] == [1]
+
+
+async def test_what_a_person_said_is_seen_before_what_they_are_told_behind_it() -> None:
+    async with a_world() as world:
+        stream, terminal = memory_stream_pair()
+        connection = Connection(stream, world.settings, "memory")
+        session = Session(world.broker, connection, world.settings, Hooks())
+        console = ConsoleSession(session, connection)
+        told = b""
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(connection.serve, trio.sleep_forever)
+            await console.receive([b"/join lobby", b"one", b"/help", b"two", b"\xff", b"three", b"/quit"])
+            with trio.move_on_after(1):
+                async for chunk in terminal:
+                    told += chunk
+        expected = [b": one", b"/join CHANNEL", b": two", b"not UTF-8", b": three", b"Good-bye"]
+        places = [told.find(each) for each in expected]
+        assert places == sorted(places)
+        assert -1 not in places

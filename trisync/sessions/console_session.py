@@ -24,9 +24,13 @@ class ConsoleSession:
             try:
                 actions = self._console.read(edited(line).decode())
             except UnicodeDecodeError:
+                await self._connection.answered()
                 self._connection.refuse(WireError("bad_json", "that was not UTF-8"))
                 continue
             for action in actions:
+                if type(action) is not Publish:
+                    # People expect one thing after the other: what they said is seen before what they ask.
+                    await self._connection.answered()
                 match action:
                     case Say(text):
                         await self._connection.room()
@@ -37,10 +41,6 @@ class ConsoleSession:
                     case Quit():
                         self._connection.end("the person left")
                         return None
-                    case Publish():
-                        await self._session.handle(action)
                     case _:
-                        # People expect one thing after the other: what they said is seen before what they ask.
-                        await self._connection.answered()
                         await self._session.handle(action)
         return None
