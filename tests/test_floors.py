@@ -138,3 +138,21 @@ def test_the_ground_floor_does_no_io() -> None:
                 f"{module} imports {', '.join(sorted(used))}, and is on floor 0, where every rule is tested without a "
                 "socket or a disk: move what needs it to a higher floor"
             )
+
+
+def test_an_except_star_raises_nothing_by_itself() -> None:
+    """Python before 3.11.4, which is Debian 12's, makes a group of that, and a click.ClickException a traceback."""
+    handlers = [
+        (module, handler)
+        for module, tree in TREES.items()
+        for node in ast.walk(tree)
+        if isinstance(node, ast.TryStar)
+        for handler in node.handlers
+    ]
+    assert handlers
+    assert [
+        f"{module}:{node.lineno}"
+        for module, handler in handlers
+        for node in ast.walk(handler)
+        if type(node) is ast.Raise
+    ] == []

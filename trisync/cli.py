@@ -138,17 +138,21 @@ def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
         )
     gc.freeze()  # what was imported stays
     gc.set_threshold(GARBAGE_THRESHOLD)
+    problem = ""
     try:
-        sys.exit(trio.run(_serve, server))
+        status = trio.run(_serve, server)
     except* (LogRefused, OSError) as group:
-        raise click.ClickException(str(first_of(group))) from None
+        problem = str(first_of(group))
     except* (LogGone, sqlite3.Error) as group:
         failure = first_of(group)
         name = f" ({failure.sqlite_errorname})" if hasattr(failure, "sqlite_errorname") else ""
-        raise click.ClickException(
+        problem = (
             f"stopped at once, because the log failed: {failure}{name}. "
             "What was not acknowledged may be stored or not; the next start finds out."
-        ) from None
+        )
+    if problem:  # raised here: Python before 3.11.4 makes a group of what an except* raises
+        raise click.ClickException(problem)
+    sys.exit(status)
 
 
 def _load_app(app: str) -> Server:

@@ -329,14 +329,17 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     came: list[int] = []
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _SIGNALS}
     results: list[T] = []
+    failure: BaseException | None = None
     try:
         results = trio.run(_until_signal, work, came)
     except* failures as group:
-        raise NotRun(str(first_of(group))) from None
+        failure = first_of(group)
     finally:
         for each, handler in before.items():
             # Ignored, and not with a handler: Python takes those back in its last moments.
             signal.signal(each, signal.SIG_IGN if came and not results else handler)
+    if failure is not None:  # raised here: Python before 3.11.4 makes a group of what an except* raises
+        raise NotRun(str(failure))
     if not results:
         raise Interrupted
     return results[0]
