@@ -144,6 +144,32 @@ async def test_a_backup_replaces_a_file_only_when_told(tmp_path: Path) -> None:
         assert await data_of(log) == ["new"]
 
 
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME])
+async def test_the_logs_own_files_are_never_replaced_by_a_copy_of_it(tmp_path: Path, name: str) -> None:
+    data, link = tmp_path / "data", tmp_path / "link"
+    link.symlink_to(data)
+    async with opened(data) as log:
+        await put(log, publish("dear"))
+        before = contents(data)
+        for folder in (data, link, data / ".." / "data"):
+            with pytest.raises(LogRefused, match="belongs to the log that is to be copied"):
+                backup(data, folder / name, replace=True)
+        assert contents(data) == before
+        backup(data, link / "another.db")
+
+
+async def test_what_is_no_file_is_not_replaced_by_one(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "new")
+    pipe, link = tmp_path / "pipe", tmp_path / "link"
+    os.mkfifo(pipe)
+    link.symlink_to(pipe)
+    for file in (pipe, link):
+        with pytest.raises(LogRefused, match="is no regular file"):
+            backup(tmp_path / "data", file, replace=True)
+    assert pipe.is_fifo()
+    assert link.is_symlink()
+
+
 async def test_there_is_no_backup_of_a_folder_without_a_log_and_none_is_made_there(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     for folder in (tmp_path / "data", tmp_path / "nowhere"):

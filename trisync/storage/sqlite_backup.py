@@ -37,10 +37,11 @@ def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progres
 
     The copy is of one moment, and holds all that was acknowledged before the call. The file appears whole, checked
     and durable, or not at all. Raises LogRefused where there is no log, it is damaged or cannot be copied, there is no
-    folder for the file, or the file is there and not to be replaced; and OSError.
+    folder for the file, or the file is there and not to be replaced, or is one of the log's own; and OSError.
     """
     source = folder / FILE_NAME
     _require_log(source)
+    _refuse_as_copy(file, folder)
     if not replace:
         _refuse_to_replace(file)
     with _copied(source, file, progress) as copy:
@@ -90,6 +91,15 @@ def _require_log(file: Path) -> None:
     if not file.exists() or file.stat().st_size == 0:
         raise LogRefused(f"there is no log {file}")
     refuse_foreign_file(file)
+
+
+def _refuse_as_copy(file: Path, folder: Path) -> None:
+    """Refuse what must never be replaced: what a server may have open, and what is more than a name for bytes."""
+    own = (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME)
+    if file.name in own and file.parent.resolve() == folder.resolve():
+        raise LogRefused(f"{file} belongs to the log that is to be copied")
+    if file.exists() and not file.is_file():
+        raise LogRefused(f"{file} is no regular file")
 
 
 def _refuse_to_replace(file: Path) -> None:
