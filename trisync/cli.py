@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from trisync import config
-from trisync.cli_errors import first_of
+from trisync.cli_errors import first_of, in_words
 from trisync.server import Address, Server
 from trisync.storage.log import LogGone, LogRefused
 from trisync.version import __version__
@@ -142,7 +142,7 @@ def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
     try:
         status = trio.run(_serve, server)
     except* (LogRefused, OSError) as group:
-        problem = str(first_of(group))
+        problem = in_words(first_of(group))
     except* (LogGone, sqlite3.Error) as group:
         failure = first_of(group)
         name = f" ({failure.sqlite_errorname})" if hasattr(failure, "sqlite_errorname") else ""

@@ -15,7 +15,7 @@ import click
 import msgspec
 import trio
 
-from trisync.cli_errors import first_of
+from trisync.cli_errors import first_of, in_words
 from trisync.client import Client, ClientError, Message, NotConnected, State, connect
 
 T = TypeVar("T")
@@ -42,7 +42,7 @@ def _run(talk: Callable[[], Awaitable[None]]) -> None:
     except BrokenPipeError:
         raise  # of standard output, which `head` closes: click ends a command quietly for that
     except (ClientError, OSError, ValueError) as error:
-        raise click.ClickException(str(error)) from None
+        raise click.ClickException(in_words(error)) from None
     except BaseException as error:
         if isinstance(first_of(error), KeyboardInterrupt):
             sys.exit(130)
@@ -80,6 +80,9 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
       dmesg | trisync publish logs
     """
 
+    if data is None and sys.stdin is None:
+        raise click.UsageError("there is no DATA, and standard input is closed")
+
     async def talk() -> None:
         async with connect(url, name=name, wait_s=0) as client:
             if data is not None:
@@ -91,9 +94,19 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
                     await client.room()
                     receipts.append(client.post(channel, _as_data(line)))
                 for receipt in receipts:
-                    click.echo(await receipt)
+                    _print_offset(await receipt)
 
     _run(talk)
+
+
+def _print_offset(offset: int) -> None:
+    """Print it. Where nobody reads that any more, as `head` does not, the input is to be published all the same."""
+    try:
+        click.echo(offset)
+    except BrokenPipeError:
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, sys.stdout.fileno())
+        os.close(nowhere)
 
 
 async def _lines_of_input() -> AsyncIterator[list[str]]:
@@ -138,6 +151,9 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
       trisync subscribe lobby --last 10
       trisync subscribe lobby --since 0 | jq .data
     """
+
+    if since is not None and last is not None:
+        raise click.UsageError("--since and --last do not go together")
 
     async def talk() -> None:
         async with (
@@ -190,14 +206,16 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
 )
 @click.option("--yes", is_flag=True, help="Do not ask.")
 def delete_command(channel: str, web: str, yes: bool) -> None:
-    """Empty CHANNEL of its messages and its state, for good. It asks first, if there is somebody to ask.
+    """Empty CHANNEL of its messages and its state, for good. It asks first, unless --yes says so already.
 
     Whoever is subscribed is told which messages are gone. Offsets go on from where they were.
 
     \b
       trisync delete lobby
     """
-    if not yes and sys.stdin.isatty():
+    if not web.startswith(("http://", "https://")):
+        raise click.UsageError(f"--web is the address of a web door, such as http://localhost:8000, not {web!r}")
+    if not yes:
         click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
     try:
         request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")

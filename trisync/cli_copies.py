@@ -9,6 +9,7 @@ from pathlib import Path
 import click
 
 from trisync import config
+from trisync.cli_errors import in_words
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import Progress, backup, restore
 
@@ -18,7 +19,11 @@ def _data_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--force", is_flag=True, help="Replace what is there already."),
         click.option(
-            "--config", "config_file", type=click.Path(path_type=Path, dir_okay=False), envvar="TRISYNC_CONFIG"
+            "--config",
+            "config_file",
+            type=click.Path(path_type=Path, dir_okay=False),
+            envvar="TRISYNC_CONFIG",
+            help="The TOML file of the server whose data folder it is.",
         ),
         click.option("--data", metavar="DIR", help="The data folder, if not that of the environment or --config."),
     ):
@@ -40,10 +45,8 @@ def _copy(work: Callable[[Path, Progress], str], data: str | None, config_file: 
             said = work(folder, progress)
     except config.ConfigError as error:
         raise click.UsageError(str(error)) from None
-    except OSError as error:
-        raise click.ClickException(f"{error.filename}: {error.strerror}" if error.filename else str(error)) from None
-    except (LogRefused, sqlite3.Error) as error:
-        raise click.ClickException(str(error)) from None
+    except (LogRefused, sqlite3.Error, OSError) as error:
+        raise click.ClickException(in_words(error)) from None
     click.echo(said)
 
 

@@ -75,16 +75,23 @@ def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[st
     try:
         settings = msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
-        problem = str(error).replace("`", "").replace("$.", "")
-        raise ConfigError(f"{source}: {problem}") from None
+        raise ConfigError(f"{source}: {_in_words(error)}") from None
     return {name: getattr(settings, name) for name in values}
+
+
+def _in_words(error: msgspec.ValidationError) -> str:
+    """What msgspec says of a setting, with its name first."""
+    problem, _, name = str(error).replace("`", "").replace("$.", "").partition(" - at ")
+    if name:
+        return f"{name}: {problem[0].lower()}{problem[1:]}"
+    return problem.replace("Object contains unknown field", "there is no setting")
 
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
         return tomllib.loads(file.read_text())
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
-        raise ConfigError(f"{file}: {error}") from None
+        raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
 
 
 def _read_environment(environ: Mapping[str, str]) -> dict[str, Any]:

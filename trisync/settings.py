@@ -22,12 +22,12 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a server can be told. Times are in seconds and sizes in bytes unless a name says otherwise."""
 
     # Where
-    host: Annotated[str, Meta(description="Address to listen on; until there are tokens, keep it private")] = (
-        "127.0.0.1"
-    )
+    host: Annotated[
+        str, Meta(min_length=1, description="Address to listen on; until there are tokens, keep it private")
+    ] = "127.0.0.1"
     tcp_port: Annotated[Port, Meta(description="Port for netcat, telnet and raw TCP; 0 takes a free one")] = 2345
     web_port: Annotated[Port, Meta(description="Port for browsers: WebSocket and HTTP; 0 takes a free one")] = 8000
-    data: Annotated[str, Meta(description="Folder of the SQLite file; made if it is not there")] = "data"
+    data: Annotated[str, Meta(min_length=1, description="Folder of the SQLite file; made if it is not there")] = "data"
     origins: Annotated[
         list[str],
         Meta(description="Web origins beside the server's own that may connect, e.g. https://app.example"),

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import socket
 import subprocess
@@ -121,16 +122,36 @@ def test_ctrl_c_in_the_middle_of_a_pipe_says_in_one_line_what_has_no_answer(tcp_
 
 def test_an_output_that_is_closed_ends_a_command_quietly(tcp_url: str, channel: str) -> None:
     trisync(tcp_url, "publish", channel, text="line\n" * 100)
-    for command, left in (("history",), ""), (("subscribe", "--since", "0"), ""), (("publish",), UNANSWERED):
+    for command in ("history",), ("subscribe", "--since", "0"):
         with running(tcp_url, *command, channel) as process:
-            assert process.stdin is not None
             assert process.stdout is not None
             assert process.stderr is not None
             process.stdout.close()
-            if command == ("publish",):
-                print("line\n" * 10_000, end="", file=process.stdin, flush=True)
             assert process.wait(PATIENCE_S) == 1
-            assert re.fullmatch(left, process.stderr.read()), command
+            assert process.stderr.read() == "", command
+
+
+def test_all_of_the_input_is_published_also_where_nobody_reads_the_offsets(tcp_url: str, channel: str) -> None:
+    with running(tcp_url, "publish", channel) as process:
+        assert process.stdout is not None
+        process.stdout.close()
+        assert process.communicate("line\n" * 10_000, timeout=PATIENCE_S)[1] == ""
+        assert process.returncode == 0
+    [newest] = trisync(tcp_url, "history", channel, "--limit", "1").stdout.splitlines()
+    assert json.loads(newest)["offset"] == 10_000
+
+
+def test_a_closed_input_is_said(tcp_url: str, channel: str) -> None:
+    command = f"{shlex.quote(sys.executable)} -m trisync publish {channel} --url {tcp_url} <&-"
+    refused = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("Error: there is no DATA, and standard input is closed\n")
+
+
+def test_since_and_last_do_not_go_together(tcp_url: str, channel: str) -> None:
+    refused = trisync(tcp_url, "subscribe", channel, "--since", "1", "--last", "1")
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("Error: --since and --last do not go together\n")
 
 
 def test_a_subscription_outlives_the_server(tmp_path: Path) -> None:
@@ -297,11 +318,26 @@ def test_something_else_that_is_to_empty_a_channel_is_one_line(answer: bytes, re
 
 
 def test_a_web_address_that_is_none_is_one_line() -> None:
-    for web in ("", "localhost:8000", "http://[::1"):
+    for web in ("", "localhost:8000", "tcp://localhost:2345"):
         failed = trisync("", "delete", "lobby", "--web", web, "--yes")
-        assert failed.returncode == 1
-        assert failed.stderr.startswith(f"Error: {web}: ")
-        assert failed.stderr.count("\n") == 1
+        assert failed.returncode == 2
+        assert failed.stderr.endswith(
+            f"Error: --web is the address of a web door, such as http://localhost:8000, not {web!r}\n"
+        )
+    failed = trisync("", "delete", "lobby", "--web", "http://[::1", "--yes")
+    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
+    assert failed.stderr.startswith("Error: http://[::1: ")
+
+
+@pytest.mark.parametrize("said", ["n\n", "\n", ""])
+def test_nothing_is_deleted_where_the_answer_is_not_yes(server: ServerProcess, said: str) -> None:
+    web = f"http://127.0.0.1:{server.web_port}"
+    trisync(f"tcp://127.0.0.1:{server.tcp_port}", "publish", "dear", "x")
+    asked = trisync("", "delete", "dear", "--web", web, text=said)
+    assert (asked.returncode, asked.stdout) == (1, "Delete all messages and the state of dear? [y/N]: ")
+    assert trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
+    assert trisync("", "delete", "dear", "--web", web, text="y\n").returncode == 0
+    assert '"gap"' in trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
 
 
 def test_a_server_that_does_not_speak_tls_is_one_line(server: ServerProcess) -> None:
@@ -330,10 +366,10 @@ def test_a_channel_is_emptied_and_its_offsets_go_on(tmp_path: Path) -> None:
 
 def test_what_cannot_be_emptied_is_one_line_that_says_why(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        refused = trisync("", "delete", "$system", "--web", f"http://127.0.0.1:{server.web_port}")
+        refused = trisync("", "delete", "$system", "--web", f"http://127.0.0.1:{server.web_port}", "--yes")
         assert (refused.returncode, refused.stdout) == (1, "")
         assert refused.stderr.startswith("Error: channel is 1-200 characters")
-    gone = trisync("", "delete", "lobby", "--web", f"http://127.0.0.1:{server.web_port}")
+    gone = trisync("", "delete", "lobby", "--web", f"http://127.0.0.1:{server.web_port}", "--yes")
     assert (gone.returncode, gone.stdout) == (1, "")
     assert "Connection refused" in gone.stderr
     assert gone.stderr.count("\n") == 1

@@ -149,7 +149,7 @@ def reason_of(error: BaseException) -> str:
             error = error.exceptions[0]
         if isinstance(error, OSError) and error.errno is not None:
             return os.strerror(error.errno)  # for which asyncio and Trio have words of their own
-    return str(error)
+    return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
 def _broken(error: Exception) -> str:

@@ -13,7 +13,7 @@ import trio
 from click.core import ParameterSource
 from rich.console import Console
 
-from trisync.cli_errors import first_of
+from trisync.cli_errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import Number, OutputFile, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
@@ -339,7 +339,7 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
             # Ignored, and not with a handler: Python takes those back in its last moments.
             signal.signal(each, signal.SIG_IGN if came and not results else handler)
     if failure is not None:  # raised here: Python before 3.11.4 makes a group of what an except* raises
-        raise NotRun(str(failure))
+        raise NotRun(in_words(failure))
     if not results:
         raise Interrupted
     return results[0]
