@@ -68,6 +68,17 @@ async def test_what_is_too_old_goes_though_nobody_publishes_any_more(autojump_cl
         assert await held(world.log) == Extent(7, 6)
 
 
+async def test_only_what_is_too_old_goes_for_its_age_however_much_is_published_meanwhile() -> None:
+    async with a_kept_world("lobby age_s=60") as world:
+        retention = Retention(world.log, world.broker, Rules(["lobby age_s=60"]), TICK_S)
+        await publish(world, 1)
+        world.log.time_ms += 61_000
+        await publish(world, 99)
+        [info] = await world.log.describe(["lobby"])
+        await publish(world, 50)
+        assert await retention._surplus(info) == 1
+
+
 async def test_the_newest_bytes_stay(autojump_clock: MockClock) -> None:
     async with a_kept_world("lobby bytes=250") as world:
         await publish(world, 20)

@@ -6,6 +6,7 @@ which never makes a hole and leaves the state alone, is the log's.
 """
 
 import logging
+import math
 from collections.abc import Sequence
 
 import trio
@@ -93,7 +94,7 @@ class Retention:
             return 0
         until = 0 if limits.messages is None else info.extent.head - limits.messages
         since_ms = 0 if limits.age_ms is None else self._log.now_ms() - limits.age_ms
-        bytes_max = info.bytes if limits.bytes is None else limits.bytes
+        bytes_max = math.inf if limits.bytes is None else limits.bytes
         if info.oldest_ms < since_ms or info.bytes > bytes_max:
             for message in await self._log.oldest(info.name, ROWS_PER_STEP):
                 if message.time_ms >= since_ms and message.held_bytes <= bytes_max:
