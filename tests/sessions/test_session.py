@@ -1,6 +1,7 @@
 """A session: what it can handle there and then, and what has to wait for something."""
 
 import json
+from random import Random
 
 import pytest
 import trio
@@ -147,3 +148,29 @@ async def test_what_a_person_said_is_seen_before_what_they_are_told_behind_it() 
         places = [told.find(each) for each in expected]
         assert places == sorted(places)
         assert -1 not in places
+
+
+async def test_what_is_asked_of_a_connection_in_its_last_turn_harms_nobody() -> None:
+    """As when a channel is emptied in it, whose subscribers are all to read on."""
+    chance = Random(1)
+    serving: dict[Connection, None] = {}
+
+    async def nothing() -> None:
+        pass
+
+    async def serve(connection: Connection) -> None:
+        await connection.serve(trio.lowlevel.checkpoint)
+        del serving[connection]
+
+    async def ask_now_and_then(connection: Connection) -> None:
+        while connection in serving:
+            if chance.random() < 0.2:  # each turn, and it would never end
+                connection.start_soon(nothing)
+            await trio.lowlevel.checkpoint()
+
+    async with a_world() as world, trio.open_nursery() as nursery:
+        for _ in range(100):
+            connection = Connection(memory_stream_pair()[0], world.settings, "memory")
+            serving[connection] = None
+            nursery.start_soon(serve, connection)
+            nursery.start_soon(ask_now_and_then, connection)

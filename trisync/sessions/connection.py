@@ -82,7 +82,8 @@ class Connection:
         but cancellation comes out of here.
         """
         try:
-            async with trio.open_nursery() as self._nursery:
+            async with trio.open_nursery() as nursery:
+                self._nursery = nursery
                 try:
                     with trio.CancelScope() as self._conversation:
                         if self.ending is None:
@@ -91,11 +92,13 @@ class Connection:
                     with trio.move_on_after(self._settings.drain_s):
                         await self._hang_up(farewell)
                 finally:
-                    self.outbox.close()  # an answer may still come, and would want a writer
-                self._nursery.cancel_scope.cancel()
+                    # An answer may still come, and would want a writer; a channel that is emptied, a reader. But Trio
+                    # takes another turn to close a nursery, in which nothing can be started any more.
+                    self.outbox.close()
+                    self._nursery = None
+                nursery.cancel_scope.cancel()
         finally:
             self.outbox.discard()
-            self._nursery = None
             await trio.aclose_forcefully(self._stream)
             logger.log(
                 logging.DEBUG if self.ending in _ORDINARY else logging.INFO,
