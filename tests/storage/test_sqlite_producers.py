@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
 from trisync.storage.log import Duplicate, Extent, Refused
@@ -28,6 +29,20 @@ async def test_behind_a_gap_nothing_is_taken_until_it_is_filled(tmp_path: Path) 
         verdicts = await put_seqs(log, 1, 3, 4, 2, 3)
         assert [v.code if isinstance(v, WireError) else v for v in verdicts] == [1, *["out_of_sequence"] * 2, 2, 3]
         assert await data_of(log) == [1, 2, 3]
+
+
+async def test_a_conflict_is_repeated_with_its_data_only_for_what_may_cause_one(tmp_path: Path) -> None:
+    """Else a thousand small publishes under the seq of one conflict would have answers of a mebibyte each."""
+    large = "x" * 100_000
+    async with opened(tmp_path) as log:
+        await put(log, replace(publish(large), key="k"))
+        other = publish(seq=1)
+        wrong = replace(other, key="k", expect=7)
+        for item in (wrong, wrong, other, replace(other, key="k"), bad_request(seq=1)):
+            (verdict,) = await put(log, item, producer=PRODUCER)
+            assert isinstance(verdict, WireError)
+            assert (verdict.code, verdict.details["offset"]) == ("conflict", 1)
+            assert ("data" in verdict.details) is (item is wrong)
 
 
 async def test_a_retry_gets_the_same_verdict_and_is_stored_once(tmp_path: Path) -> None:

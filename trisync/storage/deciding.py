@@ -253,7 +253,9 @@ class Batch:
             return item.error
         answer = producer.answer(item.seq)
         if answer is not None:
-            return self._repeat(answer)
+            # A retry is conditional as the first try was. Of anything else under its seq, what the answer may take was
+            # not counted: see CONDITIONAL_BYTES.
+            return self._repeat(answer, with_data=type(item) is Publish and item.conditional)
         verdict = self._store(item, sender, suffix)
         producer.settle(verdict)
         self.settled.add(producer)
@@ -274,15 +276,15 @@ class Batch:
             return WireError("bad_request", "this Idempotency-Key was used for another request", reused=True)
         return self._repeat(known.verdict)
 
-    def _repeat(self, answer: Kept | Duplicate) -> Verdict:
-        return Duplicate(answer) if type(answer) is int else self._spell_out(answer)
+    def _repeat(self, answer: Kept | Duplicate, *, with_data: bool = True) -> Verdict:
+        return Duplicate(answer) if type(answer) is int else self._spell_out(answer, with_data=with_data)
 
-    def _spell_out(self, verdict: Kept | Duplicate) -> Verdict:
+    def _spell_out(self, verdict: Kept | Duplicate, *, with_data: bool = True) -> Verdict:
         """A verdict as the publisher gets it: a conflict with what stands there."""
         if not isinstance(verdict, Conflict):
             return verdict
         details: dict[str, Any] = {"offset": verdict.offset}
-        data = self._conflicting_data(verdict)
+        data = self._conflicting_data(verdict) if with_data else None
         if data is not None:
             details["data"] = Raw(data.encode())
         problem = f"the key's newest offset is {verdict.offset}" if verdict.offset else "there is no such key"
