@@ -18,6 +18,7 @@ class Network:
     """A connection to a server that answers the hello; then its line may be clogged: nothing can be sent any more."""
 
     def __init__(self) -> None:
+        self.owes = False
         self.clogged = False
         self.aborted = 0
         self._said, self._heard = trio.open_memory_channel[bytes](100)
@@ -25,6 +26,7 @@ class Network:
     async def send(self, payloads: Sequence[bytes]) -> None:
         if self.clogged:
             await trio.sleep_forever()
+        self.owes = False
         for payload in payloads:
             request = json.loads(payload)
             if request["op"] == "hello":
@@ -39,6 +41,10 @@ class Network:
 
     async def abort(self) -> None:
         self.aborted += 1
+
+    async def say_something_that_is_to_be_answered(self) -> None:
+        self.owes = True
+        await self._said.send(b'{"op":"pong","id":0}')
 
 
 def machine() -> Machine:
@@ -70,6 +76,24 @@ async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: Mo
         assert len(networks) == 2
         driven.close("enough")
     assert networks[1].aborted == 1
+
+
+async def test_what_the_protocol_owes_is_sent_though_the_program_says_nothing(autojump_clock: MockClock) -> None:
+    network = Network()
+
+    async def open_it() -> Transport:
+        return network
+
+    driven = machine()
+    driver = Driver(driven, open_it, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        while driven.status.state is not State.ONLINE:
+            await driver.changed.wait()
+        await network.say_something_that_is_to_be_answered()
+        await trio.sleep(1)
+        assert not network.owes
+        driven.close("enough")
 
 
 @pytest.mark.parametrize(("error", "closed"), [(OSError("no route"), False), (TransportError("no"), False),

@@ -129,7 +129,7 @@ class Driver:
         machine = self._machine
         while machine.hang_up is None:
             output = machine.take_output()
-            if output:
+            if output or transport.owes:
                 self.changed.fire()  # answers are awaited now, for which there may be reading again
                 await transport.send(output)
             else:

@@ -81,7 +81,11 @@ def parse_url(url: str) -> Address:
 
 
 class Transport(Protocol):
-    """An open connection."""
+    """An open connection. One task receives, and one sends."""
+
+    @property
+    def owes(self) -> bool:
+        """Whether its protocol has something to say by itself. The next send() says it, be it of no payloads."""
 
     async def receive(self) -> list[bytes]:
         """The payloads that the next read brought, which may be none. Raises TransportError at the end."""
@@ -130,14 +134,14 @@ async def _receive(stream: anyio.abc.ByteStream) -> bytes:
         return await stream.receive(RECEIVE_BYTES)
     except anyio.EndOfStream:
         raise TransportError("the server closed the connection") from None
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
         raise TransportError(_broken(error)) from error
 
 
 async def _send(stream: anyio.abc.ByteStream, data: bytes) -> None:
     try:
         await stream.send(data)
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError) as error:
+    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
         raise TransportError(_broken(error)) from error
 
 
@@ -158,6 +162,8 @@ def _broken(error: Exception) -> str:
 
 class FramesTransport:
     """Length-prefixed payloads over TCP."""
+
+    owes = False
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
@@ -190,6 +196,11 @@ class WebSocketTransport:
         self._parts: list[str] = []
         self._size = 0
         self._early: list[bytes] = []
+        self._pong = b""
+
+    @property
+    def owes(self) -> bool:
+        return bool(self._pong)
 
     async def handshake(self, address: Address) -> None:
         """Upgrade. Raises TransportError where the server does not."""
@@ -203,7 +214,7 @@ class WebSocketTransport:
             self._take(data)
             for event in self._protocol.events():
                 if isinstance(event, AcceptConnection):
-                    self._early = await self._take_events()
+                    self._early = self._take_events()
                     return
                 if isinstance(event, RejectConnection):
                     raise TransportError(f"the server refuses the WebSocket with HTTP status {event.status_code}")
@@ -213,7 +224,7 @@ class WebSocketTransport:
             early, self._early = self._early, []
             return early
         self._take(await _receive(self._stream))
-        return await self._take_events()
+        return self._take_events()
 
     def _take(self, data: bytes) -> None:
         try:
@@ -221,16 +232,16 @@ class WebSocketTransport:
         except RemoteProtocolError as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
 
-    async def _take_events(self) -> list[bytes]:
+    def _take_events(self) -> list[bytes]:
         payloads: list[bytes] = []
         try:
             for event in self._protocol.events():
                 if isinstance(event, TextMessage):
                     self._take_text(event, payloads)
                 elif isinstance(event, Ping):
-                    await _send(self._stream, self._protocol.send(event.response()))
+                    # Another task may be sending now. The newest ping counts (RFC 6455, section 5.5.3).
+                    self._pong = self._protocol.send(event.response())
                 elif isinstance(event, CloseConnection):
-                    await _send(self._stream, self._protocol.send(event.response()))
                     reason = f": {event.reason}" if event.reason else ""
                     raise TransportError(f"the server closed the WebSocket with code {event.code}{reason}")
                 elif isinstance(event, BytesMessage):
@@ -254,10 +265,11 @@ class WebSocketTransport:
 
     async def send(self, payloads: Sequence[bytes]) -> None:
         try:
-            data = b"".join([self._protocol.send(TextMessage(data=payload.decode())) for payload in payloads])
+            frames = [self._protocol.send(TextMessage(data=payload.decode())) for payload in payloads]
         except LocalProtocolError as error:
             raise TransportError(f"the WebSocket is closed: {error}") from error
-        await _send(self._stream, data)
+        pong, self._pong = self._pong, b""
+        await _send(self._stream, b"".join([pong, *frames]))
 
     async def aclose(self) -> None:
         try:

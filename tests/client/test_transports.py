@@ -1,0 +1,108 @@
+"""Transports over a stream in memory: what comes while something is being sent, and what breaks beneath them."""
+
+import ssl
+from collections.abc import Callable
+
+import anyio
+import anyio.abc
+import pytest
+import trio
+from trio.testing import wait_all_tasks_blocked
+from wsproto import WSConnection
+from wsproto.connection import ConnectionType
+from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
+
+from trisync.client.transports import Address, FramesTransport, Transport, TransportError, WebSocketTransport
+
+
+class Line(anyio.abc.ByteStream):
+    """A stream to a server's WSConnection. As anyio's, it is for one who sends at a time."""
+
+    def __init__(self) -> None:
+        self.server = WSConnection(ConnectionType.SERVER)
+        self.heard: list[Event] = []
+        self.clear = trio.Event()
+        self.clear.set()
+        self.error: Exception | None = None
+        self._sending = False
+        self._said, self._incoming = trio.open_memory_channel[bytes](100)
+
+    def say(self, event: Event) -> None:
+        self._said.send_nowait(self.server.send(event))
+
+    async def send(self, item: bytes) -> None:
+        if self.error is not None:
+            raise self.error
+        if self._sending:
+            raise anyio.BusyResourceError("sending")
+        self._sending = True
+        await self.clear.wait()
+        self._sending = False
+        self.server.receive_data(item)
+        for event in self.server.events():
+            self.heard.append(event)
+            if isinstance(event, Request):
+                self.say(AcceptConnection())
+
+    async def receive(self, max_bytes: int = 65536) -> bytes:
+        if self.error is not None:
+            raise self.error
+        return await self._incoming.receive()
+
+    async def send_eof(self) -> None:
+        raise NotImplementedError
+
+    async def aclose(self) -> None:
+        pass
+
+
+async def a_websocket(line: Line) -> WebSocketTransport:
+    transport = WebSocketTransport(line)
+    await transport.handshake(Address("ws", "localhost", 8000, "/"))
+    line.heard.clear()
+    return transport
+
+
+async def test_a_ping_that_comes_while_a_send_waits_is_answered_behind_it_and_reading_goes_on() -> None:
+    line = Line()
+    transport = await a_websocket(line)
+    line.clear = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.send, [b"large"])
+        await wait_all_tasks_blocked()
+        for number in range(3):
+            line.say(Ping(payload=b"%d" % number))
+            line.say(TextMessage(data=f"message {number}"))
+        received: list[bytes] = []
+        while len(received) < 3:
+            received += await transport.receive()
+        assert received == [b"message 0", b"message 1", b"message 2"]
+        assert transport.owes
+        line.clear.set()
+    await transport.send([])
+    assert not transport.owes
+    assert line.heard == [TextMessage(data="large"), Pong(payload=b"2")]
+
+
+async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_order() -> None:
+    line = Line()
+    transport = await a_websocket(line)
+    line.clear = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.send, [b"large"])
+        await wait_all_tasks_blocked()
+        line.say(CloseConnection(code=1001, reason="draining"))
+        with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
+            await transport.receive()
+        line.clear.set()
+
+
+@pytest.mark.parametrize("make", [FramesTransport, WebSocketTransport])
+async def test_a_fault_of_tls_breaks_the_connection_and_not_the_client(make: Callable[[Line], Transport]) -> None:
+    line = Line()
+    transport = make(line)
+    line.error = ssl.SSLError(1, "[SSL: DECRYPTION_FAILED_OR_BAD_RECORD_MAC]")
+    with pytest.raises(TransportError, match=r"the connection broke: .*BAD_RECORD_MAC"):
+        await transport.receive()
+    with pytest.raises(TransportError, match=r"the connection broke: .*BAD_RECORD_MAC"):
+        await FramesTransport(line).send([b"{}"])
