@@ -156,6 +156,21 @@ def test_who_waits_for_publishes_hears_that_the_client_has_ended_meanwhile(
         run(trisync.connect(NOBODY).flush)
 
 
+def test_who_leaves_a_client_that_had_ended_by_itself_hears_what_is_not_settled(run: Run, channel: str) -> None:
+    fenced = Fenced("fenced", "another client uses this producer")
+
+    async def main() -> None:
+        with pytest.raises(Unsettled) as raised:  # noqa: PT012 - it is raised by leaving
+            async with trisync.connect(NOBODY, wait_s=None) as client:
+                for number in range(5):
+                    client.post(channel, number)
+                client._machine.close("it was closed", fenced)
+        assert raised.value.count == 5
+        assert raised.value.__cause__ is fenced
+
+    run(main)
+
+
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url) as client:

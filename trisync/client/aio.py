@@ -131,14 +131,17 @@ class Client:
         return self
 
     async def __aexit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        earlier = self._machine.error
         try:
-            if kind is None and self._machine.error is None:
+            if kind is None and earlier is None:
                 with anyio.move_on_after(self._close_s):
                     await self.flush()
         finally:
             left = await self._stop("the program closed it")
+        if earlier is not None:
+            left = self._machine.publishes.untold
         if left and kind is None:
-            raise Unsettled(left)
+            raise Unsettled(left) from earlier
 
     def _entered(self) -> Machine:
         if self._tasks is None:

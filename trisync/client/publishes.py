@@ -33,7 +33,7 @@ NOT_SETTLING = {"bad_json", "too_large"}
 class Publish:
     """One publish, from the moment it was queued until it is settled."""
 
-    __slots__ = ("body", "error", "in_flight", "offset", "on_settled", "seq", "settled", "unanswered")
+    __slots__ = ("body", "error", "in_flight", "offset", "on_settled", "seq", "settled", "told", "unanswered")
 
     def __init__(self, body: bytes) -> None:
         self.body = body
@@ -47,6 +47,8 @@ class Publish:
         self.error: ClientError | None = None
         self.unanswered = False
         """The client was closed before there was a verdict, which it told of all such together."""
+        self.told = False
+        """Whoever has its receipt has looked what became of it, once that was known."""
         self.on_settled: list[Callable[[], None]] = []
         """Called once it is settled, in order."""
 
@@ -79,6 +81,7 @@ class Publishes:
         self._last_seq: int | None = None  # the newest that was given; None before a producer's first hello
         self._settled_seq = 0  # the newest whose verdict is here
         self._greeted = False
+        self._given_up: list[Publish] = []
         self._holding = False
         self._pause_s: float | None = None
         self._expected = 0  # by an out_of_sequence, while holding
@@ -269,7 +272,7 @@ class Publishes:
 
     def fail(self, error: ClientError) -> int:
         """The end: settle what is left with an error. Returns how many there were."""
-        left = self.unsettled
+        left = self._given_up = self.unsettled
         self._sent.clear()
         self._unsent.clear()
         self.in_flight = self._bytes = self._bytes_in_flight = 0
@@ -277,3 +280,8 @@ class Publishes:
             publish.unanswered = True
             publish.settle(0, error)
         return len(left)
+
+    @property
+    def untold(self) -> int:
+        """How many fail() has settled of which nobody was told."""
+        return sum(not publish.told for publish in self._given_up)

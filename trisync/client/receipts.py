@@ -22,12 +22,11 @@ class Receipt:
     in one line when it is closed.
     """
 
-    __slots__ = ("_publish", "_seen", "_signal")
+    __slots__ = ("_publish", "_signal")
 
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
         self._signal = Signal()
-        self._seen = False
         publish.on_settled.append(self._on_settled)  # which keeps it until then, so that it can tell of a refusal
 
     def _on_settled(self) -> None:
@@ -46,7 +45,7 @@ class Receipt:
     @property
     def error(self) -> ClientError | None:
         """Why it was not stored, if that is so. Who has looked here has been told."""
-        self._seen = self._seen or self._publish.settled
+        self._publish.told = self._publish.told or self._publish.settled
         return self._publish.error
 
     async def wait(self) -> None:
@@ -68,7 +67,7 @@ class Receipt:
         return self._publish.offset
 
     def __del__(self) -> None:
-        if not self._seen and self._publish.error is not None and not self._publish.unanswered:
+        if not self._publish.told and self._publish.error is not None and not self._publish.unanswered:
             logger.error("a publish failed, and nobody awaited its receipt: %s", self._publish.error)
 
 
