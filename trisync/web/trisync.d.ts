@@ -136,7 +136,7 @@ export interface Gap {
 }
 
 export interface Member {
-  /** An opaque id, the same in all channels and over reconnects. */
+  /** An opaque id, the same in all channels; of who has a producer, over reconnects too, until the server restarts. */
   member: string;
   name?: string;
 }
@@ -283,7 +283,7 @@ export interface Entry {
  * of one key the later one wins, unless `expect`, `merge` or `update()` is used. Made by `client.replica()`.
  */
 export class Replica extends Subscription<ReplicaEvents> {
-  /** Resolves when the whole state has come for the first time. */
+  /** Resolves when the whole state has come for the first time; rejects when it is refused, or closed before that. */
   readonly ready: Promise<Replica>;
   readonly size: number;
   keys(): IterableIterator<string>;
@@ -297,7 +297,7 @@ export class Replica extends Subscription<ReplicaEvents> {
   /**
    * Replaces a value by what `change` makes of it, so that no other's write is lost: on a conflict `change` is called
    * again with what is there now. It returns `undefined` or `null` to delete the key; what it throws is passed on.
-   * Tries as long as this client lives; what it has queued outlives it, the trying again does not.
+   * Gives up with `conflict` after a hundred; what it has queued outlives it, the trying again does not.
    */
   update(key: string, change: (data: Json | undefined) => Json | undefined): Promise<Verdict>;
 }

@@ -1,5 +1,5 @@
 // trisync in browsers and Node: a connection that comes back, subscriptions that miss and repeat nothing, publishes
-// stored once. What is public is described in trisync.d.ts, the wire in protocol.md; _names are between classes.
+// stored once. What is public: trisync.d.ts; the wire: protocol.md; _names are between classes.
 
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;
@@ -16,7 +16,7 @@ const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
 
-/** What nobody listens for becomes an uncaught error, rather than none. */
+/** What nobody listens for is an uncaught error. */
 const report = (error) => void Promise.reject(error);
 
 export class TrisyncError extends Error {
@@ -70,6 +70,7 @@ class Emitter {
   }
 
   _fail(error) {
+    this._end?.(error);
     if (this._isHeard("error")) this._emit("error", error);
     else report(error);
   }
@@ -145,8 +146,9 @@ export class Replica extends Subscription {
   #isWhole = false;
   #asksPages;
   #view = new Map();
-  #setReady;
-  ready = new Promise((resolve) => (this.#setReady = resolve));
+  #ready;
+  ready = new Promise((resolve, reject) => (this.#ready = { resolve, reject }));
+  #unheard = this.ready.catch(() => {});
 
   get size() {
     return this.#view.size;
@@ -179,6 +181,8 @@ export class Replica extends Subscription {
     }
   }
 
+  _end = (error) => this.#ready.reject(error);
+
   _request() {
     this.#asksPages = !this.#isWhole; // what is whole only needs what came since
     return { ...super._request(), state: this.#asksPages };
@@ -203,7 +207,7 @@ export class Replica extends Subscription {
     this.#arriving = undefined;
     this.#isWhole = true;
     for (const key of keys) this._refresh(key);
-    this.#setReady(this);
+    this.#ready.resolve(this);
     this._emit("ready", this);
   }
 
@@ -302,7 +306,7 @@ export class Client extends Emitter {
     const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
     const error = isReadable(item) ? this.#sizeError(item) : failure("bad_json", "Too deep, or half a character.");
     if (error) throw error;
-    if (ephemeral) return this.request("publish", { channel, data, ephemeral });
+    if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
     if (this.#queues.length === 0) await this.#opened;
     if (this.state === "closed") throw failure("closed", this.reason);
     const { queueMax: value } = this.#options;
@@ -342,6 +346,7 @@ export class Client extends Emitter {
     this.#listening.abort();
     this.#store.close();
     for (const { reject } of this.#promises.values()) reject(failure("closed", reason));
+    for (const subscription of this.#subscriptions.values()) this._leave(subscription);
   }
 
   // -- the socket
@@ -382,7 +387,7 @@ export class Client extends Emitter {
     this.#change("offline", reason, delay);
   }
 
-  /** Does not wait for a closing handshake: a dead peer would never answer it. */
+  /** Without a closing handshake, which a dead peer never answers. */
   #abandon() {
     const socket = this.#socket;
     const answers = [...this.#answers.values()];
@@ -397,7 +402,7 @@ export class Client extends Emitter {
     for (const answer of answers) answer(failure("disconnected", "The connection was lost.", { retry: true }));
   }
 
-  // Ticks, and no clock: a machine that slept has not listened meanwhile.
+  // Ticks, no clock: a machine that slept has not listened.
   #tick() {
     if (!this.#socket) return;
     if (this.#isGreeted && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
@@ -449,12 +454,12 @@ export class Client extends Emitter {
       if (!this.#socket) return;
       if (error) return error.retry ? this.#lose(error.message) : this.close(error.message);
       Object.assign(this.limits, ok.limits);
-      if (!this.#isGreeted) {
-        this.#isGreeted = true;
-        this.server = ok.server;
-        for (const subscription of this.#subscriptions.values()) this._subscribe(subscription);
-        this.#change("online", "");
-      }
+      const again = this.#isGreeted;
+      this.#isGreeted = true;
+      this.server = ok.server;
+      for (const subscription of this.#subscriptions.values())
+        if (!again || subscription._watches) this._subscribe(subscription);
+      if (!again) this.#change("online", "");
       const { seq, items } = queue;
       if (ok.seq > seq || ok.seq < (items[0]?.seq ?? seq + 1) - 1) return this.#renew(queue);
       this.#agreed = queue;
@@ -488,6 +493,7 @@ export class Client extends Emitter {
 
   _leave(subscription) {
     subscription.live = false;
+    subscription._end?.(failure("closed", this.reason));
     if (this.#subscriptions.get(subscription.channel) !== subscription) return;
     this.#subscriptions.delete(subscription.channel);
     if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel: subscription.channel });
@@ -540,7 +546,7 @@ export class Client extends Emitter {
   #transmit(queue, item) {
     const round = this.#round;
     const sizeError = this.#sizeError(item);
-    // On what is too large the server would close; without data it is refused, which settles its seq.
+    // Too large, the server would close; without data it is refused, which settles its seq.
     const data = sizeError ? undefined : item.data;
     this.#ask({ op: "publish", ...item, data }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
@@ -570,7 +576,7 @@ export class Client extends Emitter {
     this.#pump();
   }
 
-  /** One failure makes all behind it fail: wait once, then send them in order. */
+  /** One failure makes all behind it fail: wait once, then send all. */
   #resendLater({ code, retry_ms: delay = backoffMs(++this.#failures) }) {
     this.#log("resending:", code, delay);
     this.#round++;
@@ -580,7 +586,7 @@ export class Client extends Emitter {
     }, delay);
   }
 
-  /** The server forgot this producer, or knows it from somebody else. */
+  /** The server forgot this producer, or has it from somebody else. */
   async #renew(queue) {
     this.#log("a new producer is needed");
     const socket = this.#socket;

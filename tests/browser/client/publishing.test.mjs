@@ -230,6 +230,16 @@ test("a store that does not open costs nothing but what a crash would", async (t
   assert.deepEqual(seqs(socket), [1]);
 });
 
+test("an ephemeral message with a key is refused by the server, and not stored as something else", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const sent = client.publish("lobby", 1, { ephemeral: true, key: "k", expect: 3, merge: true });
+  await settle();
+  const { channel, key, expect, merge, ephemeral, seq } = socket.asked("publish")[0];
+  assert.deepEqual([channel, key, expect, merge, ephemeral, seq], ["lobby", "k", 3, true, true, undefined]);
+  socket.answer("publish", {});
+  await sent;
+});
+
 test("queues of others that are gone are sent first, each as its producer, and then forgotten", async (t) => {
   const queue = (producer, seq, ...numbers) => ({
     producer,
@@ -273,3 +283,19 @@ for (const [why, seq] of [["forgot", 1], ["knows more than was ever sent of", 99
     assert.equal(client.state, "online");
   });
 }
+
+test("who watches presence asks again who it is there, when it goes on as another producer", async (t) => {
+  const store = new SlowStore({ producer: "gone", seq: 3, items: [] }, { producer: "own", seq: 9, items: [] });
+  const client = await aClient(t, { store });
+  const lobby = client.subscribe("lobby", { presence: true });
+  client.subscribe("quiet");
+  const socket = await greet({ seq: 3 });
+  const asked = () => socket.asked("subscribe").map(({ channel }) => channel);
+  assert.deepEqual(asked(), ["lobby", "quiet"]);
+  assert.equal(socket.asked("hello").at(-1).producer, "own");
+  socket.answer("hello", { limits: LIMITS, seq: 9 });
+  assert.deepEqual(asked(), ["lobby", "quiet", "lobby"]);
+  socket.answer("subscribe", { offset: 0, epoch: "one", member: "me" });
+  assert.equal(lobby.member, "me");
+  assert.deepEqual(client.told, ["connecting", "online"].slice(-client.told.length));
+});

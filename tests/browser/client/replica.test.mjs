@@ -211,3 +211,19 @@ test("what waits in the queue of an earlier page is shown as soon as there is a 
   const doc = client.replica("doc");
   assert.deepEqual(doc.entry("title"), { data: "queued", offset: 0, pending: true });
 });
+
+for (const [how, end] of [
+  ["its client is closed", ({ client }) => client.close("enough")],
+  ["it is closed", ({ doc }) => doc.close()],
+  ["it is refused", ({ socket }) => socket.refuse("subscribe", "forbidden")],
+]) {
+  test(`who waits for a replica to be ready hears that ${how}`, async (t) => {
+    const { client, socket } = await anOnlineClient(t);
+    const doc = client.replica("doc");
+    doc.on("error", () => {});
+    const updated = outcome(doc.update("k", () => 1));
+    end({ client, socket, doc });
+    assert.match((await updated).code, /closed|forbidden/);
+    assert.match((await outcome(doc.ready)).code, /closed|forbidden/);
+  });
+}
