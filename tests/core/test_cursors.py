@@ -9,6 +9,7 @@ from trio.testing import wait_all_tasks_blocked
 from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
 from trisync.core import channels
+from trisync.core.cursors import Subscriptions
 from trisync.storage.cache import RunCache
 from trisync.wire.errors import WireError
 from trisync.wire.framing import Framing
@@ -206,6 +207,26 @@ async def test_who_reads_the_log_sees_nothing_before_its_publisher_is_answered()
         world.log.stored.set()
         await wait_all_tasks_blocked()
         assert offsets(reader) == list(range(1, 11))
+
+
+class _QuickOutlet(CollectingOutlet):
+    """Whose client takes everything at once: waiting for room takes no turn."""
+
+    async def room(self) -> None:
+        pass
+
+
+async def test_who_reads_on_from_the_cache_lets_others_have_a_turn() -> None:
+    async with a_world() as world:
+        for _ in range(50):
+            await publish(world, 1)
+        outlet = _QuickOutlet(world.nursery)
+        await Subscriptions(world.broker, outlet, 1, "member", None).subscribe(Subscribe(channel="lobby", since=0))
+        turns = 0
+        while len(offsets(outlet)) < 50:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+        assert turns > 40
 
 
 async def test_who_comes_or_goes_or_changes_between_two_slices_of_a_fan_out_gets_each_message_once(

@@ -139,6 +139,7 @@ class Subscriptions:
         try:
             while self._behind:
                 for subscription in list(self._behind):
+                    await trio.lowlevel.checkpoint()  # neither room() nor what is cached lets others have a turn
                     await self._outlet.room()
                     try:
                         await self._advance(subscription)
