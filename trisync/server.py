@@ -154,8 +154,7 @@ class Server(Embedding):
     async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
         with trio.move_on_after(settings.drain_s):
             await broker.settled()
-            for session in registry.sessions():
-                session.goodbye(self._random.randrange(settings.reconnect_spread_ms))
+            registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))
             while registry.sessions():
                 await registry.left()
 

@@ -5,10 +5,11 @@ import json
 import pytest
 import trio
 from msgspec import Raw
-from trio.testing import lockstep_stream_pair, wait_all_tasks_blocked
+from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import a_world, offsets
 from tests.fakes import publishes
+from tests.harness import PATIENCE_S
 from trisync.doors.tcp import TcpDoor
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
@@ -230,6 +231,25 @@ async def test_a_publisher_is_not_read_from_while_the_queue_is_full() -> None:
         world.log.gate.set()
         while sent < 10 * before:
             await trio.lowlevel.checkpoint()
+
+
+async def test_who_is_accepted_just_before_the_goodbyes_gets_one_too() -> None:
+    async with a_world() as world:
+        registry = Registry(10)
+        door = TcpDoor(world.broker, registry, world.settings, Hooks())
+        streams = [memory_stream_pair() for _ in range(2)]
+        for number, (ours, theirs) in enumerate(streams):
+            world.nursery.start_soon(door.handle, theirs, "memory")
+            await ours.send_all(b'{"op":"ping","id":1}\n')
+            if number == 0:
+                assert await ours.receive_some() == b'{"op":"pong","id":1}\n'
+                registry.part(lambda session: session.goodbye(7))
+        for ours, _ in streams:
+            said = b"".join([chunk async for chunk in ours])
+            assert said == b"" or json.loads(said)["op"] == "goodbye"
+        with trio.fail_after(PATIENCE_S):
+            while registry.sessions():
+                await registry.left()
 
 
 async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> None:

@@ -37,6 +37,7 @@ class Registry:
         self._max = connections_max
         self._sessions: dict[Connection, Session | None] = {}
         self._full = False
+        self._goodbye: Callable[[Session], None] | None = None
         self._somebody_left = trio.Event()
 
     def __len__(self) -> int:
@@ -49,7 +50,9 @@ class Registry:
                 self._full = True
                 logger.warning("all %d connections are taken: new ones are closed at once", self._max)
             return False
-        self._sessions[connection] = session
+        self._sessions[connection] = None
+        if session is not None:
+            self.speak_for(connection, session)
         return True
 
     def dismiss(self, connection: Connection) -> None:
@@ -66,6 +69,14 @@ class Registry:
     def speak_for(self, connection: Connection, session: Session) -> None:
         """From now on the connection has a session: its dialect is known."""
         self._sessions[connection] = session
+        if self._goodbye is not None:
+            self._goodbye(session)
+
+    def part(self, goodbye: Callable[[Session], None]) -> None:
+        """Say goodbye to each session that there is, and to each that is yet to come: accepted, and not here so far."""
+        self._goodbye = goodbye
+        for session in self.sessions():
+            goodbye(session)
 
     def sessions(self) -> list[Session]:
         """The sessions there are."""
