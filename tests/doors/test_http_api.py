@@ -214,6 +214,25 @@ async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tm
             assert await caller.ok("POST", LOBBY, 1, idempotency_key="k") == {"offset": 1}
 
 
+async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running:
+
+        @running.server.on_publish("lobby")
+        async def judge(publish: PublishRequest) -> None:
+            if publish.data == "rename me":
+                publish.client.name = "guest"
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.ok("POST", f"{LOBBY}?name=ann", "as ann")
+            await caller.ok("POST", LOBBY, "as nobody")
+            await caller.ok("POST", f"{LOBBY}?name=ann", "rename me")
+            await caller.ok("POST", LOBBY, "as guest")
+            messages = (await caller.ok("GET", LOBBY))["messages"]
+            assert [message.get("from") for message in messages][-1] == "guest"
+            assert [message.get("from") for message in messages][:2] == ["ann", None]
+
+
 async def test_a_caller_is_a_client_for_as_long_as_its_connection_lasts(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running:
         told: list[str] = []

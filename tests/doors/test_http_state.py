@@ -35,6 +35,15 @@ async def test_a_key_is_put_got_patched_and_deleted(tmp_path: Path) -> None:
         assert (await caller.denied(404, "GET", TITLE))["code"] == "not_found"
 
 
+async def test_only_what_is_there_then_was_created(tmp_path: Path) -> None:
+    async with calling(tmp_path) as (_, caller):
+        for method, body in (("PUT", b"null"), ("DELETE", None)):
+            absent = await caller.call(method, TITLE, body, if_none_match="*")
+            assert absent.status == 200
+            assert "etag" not in absent.headers
+        assert (await caller.call("PUT", TITLE, 1, if_none_match="*")).status == 201
+
+
 async def test_a_key_that_the_client_has_already_is_not_sent_again(tmp_path: Path) -> None:
     async with calling(tmp_path) as (_, caller):
         await caller.ok("PUT", TITLE, "x")

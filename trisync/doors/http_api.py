@@ -92,7 +92,8 @@ class HttpSession(Session):
         try:
             return await self._answer_call(call, headers, body)
         finally:
-            self._appear_as(own_name)
+            if self._name == call.name:  # else the program's hooks have given it another
+                self._appear_as(own_name)
 
     async def _answer_call(self, call: Call, headers: Headers, body: bytes) -> Answer:
         match call.resource, call.method:
@@ -262,9 +263,9 @@ class HttpSession(Session):
                 raise
             offset = error.details["offset"]
             raise HttpError(refused(error, 412, (etag(offset),) if offset else ())) from None
-        status = 201 if condition == 0 and request.data != _NULL else 200
-        # What was deleted has no ETag: it is If-None-Match: * that fits now.
-        return _stored(stored, status, *([] if bytes(request.data) == _NULL else [etag(_offset(stored))]))
+        if bytes(request.data) == _NULL:
+            return _stored(stored, 200)  # without an ETag: it is If-None-Match: * that fits now
+        return _stored(stored, 201 if condition == 0 else 200, etag(_offset(stored)))
 
     async def _swap(self, call: Call, request: Publish) -> int | Duplicate:
         """Write a key if it is there, whatever it holds. Raises WireError `conflict` if not."""
