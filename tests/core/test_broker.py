@@ -10,6 +10,7 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 from tests.broker_world import a_world, offsets
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S
+from trisync.core import broker
 from trisync.doors.tcp import TcpDoor
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
@@ -250,6 +251,32 @@ async def test_who_is_accepted_just_before_the_goodbyes_gets_one_too() -> None:
         with trio.fail_after(PATIENCE_S):
             while registry.sessions():
                 await registry.left()
+
+
+@pytest.mark.parametrize("ephemeral", [False, True])
+async def test_others_have_a_turn_while_much_is_delivered_in_however_many_channels(
+    monkeypatch: pytest.MonkeyPatch, ephemeral: bool
+) -> None:
+    monkeypatch.setattr(broker, "YIELD_EVERY", 10)
+    async with a_world() as world:
+        names = [f"room{number}" for number in range(30)]
+        outlets = [(await world.subscriber(name))[0] for name in names for _ in range(3)]
+        batch = Submission(lambda _: None)
+        for name in names:
+            for _ in range(2):
+                batch.add(Publish(channel=name, data=Raw(b"1"), ephemeral=ephemeral), 1)
+        world.broker.submit(batch)
+        turns = 0
+        while not outlets[-1].taken[1:]:
+            await trio.lowlevel.checkpoint()
+            turns += bool(outlets[0].taken[1:])
+        assert turns >= 5
+        await wait_all_tasks_blocked()
+        messages = [[json.loads(line) for line in outlet.lines()[1:]] for outlet in outlets]
+        assert [[message.get("offset") for message in taken] for taken in messages] == [
+            [None, None] if ephemeral else [1, 2]
+        ] * len(outlets)
+        assert all(len(outlet.taken) == 2 for outlet in outlets), "what belongs together is sent at once"
 
 
 async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> None:

@@ -295,8 +295,8 @@ def a_retry_is_stored_again(garden: Garden) -> None:
 
 @plant(breaks=NOT_WHERE_SAID, seed=6)
 def a_retry_gets_another_verdict(garden: Garden) -> None:
-    def _repeat(self: Batch, answer: Any) -> Any:
-        verdict = original(self, answer)
+    def _repeat(self: Batch, answer: Any, **how: Any) -> Any:
+        verdict = original(self, answer, **how)
         return Duplicate(verdict.offset + 1) if isinstance(verdict, Duplicate) else verdict
 
     original = garden.replace(Batch, "_repeat", _repeat)

@@ -26,7 +26,7 @@ from tests.simulation.links import CALM
 from tests.simulation.machine import Kill, Machine, Overheard, Point
 from tests.simulation.network import Network
 from tests.simulation.nuisance import pester
-from trisync.core import channels, presence
+from trisync.core import broker, channels, presence
 from trisync.storage.log import Extent
 from trisync.storage.sqlite_opening import FILE_NAME
 
@@ -38,7 +38,7 @@ STOP_S = 60.0
 """For a stop in good order."""
 
 
-_SLICING: list[Any] = [channels, presence]
+_SLICING: list[Any] = [broker, channels, presence]
 """The modules that have a YIELD_EVERY: how many of a crowd they serve before others get a turn."""
 
 

@@ -8,11 +8,13 @@ import logging
 import secrets
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 
 import trio
 from msgspec import UNSET, UnsetType
 
-from trisync.core.channels import Channel
+from trisync.core.channels import YIELD_EVERY, Channel
 from trisync.core.fair_queue import FairQueue
 from trisync.core.presence import Presence
 from trisync.core.shared_reads import SharedReads
@@ -71,6 +73,7 @@ class Broker:
         self._arrived = trio.Event()
         self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
         self._answered: Sequence[Run] = ()  # what it stored, from then on until all of it is fanned out
+        self._written = 0  # subscribers since others had a turn
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
         self._troubles: dict[str, str] = {}
@@ -247,20 +250,31 @@ class Broker:
             channel = self._channels.get(run.channel)
             if channel is not None:
                 await channel.fan_out(run)
+                await self._wrote_to(channel)
         self._answered = ()
         for submission in batch:
             if submission.ephemeral:
-                self._flash(submission)
+                await self._flash(submission)
         self.stored(runs)
         self._queue.settle(batch)
 
-    def _flash(self, submission: Submission) -> None:
+    async def _flash(self, submission: Submission) -> None:
         """Deliver what is not stored, behind what was stored with it."""
-        for item, verdict in zip(submission.items, submission.verdicts, strict=True):
-            if verdict == 0 and type(item) is Publish and item.channel in self._channels:
-                data = data_text(item.data)
-                payload = ephemeral_message(item.channel, self._log.now_ms(), submission.sender, data)
-                self._channels[item.channel].flash(payload)
+        verdicts = zip(submission.items, submission.verdicts, strict=True)
+        fleeting = [item for item, verdict in verdicts if verdict == 0 and type(item) is Publish]
+        for name, items in groupby(fleeting, attrgetter("channel")):
+            channel = self._channels.get(name)
+            if channel is not None:
+                now_ms, sender = self._log.now_ms(), submission.sender
+                channel.flash([ephemeral_message(name, now_ms, sender, data_text(item.data)) for item in items])
+                await self._wrote_to(channel)
+
+    async def _wrote_to(self, channel: Channel) -> None:
+        """Count who was written to, and let others have a turn after YIELD_EVERY, in however many channels."""
+        self._written += channel.audience
+        if self._written >= YIELD_EVERY:
+            self._written = 0
+            await trio.lowlevel.checkpoint()
 
     # Subscribing
 

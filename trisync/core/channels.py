@@ -4,7 +4,7 @@ A subscription is a cursor into its channel's log. At the head it is live and ge
 behind it, cursors.py brings it back. A channel is here while somebody is subscribed to it, and no longer.
 """
 
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import islice
 from typing import Protocol
 
@@ -168,7 +168,12 @@ class Channel:
                 subscription.cursor = run.after
                 subscription.fell_behind(subscription)
 
-    def flash(self, payload: bytes) -> None:
-        """Offer a message that is not stored to everybody who is live; to a slow reader it is lost."""
+    def flash(self, payloads: Sequence[bytes]) -> None:
+        """Offer messages that are not stored to everybody who is live; to a slow reader they are lost."""
         for framing, live in self.live.items():
-            offer_to_all(live.values(), JOIN[framing]([payload]))
+            offer_to_all(live.values(), JOIN[framing](payloads))
+
+    @property
+    def audience(self) -> int:
+        """How many are live."""
+        return sum(map(len, self.live.values()))
