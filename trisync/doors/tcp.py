@@ -206,7 +206,7 @@ class _Conversation:
                 break
             if following is not None:
                 following.append(splitter.take_rest())
-                return LineSplitter(self._bytes_max), b"\n".join(following) or b"\n"
+                return LineSplitter(self._bytes_max), b"\n".join(following)
             chunk = bytes(await self._receive())
         await self._say_if_cut_off(splitter)
         return None, b""

@@ -159,11 +159,12 @@ class Connection:
 
     # Sending
 
-    def reply(self, payload: bytes) -> None:
+    def reply(self, *payloads: bytes) -> None:
         if self.render is not None:
-            self.outbox.write(self.render(payload))
+            for payload in payloads:
+                self.outbox.write(self.render(payload))
         elif self.framing is not None:
-            self.outbox.write(JOIN[self.framing]([payload]))
+            self.outbox.write(JOIN[self.framing](payloads))
 
     async def room(self) -> None:
         if self.outbox.over:

@@ -19,7 +19,7 @@ from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.version import __version__
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN, Framing, too_large
+from trisync.wire.framing import Framing, too_large
 from trisync.wire.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,
@@ -264,7 +264,7 @@ class Session:
             elif id is not UNSET:
                 replies.append(self._encode_ok(id, verdict))
         if replies:
-            self._write(replies)
+            self._connection.reply(*replies)
         self._connection.was_answered()
 
     def _encode_ok(self, id: int | str, verdict: int | Duplicate) -> bytes:
@@ -275,14 +275,6 @@ class Session:
         if type(verdict) is Duplicate:
             fields["duplicate"] = True
         return encode_reply("ok", id, **fields)
-
-    def _write(self, replies: list[bytes]) -> None:
-        connection = self._connection
-        if connection.render is None and connection.framing is not None:
-            connection.outbox.write(JOIN[connection.framing](replies))
-        else:
-            for reply in replies:
-                self._connection.reply(reply)
 
     async def _refuse(self, bad: BadRequest, payload_bytes: int) -> None:
         if bad.op == "publish":

@@ -157,7 +157,6 @@ export class Board {
   /** @type {Map<string, Line>} */
   #lines = new Map();
   #entries = $("entries");
-  #me = "";
 
   constructor() {
     $("add").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -180,8 +179,7 @@ export class Board {
 
   /** Notes who wrote a word. @param {Message} message @param {string} me */
   sign({ key, from }, me) {
-    this.#me = me;
-    if (key !== undefined) this.#lines.get(key)?.sign(from, from !== this.#me);
+    if (key !== undefined) this.#lines.get(key)?.sign(from, from !== me);
   }
 
   /** Shows what became of a write. @param {Promise<unknown> | undefined} writing */
