@@ -180,7 +180,7 @@ class SqliteLog(Log):
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
             self._emptied = await self._write(lambda: self._writer.purge(ROWS_DELETED_PER_STEP))
-        return self._emptied
+        return self._emptied or self._timer() >= self._forget_at
 
     def _forget(self) -> int:
         producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
