@@ -1,7 +1,7 @@
 """What a client raises: refusals of the server, one class for each code of the wire, and the client's own errors.
 
 All are ClientErrors, and can be pickled, for other processes. What the codes mean to the server is in
-trisync/errors.py; a test holds the two tables together.
+trisync/wire/errors.py; a test holds the two tables together.
 """
 
 from typing import Any

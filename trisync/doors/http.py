@@ -65,7 +65,7 @@ class HttpDoor:
         self.files = files
         self._tokens = broker.tokens
         self.draining = False
-        """Set when the server stops: everything is answered with 503, which is what /health is asked for."""
+        """Set when the server stops: all requests get 503, which is what /health is asked for, but those for events."""
         self._loopback = is_loopback(host)
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
