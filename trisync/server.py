@@ -152,11 +152,13 @@ class Server(Embedding):
             nursery.cancel_scope.cancel()
 
     async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
-        with trio.move_on_after(settings.drain_s):
+        with trio.move_on_after(settings.drain_s) as patience:
             await broker.settled()
             registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))
             while registry.sessions():
                 await registry.left()
+        if patience.cancelled_caught:
+            logger.info("%d clients had not taken all within %g s", len(registry.sessions()), settings.drain_s)
 
 
 def fit_connections(settings: Settings) -> Settings:

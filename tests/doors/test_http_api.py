@@ -214,6 +214,19 @@ async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tm
             assert await caller.ok("POST", LOBBY, 1, idempotency_key="k") == {"offset": 1}
 
 
+async def test_the_log_tells_what_was_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO", "trisync")
+    async with running_server(tmp_path) as running:
+        for line in (b"GET /nothing?a=1", b"POST /"):
+            async with await running.web() as stream:
+                await stream.send_all(line + b" HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\n\r\n")
+                async for _ in stream:
+                    pass
+    told = [text.partition(": ")[2] for text in caplog.messages if text.startswith("web ")]
+    assert told[0] == "404 there is nothing here for GET /nothing?a=1"
+    assert told[1].endswith(" for POST /")
+
+
 async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running:
 

@@ -1,5 +1,7 @@
 """A server that drains while clients misbehave: what is refused, and that nobody can hold the stop up."""
 
+import logging
+import re
 from collections.abc import Callable
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -98,7 +100,8 @@ async def test_a_websocket_gets_its_goodbye_and_1001(tmp_path: Path) -> None:
         assert (await peer.receive_close())[0] == 1001
 
 
-async def test_nobody_can_hold_a_stop_up(tmp_path: Path) -> None:
+async def test_nobody_can_hold_a_stop_up(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
     # serve() returns while each of these stays as it is: that it does is the test.
     server = Server(settings_for(tmp_path, drain_s=0.5, backlog_bytes_max=1024), seed=1)
     stopped = trio.Event()
@@ -126,3 +129,4 @@ async def test_nobody_can_hold_a_stop_up(tmp_path: Path) -> None:
         server.drain()
         with trio.fail_after(PATIENCE_S):
             await stopped.wait()
+    assert [text for text in caplog.messages if re.fullmatch(r"\d+ clients had not taken all within 0\.5 s", text)]

@@ -104,7 +104,7 @@ class HttpDoor:
 class _Exchange:
     """One client's requests and answers, until it goes or becomes a WebSocket."""
 
-    __slots__ = ("_connection", "_door", "_head_only", "_http", "_websocket", "calls")
+    __slots__ = ("_asked", "_connection", "_door", "_head_only", "_http", "_websocket", "calls")
 
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
@@ -112,6 +112,7 @@ class _Exchange:
         self._http: h11.Connection | None = None  # a few kilobytes that an open WebSocket does not need
         self._websocket: WebSocket | None = None
         self._head_only = False
+        self._asked = ""  # the request that is being answered, for the log
         self.calls: HttpCalls | None = None
         """Of the HTTP interface, once there was one."""
 
@@ -183,6 +184,7 @@ class _Exchange:
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
         assert self._http is not None
+        self._asked = ""
         held_bytes = len(self._http.trailing_data[0])
         begun = held_bytes > 0
         if begun:
@@ -193,6 +195,7 @@ class _Exchange:
                     event = self._http.next_event()
                     if type(event) is h11.Request:
                         self._head_only = event.method == b"HEAD"
+                        self._asked = shortened(f" for {(event.method + b' ' + event.target).decode('latin-1')}", 200)
                         if held_bytes - len(self._http.trailing_data[0]) <= HEAD_BYTES_MAX:
                             return event
                         # h11 measures only a head that is not whole yet; one read may bring more.
@@ -252,7 +255,7 @@ class _Exchange:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}\n".encode()
-        self._connection.note(f"{refusal.status} {refusal.reason}")
+        self._connection.note(f"{refusal.status} {refusal.reason}{self._asked}")
         self._respond(refusal.status, WebFile(_TEXT, body), [*refusal.headers, (b"Connection", b"close")])
 
     def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
