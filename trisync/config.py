@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import msgspec
 
 from trisync.settings import Settings
+from trisync.wire.protocol import in_words
 
 PREFIX = "TRISYNC_"
 OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL", "TRISYNC_WEB"}
@@ -75,13 +76,13 @@ def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[st
     try:
         settings = msgspec.convert(values, Settings, strict=strict)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"{source}: {_in_words(error)}") from None
+        raise ConfigError(f"{source}: {_with_name_first(error)}") from None
     return {name: getattr(settings, name) for name in values}
 
 
-def _in_words(error: msgspec.ValidationError) -> str:
+def _with_name_first(error: msgspec.ValidationError) -> str:
     """What msgspec says of a setting, with its name first."""
-    problem, _, name = str(error).replace("`", "").replace("$.", "").partition(" - at ")
+    problem, _, name = in_words(error).partition(" - at ")
     if name:
         return f"{name}: {problem[0].lower()}{problem[1:]}"
     return problem.replace("Object contains unknown field", "there is no setting")

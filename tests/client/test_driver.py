@@ -51,6 +51,11 @@ def machine() -> Machine:
     return Machine(producer="p" * 16, timer=trio.current_time, random=Random(1))
 
 
+async def until_online(driven: Machine, driver: Driver) -> None:
+    while driven.status.state is not State.ONLINE:
+        await driver.changed.wait()
+
+
 async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: MockClock) -> None:
     networks: list[Network] = []
 
@@ -62,8 +67,7 @@ async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: Mo
     driver = Driver(driven, open_one, "memory")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(driver.run)
-        while driven.status.state is not State.ONLINE:
-            await driver.changed.wait()
+        await until_online(driven, driver)
         networks[0].clogged = True
         publish = driven.publish("lobby", 1)
         while driven.status.state is State.ONLINE:
@@ -71,8 +75,7 @@ async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: Mo
         assert driven.status.reason == "the server said nothing for 20 s"
         assert not publish.settled
         assert networks[0].aborted == 1
-        while driven.status.state is not State.ONLINE:
-            await driver.changed.wait()
+        await until_online(driven, driver)
         assert len(networks) == 2
         driven.close("enough")
     assert networks[1].aborted == 1
@@ -88,8 +91,7 @@ async def test_what_the_protocol_owes_is_sent_though_the_program_says_nothing(au
     driver = Driver(driven, open_it, "memory")
     async with trio.open_nursery() as nursery:
         nursery.start_soon(driver.run)
-        while driven.status.state is not State.ONLINE:
-            await driver.changed.wait()
+        await until_online(driven, driver)
         await network.say_something_that_is_to_be_answered()
         await trio.sleep(1)
         assert not network.owes

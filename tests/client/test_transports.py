@@ -1,7 +1,8 @@
 """Transports over a stream in memory: what comes while something is being sent, and what breaks beneath them."""
 
 import ssl
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 
 import anyio
 import anyio.abc
@@ -63,13 +64,21 @@ async def a_websocket(line: Line) -> WebSocketTransport:
     return transport
 
 
-async def test_a_ping_that_comes_while_a_send_waits_is_answered_behind_it_and_reading_goes_on() -> None:
+@asynccontextmanager
+async def a_send_that_waits() -> AsyncIterator[tuple[Line, WebSocketTransport]]:
+    """A WebSocket on which one is under way until the end of the block."""
     line = Line()
     transport = await a_websocket(line)
     line.clear = trio.Event()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(transport.send, [b"large"])
         await wait_all_tasks_blocked()
+        yield line, transport
+        line.clear.set()
+
+
+async def test_a_ping_that_comes_while_a_send_waits_is_answered_behind_it_and_reading_goes_on() -> None:
+    async with a_send_that_waits() as (line, transport):
         for number in range(3):
             line.say(Ping(payload=b"%d" % number))
             line.say(TextMessage(data=f"message {number}"))
@@ -78,23 +87,16 @@ async def test_a_ping_that_comes_while_a_send_waits_is_answered_behind_it_and_re
             received += await transport.receive()
         assert received == [b"message 0", b"message 1", b"message 2"]
         assert transport.owes
-        line.clear.set()
     await transport.send([])
     assert not transport.owes
     assert line.heard == [TextMessage(data="large"), Pong(payload=b"2")]
 
 
 async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_order() -> None:
-    line = Line()
-    transport = await a_websocket(line)
-    line.clear = trio.Event()
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(transport.send, [b"large"])
-        await wait_all_tasks_blocked()
+    async with a_send_that_waits() as (line, transport):
         line.say(CloseConnection(code=1001, reason="draining"))
         with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
             await transport.receive()
-        line.clear.set()
 
 
 @pytest.mark.parametrize("make", [FramesTransport, WebSocketTransport])

@@ -172,13 +172,11 @@ class Client:
         give_up_at = anyio.current_time() + wait_s
         with anyio.CancelScope(deadline=give_up_at if wait_s else math.inf):
             while machine.status.state is not State.ONLINE:
-                if machine.error is not None:
-                    raise machine.error.with_traceback(None)
+                machine.check_open()
                 if machine.status.state is State.OFFLINE and machine.connect_at >= give_up_at:
                     break
                 await self._driver.changed.wait()
-        if machine.error is not None:
-            raise machine.error.with_traceback(None)
+        machine.check_open()
         if machine.status.state is not State.ONLINE:
             raise NotConnected(machine.status.reason)
 
@@ -268,8 +266,7 @@ class Client:
         machine = self._entered()
         while not machine.publishes.has_room:
             await self._driver.changed.wait()
-        if machine.error is not None:
-            raise machine.error.with_traceback(None)
+        machine.check_open()
 
     async def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells.
@@ -279,8 +276,7 @@ class Client:
         machine = self._entered()
         for publish in reversed(machine.publishes.unsettled):  # nearly always, behind the last none is left
             await until_settled(publish)
-        if machine.error is not None:
-            raise machine.error.with_traceback(None)
+        machine.check_open()
 
     # Reading
 

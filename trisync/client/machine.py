@@ -126,6 +126,11 @@ class Machine:
 
     # What a program asks
 
+    def check_open(self) -> None:
+        """Raises what it was closed with, if it was."""
+        if self.error is not None:
+            raise self.error.with_traceback(None)
+
     def publish(
         self,
         channel: str,
@@ -136,14 +141,14 @@ class Machine:
         merge: bool = False,
     ) -> Publish:
         """Queue a publish. Raises QueueFull, TooLarge, Closed, and what encode_body() does."""
-        self._check_open()
+        self.check_open()
         publish = self.publishes.add(encode_body(channel, data, key, expect, merge=merge, ephemeral=False))
         self.on_change()
         return publish
 
     def flash(self, channel: str, data: Any, on_done: Callable[[Request], None]) -> Request:
         """Publish without storing: now, or not at all. Raises NotConnected, and otherwise as publish() does."""
-        self._check_open()
+        self.check_open()
         if self.status.state is not State.ONLINE:
             raise NotConnected(f"an ephemeral message is for those who are there now: {self.status.reason}")
         data = Raw(encode_data(data))  # as it is now, whenever it is sent
@@ -158,7 +163,7 @@ class Machine:
         self, op: str, fields: dict[str, Any], on_done: Callable[[Request], None], *, once: bool = False
     ) -> Request:
         """Ask, now or on the next connection; on_done is called with the answer. Raises Closed."""
-        self._check_open()
+        self.check_open()
         request = self._requests.ask(op, fields, on_done, once=once)
         self.on_change()
         return request
@@ -169,17 +174,17 @@ class Machine:
 
     def subscribe(self, channel: str, start: Start) -> Inbox:
         """Want a channel's messages. Raises BadRequest, Closed, and RuntimeError where they are wanted already."""
-        self._check_open()
+        self.check_open()
         return self._subscriptions.subscribe(channel, start)
 
     def replicate(self, channel: str) -> Replica:
         """Want a channel's state. As subscribe()."""
-        self._check_open()
+        self.check_open()
         return self._subscriptions.replicate(channel)
 
     def watch(self, channel: str) -> Members:
         """Want to know who is in a channel. As subscribe()."""
-        self._check_open()
+        self.check_open()
         return self._subscriptions.watch(channel)
 
     def leave(self, channel: str, part: Inbox | Replica | Members) -> None:
@@ -214,10 +219,6 @@ class Machine:
         elif self.status.state is State.ONLINE and self._due_at == math.inf:
             self._probe()
         self.on_change()
-
-    def _check_open(self) -> None:
-        if self.error is not None:
-            raise self.error.with_traceback(None)
 
     def _changed(self) -> None:
         self.on_change()

@@ -45,7 +45,7 @@ class Receipt:
     @property
     def error(self) -> ClientError | None:
         """Why it was not stored, if that is so. Who has looked here has been told."""
-        self._publish.told = self._publish.told or self._publish.settled
+        self._publish.told = self._publish.settled
         return self._publish.error
 
     async def wait(self) -> None:

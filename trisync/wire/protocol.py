@@ -152,7 +152,7 @@ def decode_request(payload: bytes) -> AnyRequest:
         if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
             raise RecursionError
     except msgspec.ValidationError as error:
-        raise _explain(payload, "bad_request", _in_words(error)) from None
+        raise _explain(payload, "bad_request", _broken_rule(error)) from None
     except msgspec.DecodeError as error:
         raise _explain(payload, "bad_json", str(error)) from None
     except UnicodeDecodeError as error:
@@ -274,9 +274,13 @@ _RULES = {
 }
 
 
-def _in_words(problem: msgspec.ValidationError) -> str:
+def in_words(problem: msgspec.ValidationError) -> str:
     """What msgspec says of a field, without its own notation."""
-    text = str(problem).replace("`", "").replace("$.", "")
+    return str(problem).replace("`", "").replace("$.", "")
+
+
+def _broken_rule(problem: msgspec.ValidationError) -> str:
+    text = in_words(problem)
     field = text.rpartition(" at ")[2]
     if field in _RULES and text.startswith("Expected str "):
         return _RULES[field]
