@@ -92,6 +92,18 @@ async def test_a_ping_that_comes_while_a_send_waits_is_answered_behind_it_and_re
     assert line.heard == [TextMessage(data="large"), Pong(payload=b"2")]
 
 
+async def test_a_close_is_answered() -> None:
+    line = Line()
+    transport = await a_websocket(line)
+    await transport.send([b"before"])
+    line.say(CloseConnection(code=1001, reason="draining"))
+    with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
+        await transport.receive()
+    with pytest.raises(TransportError, match="the WebSocket is closed"):
+        await transport.send([b"behind"])
+    assert line.heard == [TextMessage(data="before"), CloseConnection(code=1001, reason="draining")]
+
+
 async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_order() -> None:
     async with a_send_that_waits() as (line, transport):
         line.say(CloseConnection(code=1001, reason="draining"))

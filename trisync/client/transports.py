@@ -197,6 +197,7 @@ class WebSocketTransport:
         self._size = 0
         self._early: list[bytes] = []
         self._pong = b""
+        self._sending = False
 
     @property
     def owes(self) -> bool:
@@ -214,7 +215,7 @@ class WebSocketTransport:
             self._take(data)
             for event in self._protocol.events():
                 if isinstance(event, AcceptConnection):
-                    self._early = self._take_events()
+                    self._early = await self._take_events()
                     return
                 if isinstance(event, RejectConnection):
                     raise TransportError(f"the server refuses the WebSocket with HTTP status {event.status_code}")
@@ -224,7 +225,7 @@ class WebSocketTransport:
             early, self._early = self._early, []
             return early
         self._take(await _receive(self._stream))
-        return self._take_events()
+        return await self._take_events()
 
     def _take(self, data: bytes) -> None:
         try:
@@ -232,7 +233,7 @@ class WebSocketTransport:
         except RemoteProtocolError as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
 
-    def _take_events(self) -> list[bytes]:
+    async def _take_events(self) -> list[bytes]:
         payloads: list[bytes] = []
         try:
             for event in self._protocol.events():
@@ -242,6 +243,9 @@ class WebSocketTransport:
                     # Another task may be sending now. The newest ping counts (RFC 6455, section 5.5.3).
                     self._pong = self._protocol.send(event.response())
                 elif isinstance(event, CloseConnection):
+                    answer, self._pong = self._protocol.send(event.response()), b""  # from here on, send() refuses
+                    if not self._sending:
+                        await _send(self._stream, answer)
                     reason = f": {event.reason}" if event.reason else ""
                     raise TransportError(f"the server closed the WebSocket with code {event.code}{reason}")
                 elif isinstance(event, BytesMessage):
@@ -269,7 +273,9 @@ class WebSocketTransport:
         except LocalProtocolError as error:
             raise TransportError(f"the WebSocket is closed: {error}") from error
         pong, self._pong = self._pong, b""
+        self._sending = True
         await _send(self._stream, b"".join([pong, *frames]))
+        self._sending = False  # unless that failed, and the connection with it
 
     async def aclose(self) -> None:
         try:
