@@ -1,5 +1,6 @@
 """What goes wrong for a client, and how it ends: refusals, queues, closing, and what is told of it."""
 
+import errno
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,28 @@ def test_a_server_that_is_not_there_is_said_at_the_entrance(run: Run) -> None:
                     pass
 
     run(main)
+
+
+def test_why_there_was_no_connection_is_said_also_while_another_is_tried(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tries = 0
+
+    async def refuse_once(*_: object) -> None:
+        nonlocal tries
+        tries += 1
+        if tries == 1:
+            raise ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
+        await anyio.sleep_forever()
+
+    async def main() -> None:
+        with pytest.raises(NotConnected, match=r"no connection to tcp://127\.0\.0\.1:9: Connection refused"):
+            async with trisync.connect(NOBODY, wait_s=1):
+                pass
+
+    monkeypatch.setattr("trisync.client.aio.open_transport", refuse_once)
+    run(main)
+    assert tries == 2
 
 
 def test_a_client_that_the_server_refuses_is_closed(run: Run, tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

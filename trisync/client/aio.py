@@ -178,7 +178,7 @@ class Client:
                 await self._driver.changed.wait()
         machine.check_open()
         if machine.status.state is not State.ONLINE:
-            raise NotConnected(machine.status.reason)
+            raise NotConnected(machine.problem or machine.status.reason)
 
     # How it is connected
 

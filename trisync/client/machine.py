@@ -105,6 +105,8 @@ class Machine:
         self.status = Status(State.CONNECTING, "not connected yet")
         self.error: ClientError | None = None
         """Why it is closed, once it is."""
+        self.problem = ""
+        """Why the newest connection that is no more ended, or could not be opened."""
         self.hang_up: str | None = None
         """Why the driver should end the connection, where that is so."""
         self.last_words: list[bytes] = []
@@ -257,6 +259,7 @@ class Machine:
         """There is no connection any more, or none could be opened."""
         if self.error is not None:
             return
+        self.problem = reason
         now = self._timer()
         was_online = self._online_at is not None
         if self._online_at is not None and now - self._online_at >= STABLE_S:
