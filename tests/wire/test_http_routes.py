@@ -58,6 +58,10 @@ def test_any_name_can_be_written_in_a_path(channel: str, key: str) -> None:
         assert found[2] == (key if "{key}" in resource.value else None)
 
 
+def test_a_slash_behind_the_list_makes_it_no_channel() -> None:
+    assert find_resource(b"/channels/?limit=1") == find_resource(b"/channels") == (Resource.CHANNELS, "", None)
+
+
 @given(
     st.sampled_from(["GET", "POST", "PUT", "PATCH", "DELETE", "HEAD", "BREW"]),
     st.lists(

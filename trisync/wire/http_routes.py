@@ -100,7 +100,7 @@ def find_resource(target: bytes) -> tuple[Resource, str, str | None]:
     if _NOT_PERCENT.search(target):
         raise HttpError(refused(WireError("bad_request", "a % in a path or query is followed by two hex digits")))
     match path.split(b"/")[2:]:
-        case []:
+        case [] | [b""]:
             return Resource.CHANNELS, "", None
         case [channel]:
             return Resource.CHANNEL, _text(channel), None
