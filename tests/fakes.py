@@ -10,8 +10,9 @@ from msgspec import Raw
 
 from trisync.core.channels import Outlet
 from trisync.core.outbox import Outbox
-from trisync.storage.deciding import ROW, Batch, Conflict, Head, Producer, Remembered
+from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
+from trisync.storage.verdicts import Conflict, Producer, Remembered
 from trisync.wire.framing import JOIN, Framing
 from trisync.wire.protocol import Publish
 from trisync.wire.replies import encode_text

@@ -21,9 +21,10 @@ from trisync.core.shared_reads import SharedReads
 from trisync.sessions.connection import Connection
 from trisync.sessions.session import Session
 from trisync.storage import deciding, sqlite_opening, sqlite_writer
-from trisync.storage.deciding import Batch, Head, Producer
+from trisync.storage.deciding import Batch, Head
 from trisync.storage.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_writer import Writer
+from trisync.storage.verdicts import Producer
 from trisync.wire.errors import WireError
 from trisync.wire.framing import Framing
 

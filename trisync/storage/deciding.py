@@ -4,20 +4,19 @@ No SQL and no I/O here: what is not in memory is looked up through Lookup, insid
 batch decides counts only once its transaction is committed; until then it must be possible to forget it.
 """
 
-from collections import deque
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import groupby
 from operator import attrgetter
 from typing import Any, NamedTuple, Protocol, cast
 
-import msgspec
 from msgspec import UNSET, Raw
 
 from trisync.storage.log import Duplicate, Once, Refused, Run, Submission, Verdict
+from trisync.storage.verdicts import Conflict, Kept, Producer, Remembered
 from trisync.wire.errors import WireError
 from trisync.wire.framing import too_large
 from trisync.wire.merge_patch import merge_patch
-from trisync.wire.protocol import UNANSWERED_MAX, Publish, data_text
+from trisync.wire.protocol import Publish, data_text
 from trisync.wire.replies import keyed_suffix, message_prefix, message_suffix
 
 _SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
@@ -37,38 +36,6 @@ class Word(NamedTuple):
 
 
 _NOTHING = Word(0, NO_DATA)
-
-
-class Conflict(NamedTuple):
-    """A verdict as it is kept: where the word stands that was in the way. Its data is not kept twice."""
-
-    channel: int
-    key: str
-    offset: int
-
-
-Kept = int | Conflict | WireError
-"""A final verdict as it is kept for a retry; an int is the offset of what was stored."""
-
-
-def pack_verdicts(verdicts: Iterable[Kept]) -> bytes:
-    """Verdicts as MessagePack: an offset, a conflict's three fields, or an error's code, text and details."""
-    return msgspec.msgpack.encode(
-        [(kept.code, kept.message, kept.details) if isinstance(kept, WireError) else kept for kept in verdicts]
-    )
-
-
-def unpack_verdicts(packed: bytes) -> list[Kept]:
-    """What pack_verdicts() made bytes of."""
-    verdicts: list[Kept] = []
-    for kept in msgspec.msgpack.decode(packed):
-        if type(kept) is int:
-            verdicts.append(kept)
-        elif type(kept[0]) is int:
-            verdicts.append(Conflict(*kept))
-        else:
-            verdicts.append(WireError(kept[0], kept[1], closes=False, **kept[2]))
-    return verdicts
 
 
 class Head:
@@ -110,43 +77,6 @@ class Head:
         self.after = self.offset
         self.lines = []
         return run
-
-
-class Producer:
-    """A producer's last settled seq, and its newest verdicts."""
-
-    __slots__ = ("id", "seq", "verdicts")
-
-    def __init__(self, id: str, seq: int = 0, packed: bytes = b"\x90") -> None:
-        self.id = id
-        self.seq = seq
-        self.verdicts: deque[Kept] = deque(unpack_verdicts(packed), maxlen=UNANSWERED_MAX)
-
-    def answer(self, seq: int) -> "Kept | Duplicate | None":
-        """What is known of a `seq` that is not the next one; None for the next one, which is yet to be judged."""
-        if seq == self.seq + 1:
-            return None
-        if seq > self.seq:
-            return WireError("out_of_sequence", f"the last settled seq is {self.seq}: resend from there", seq=self.seq)
-        place = seq - 1 - self.seq  # -1 is the newest
-        return Duplicate(0) if place < -len(self.verdicts) else self.verdicts[place]
-
-    def awaits(self, items: Sequence[Publish | Refused]) -> bool:
-        """Whether these are the next ones, in order."""
-        following = self.seq + 1
-        return [item.seq for item in items] == [*range(following, following + len(items))]
-
-    def settle(self, *verdicts: Kept) -> None:
-        """Take the verdicts on the next seqs."""
-        self.seq += len(verdicts)
-        self.verdicts += verdicts
-
-
-class Remembered(NamedTuple):
-    """What became of an earlier request with the same Idempotency-Key."""
-
-    fingerprint: bytes
-    verdict: Kept
 
 
 class Lookup(Protocol):

@@ -10,12 +10,13 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from cachetools import TTLCache
 
-from trisync.storage.deciding import ROW, Batch, Conflict, Head, Producer, Remembered, pack_verdicts, unpack_verdicts
+from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import Extent, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.storage.sqlite_opening import read_meta, transaction, write_meta
 from trisync.storage.sqlite_rows import RowInserter
+from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
 
 _UNAVAILABLE = {
     sqlite3.SQLITE_BUSY,
