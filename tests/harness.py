@@ -17,7 +17,7 @@ from trio_websocket import open_websocket_url
 from trisync.server import Address, Server
 from trisync.settings import Settings
 
-PATIENCE_S = 10.0
+PATIENCE_S = 30.0
 """How long a test waits for what must come. Passing tests never wait so long; it is no measurement."""
 
 Json = dict[str, Any]

@@ -108,8 +108,8 @@ def test_half_a_close_is_the_end_of_a_connection(run: Run, proxy: FaultProxy, ch
 def test_a_connection_into_a_black_hole_is_given_up(
     run: Run, proxy: FaultProxy, channel: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("trisync.client.machine.QUIET_S", 0.2)
-    monkeypatch.setattr("trisync.client.machine.ANSWER_S", 0.2)
+    monkeypatch.setattr("trisync.client.watchdog.QUIET_S", 0.2)
+    monkeypatch.setattr("trisync.client.watchdog.ANSWER_S", 0.2)
     monkeypatch.setattr("trisync.client.driver.ANSWER_S", 0.2)
 
     async def main() -> None:

@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from trisync.client.errors import Closed
-from trisync.client.machine import ANSWER_S, Machine, State
+from trisync.client.machine import Machine, State
 from trisync.client.transports import CLOSE_S, Transport, TransportError, reason_of
+from trisync.client.watchdog import ANSWER_S
 
 logger = logging.getLogger("trisync.client")
 

@@ -22,6 +22,7 @@ from trisync.client.publishes import Publish, Publishes
 from trisync.client.replica import Replica
 from trisync.client.requests import Request, Requests
 from trisync.client.subscriptions import Subscriptions
+from trisync.client.watchdog import Watchdog
 from trisync.client.wire import (
     GapNotice,
     Goodbye,
@@ -49,11 +50,6 @@ STABLE_S = 5.0
 
 GOODBYE_S_MAX = 60.0
 """No server may send a client away for longer."""
-
-QUIET_S = 25.0
-"""A silent server is asked whether it is there; sooner while an answer is awaited: after ANSWER_S."""
-ANSWER_S = 10.0
-"""How long it has for that, for the answer to hello, and for a connection to be opened."""
 
 
 def make_producer() -> str:
@@ -116,15 +112,13 @@ class Machine:
         self._timer = timer
         self._requests = Requests()
         self._subscriptions = Subscriptions(self._say_now, self._changed, timer, random)
+        self._watchdog = Watchdog(timer)
         self._backoff = Backoff(random, BACKOFF_S_BASE, BACKOFF_S_MAX, least=0)
         self._retry_at = -math.inf
         self._goodbye_s: float | None = None
         self._online_at: float | None = None
         self._epoch = ""
         self._was_online = False
-        self._heard_at = 0.0
-        self._due_at = math.inf
-        self._was_reading = True
 
     # What a program asks
 
@@ -218,7 +212,7 @@ class Machine:
         self._backoff.reset()
         if self.status.state is State.OFFLINE:
             self._retry_at = -math.inf
-        elif self.status.state is State.ONLINE and self._due_at == math.inf:
+        elif self.status.state is State.ONLINE and not self._watchdog.is_answer_due:
             self._probe()
         self.on_change()
 
@@ -230,11 +224,9 @@ class Machine:
     def may_read(self) -> bool:
         """Whether the connection should be read. Not while all that is wanted are messages that wait to be taken,
         unless an answer is awaited: who takes them may be who awaits it."""
-        reading = bool(self._requests.awaited or self.publishes.in_flight) or not self._subscriptions.all_full
-        if reading and not self._was_reading:
-            self._heard_at = self._timer()  # it was not the server who was silent
-        self._was_reading = reading
-        return reading
+        is_reading = self._is_awaiting or not self._subscriptions.all_full
+        self._watchdog.reading(is_reading)
+        return is_reading
 
     @property
     def connect_at(self) -> float:
@@ -251,8 +243,8 @@ class Machine:
         """A connection is open."""
         self.hang_up = None if self.error is None else self.status.reason
         self._goodbye_s = None
-        self._heard_at = self._timer()
-        self._due_at = self._heard_at + ANSWER_S
+        self._watchdog.heard()
+        self._watchdog.asked()
         self._greet()
 
     def lost(self, reason: str) -> None:
@@ -269,7 +261,7 @@ class Machine:
         if self._goodbye_s is not None:
             pause_s, self._goodbye_s = self._goodbye_s, None
         self._retry_at = now + pause_s
-        self._due_at = math.inf
+        self._watchdog.answered()
         self.hang_up = None
         in_doubt = self.publishes.in_flight
         self.publishes.lost()
@@ -293,9 +285,9 @@ class Machine:
         """Take in what came. If hang_up is set behind it, the connection is to be ended."""
         if self.error is not None:
             return
-        self._heard_at = self._timer()
+        self._watchdog.heard()
         if self.status.state is State.ONLINE:
-            self._due_at = math.inf
+            self._watchdog.answered()
         try:
             for payload in payloads:
                 if self.error is None:
@@ -308,7 +300,7 @@ class Machine:
         """When tick() is to be called, on the timer's scale, while there is a connection."""
         resend_at = self.publishes.resend_at
         at = min(math.inf if resend_at is None else resend_at, self._subscriptions.retry_at)
-        return min(at, self._due_at, self._quiet_until()) if self._was_reading else at
+        return min(at, self._watchdog.deadline(awaiting=self._is_awaiting))
 
     def tick(self) -> None:
         """A deadline may have come; on_change is called if one has."""
@@ -317,21 +309,20 @@ class Machine:
             return
         self.publishes.tick(now)
         self._subscriptions.tick(now)
-        if self._was_reading and now >= self._due_at:
-            self.hang_up = f"the server said nothing for {now - self._heard_at:.0f} s"
-        elif self._was_reading and now >= self._quiet_until():
+        if self._watchdog.is_overdue:
+            self.hang_up = f"the server said nothing for {self._watchdog.silent_s:.0f} s"
+        elif now >= self._watchdog.deadline(awaiting=self._is_awaiting):
             self._probe()
         self.on_change()
 
-    def _quiet_until(self) -> float:
-        if self._due_at != math.inf:
-            return math.inf
-        awaiting = self._requests.awaited or self.publishes.in_flight
-        return self._heard_at + (ANSWER_S if awaiting else QUIET_S)
+    @property
+    def _is_awaiting(self) -> bool:
+        """Whether the server has something to answer."""
+        return bool(self._requests.awaited or self.publishes.in_flight)
 
     def _probe(self) -> None:
-        logger.debug("the server has said nothing for %.0f s: asking", self._timer() - self._heard_at)
-        self._due_at = self._timer() + ANSWER_S
+        logger.debug("the server has said nothing for %.0f s: asking", self._watchdog.silent_s)
+        self._watchdog.asked()
         self._say_now("ping", {}, lambda _: None)
 
     # What the server says
@@ -395,7 +386,7 @@ class Machine:
                 self._greet()
             return
         self._online_at = self._timer()
-        self._due_at = math.inf
+        self._watchdog.answered()
         logger.log(
             logging.INFO if self._was_online else logging.DEBUG,
             "online with %s as session %s, epoch %s; %d publishes and %d subscriptions to go on with",

@@ -1,0 +1,59 @@
+"""Whether the server is still there: how long it may say nothing, and when an answer is due. Sans-IO."""
+
+import math
+from collections.abc import Callable
+
+QUIET_S = 25.0
+"""A silent server is asked whether it is there; sooner while an answer is awaited: after ANSWER_S."""
+ANSWER_S = 10.0
+"""How long it has for that, for the answer to hello, and for a connection to be opened."""
+
+
+class Watchdog:
+    """Over one connection at a time. Only while it is read: else it is not the server who is silent."""
+
+    def __init__(self, timer: Callable[[], float]) -> None:
+        self._timer = timer
+        self._heard_at = 0.0
+        self._due_at = math.inf
+        self._is_reading = True
+
+    @property
+    def silent_s(self) -> float:
+        """For how long the server has said nothing."""
+        return self._timer() - self._heard_at
+
+    @property
+    def is_answer_due(self) -> bool:
+        """Whether the server was asked and has not answered."""
+        return self._due_at != math.inf
+
+    @property
+    def is_overdue(self) -> bool:
+        """Whether it had its time for that."""
+        return self._is_reading and self._timer() >= self._due_at
+
+    def heard(self) -> None:
+        """The server said something, or was not listened to."""
+        self._heard_at = self._timer()
+
+    def asked(self) -> None:
+        """An answer is due within ANSWER_S."""
+        self._due_at = self._timer() + ANSWER_S
+
+    def answered(self) -> None:
+        """None is due, or there is nobody to answer."""
+        self._due_at = math.inf
+
+    def reading(self, is_reading: bool) -> None:
+        """Whether the connection is read from now on."""
+        if is_reading and not self._is_reading:
+            self.heard()
+        self._is_reading = is_reading
+
+    def deadline(self, *, awaiting: bool) -> float:
+        """When the server is to be asked, or has been silent for too long; `awaiting` is whether it has something to
+        answer."""
+        if not self._is_reading:
+            return math.inf
+        return self._due_at if self.is_answer_due else self._heard_at + (ANSWER_S if awaiting else QUIET_S)
