@@ -188,6 +188,27 @@ async def test_who_publishes_once_in_a_while_is_in_the_next_batch_however_many_f
         assert settled.index(polite) <= 2
 
 
+async def test_the_program_around_the_server_is_one_publisher_however_many_tasks_of_it_publish() -> None:
+    async with a_world(batch_messages_max=1) as world:
+        told: list[int] = []
+
+        async def publish() -> None:
+            told.append(await world.broker.publish(Publish(channel="program", data=Raw(b"1"))))
+
+        world.log.gate = trio.Event()
+        for _ in range(50):
+            world.nursery.start_soon(publish)
+        await wait_all_tasks_blocked()
+        flow = Flow()
+        clients = [publishes(1, settle=lambda _: told.append(0), flow=flow) for _ in range(3)]
+        for submission in clients:
+            world.broker.submit(submission)
+        world.log.gate.set()
+        await world.broker.settled()
+        assert told.index(0) <= 3
+        assert [place for place, offset in enumerate(told) if offset == 0][-1] <= 8
+
+
 async def test_everything_submitted_before_is_settled_though_later_ones_overtook_it() -> None:
     async with a_world(batch_messages_max=1) as world:
         world.log.gate = trio.Event()

@@ -62,6 +62,19 @@ def test_a_stream_of_newcomers_starves_nobody() -> None:
     assert left == 0
 
 
+def test_a_crowd_of_newcomers_larger_than_a_publish_has_bytes_starves_nobody() -> None:
+    queue = FairQueue()
+    flow = Flow()
+    queued(queue, flow, [1, 1])
+    crowd = 2 * publishes(1).size
+    for _ in range(crowd):
+        queue.push(publishes(1))
+    for _ in range(3 * crowd):  # one comes whenever one is served
+        taken_one_by_one(queue, 1)
+        queue.push(publishes(1))
+    assert flow.waiting == 0
+
+
 def test_a_flow_owes_nothing_for_what_it_sent_while_it_was_alone() -> None:
     queue = FairQueue()
     busy = Flow()

@@ -70,6 +70,7 @@ class Broker:
         """For those who are behind a channel's head."""
         self._channels: dict[str, Channel] = {}
         self._queue = FairQueue()
+        self._program = Flow()  # of the program around the server: however many publishes it has, it is one publisher
         self._arrived = trio.Event()
         self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
         self._answered: Sequence[Run] = ()  # what it stored, from then on until all of it is fanned out
@@ -119,7 +120,7 @@ class Broker:
         if self._ended:
             return WireError("draining", "the server has stopped; nothing was stored")
         answered = trio.Event()
-        submission = Submission(lambda submission: answered.set(), sender)
+        submission = Submission(lambda submission: answered.set(), sender, flow=self._program)
         submission.add(item, len(item.data))
         self._queue_up(submission)
         self._waiting.add(answered)

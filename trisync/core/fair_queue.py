@@ -23,6 +23,7 @@ class FairQueue:
         self._few_came_alone = False  # in the last batch
         self._flows = 0  # those that have something waiting
         self._now = 0  # in bytes that each flow has got which always had something waiting
+        self._over = 0  # bytes taken since, too few for each flow to have got another one
         self._arrived = 0
         self._settled_below = 0  # all submissions that arrived earlier than this one are settled
         self._settled_early: set[int] = set()
@@ -69,7 +70,11 @@ class FairQueue:
             heappop(self._waiting)
             batch.append(submission)
             submission.flow.waiting -= 1
-            self._now = self._now + submission.size // self._flows if self._waiting else max(self._now, place)
+            if self._waiting:
+                gained, self._over = divmod(self._over + submission.size, self._flows)
+                self._now += gained
+            else:
+                self._now, self._over = max(self._now, place), 0
             self._flows -= not submission.flow.waiting
             count += len(submission.items)
             size += submission.size
