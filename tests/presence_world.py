@@ -35,8 +35,13 @@ class World:
         self.presence.watch(channel, outlet)
         return outlet
 
+    def page(self, channel: str, after: str, bytes_max: int) -> tuple[list[dict[str, str]], bool]:
+        members, more = self.presence.members(channel, after, bytes_max)
+        assert len(members) <= bytes_max or b"},{" not in members
+        return json.loads(members), more
+
     def there(self, channel: str = "lobby") -> list[dict[str, str]]:
-        return self.presence.members(channel, "", 1_000_000)[0]
+        return self.page(channel, "", 1_000_000)[0]
 
     def is_empty(self) -> bool:
         kept = self.presence

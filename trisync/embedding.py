@@ -130,7 +130,7 @@ class Embedding:
         """Who is in a channel: `member`, an opaque id, and `name` where there is one."""
         presence = self._serving(channel).presence
         members, _ = presence.members(channel, "", 2**53)
-        return members
+        return msgspec.json.decode(members, type=list[dict[str, str]])
 
     def _serving(self, channel: str | None = None) -> Broker:
         if self._broker is None:

@@ -190,7 +190,7 @@ async def test_who_publishes_once_in_a_while_is_in_the_next_batch_however_many_f
 
 async def test_the_program_around_the_server_is_one_publisher_however_many_tasks_of_it_publish() -> None:
     async with a_world(batch_messages_max=1) as world:
-        told: list[int] = []
+        told: list[Verdict] = []
 
         async def publish() -> None:
             told.append(await world.broker.publish(Publish(channel="program", data=Raw(b"1"))))

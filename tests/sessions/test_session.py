@@ -12,7 +12,7 @@ from trisync.sessions.connection import Connection
 from trisync.sessions.console_session import ConsoleSession
 from trisync.sessions.hook_requests import PublishRequest
 from trisync.sessions.hooks import Hooks
-from trisync.sessions.session import SUBMISSION_BYTES_MAX, Session
+from trisync.sessions.session import SUBMISSION_BYTES_MAX, TURN_REQUESTS, Session
 from trisync.storage.log import CONDITIONAL_BYTES
 from trisync.wire.framing import Framing
 from trisync.wire.protocol import TOGETHER_MIN
@@ -44,6 +44,23 @@ async def test_what_has_to_wait_for_something_is_left_with_all_that_comes_behind
             assert session.receive_at_once([publish(), waits, publish()]) == [waits, publish()]
         await world.broker.settled()
         assert len(world.log.messages["lobby"]) == 4
+
+
+@pytest.mark.parametrize("payload", [b'{"op":"ping"}', b"no json", b'{"op":"presence","channel":"lobby"}'])
+async def test_others_have_turns_while_one_client_is_answered_much(payload: bytes) -> None:
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        world.nursery.start_soon(count_turns)
+        await session.receive([payload] * 10 * TURN_REQUESTS)
+        assert turns >= 8
 
 
 @pytest.mark.parametrize("one_bad", [False, True])
@@ -87,9 +104,9 @@ async def test_presence_that_nobody_would_be_told_is_not_looked_up(monkeypatch: 
         session = a_session(world, Hooks())
         asked: list[str] = []
 
-        def members(channel: str, after: str, bytes_max: int) -> tuple[list[object], bool]:
+        def members(channel: str, after: str, bytes_max: int) -> tuple[bytes, bool]:
             asked.append(channel)
-            return [], False
+            return b"[]", False
 
         monkeypatch.setattr(world.broker.presence, "members", members)
         await session.receive([b'{"op":"presence","channel":"lobby"}'])

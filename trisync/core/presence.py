@@ -11,7 +11,6 @@ from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict, deque
 from collections.abc import Callable, Collection, Iterator, Sequence
 
-import msgspec
 import trio
 
 from trisync.core.channels import YIELD_EVERY, Outlet
@@ -186,15 +185,15 @@ class Presence:
             self._note(place, member)
             place.members[member].shown = shown
 
-    def members(self, channel: str, after: str, bytes_max: int) -> tuple[list[dict[str, str]], bool]:
-        """A page of members, in order of their ids, behind the id `after` ("": from the beginning).
+    def members(self, channel: str, after: str, bytes_max: int) -> tuple[bytes, bool]:
+        """A page of members, a JSON array in order of their ids, behind the id `after` ("": from the beginning).
 
-        Each is {"member": id} or {"member": id, "name": name}. The page is at most `bytes_max` bytes of JSON, or one
-        member; the second result is whether there are more behind it.
+        Each is {"member": id} or {"member": id, "name": name}. The page is at most `bytes_max` bytes, or one member;
+        the second result is whether there are more behind it.
         """
         place = self._channels.get(channel)
         if place is None:
-            return [], False
+            return b"[]", False
         page: list[bytes] = []
         start = bisect_right(place.ids, after)
         size = 1  # of the brackets, less the comma that the last one lacks
@@ -205,7 +204,7 @@ class Presence:
                 break
             page.append(shown)
         more = start + len(page) < len(place.ids)
-        return msgspec.json.decode(b"[%b]" % b",".join(page), type=list[dict[str, str]]), more
+        return b"[%b]" % b",".join(page), more
 
     def _remove(self, place: _Channel, member: _Member) -> None:
         self._note(place, member.id)

@@ -1,9 +1,9 @@
-"""What is read there and then: a page of a channel's messages or of its state, in the `ok` that answers."""
+"""What is read there and then: a page of a channel's messages, state or members, in the `ok` that answers."""
 
 from msgspec import UNSET
 
 from trisync.core.broker import Broker
-from trisync.wire.protocol import GetState, History
+from trisync.wire.protocol import GetPresence, GetState, History
 from trisync.wire.replies import encode_reply
 
 
@@ -26,3 +26,10 @@ async def read_state(broker: Broker, request: GetState) -> bytes:
         page = await broker.state(request.channel, "" if request.after is UNSET else request.after)
     envelope = encode_reply("ok", request.id, offset=page.extent.head, epoch=broker.epoch, more=page.more)
     return envelope[:-1] + b',"entries":{' + page.entries + b"}}"
+
+
+def read_members(broker: Broker, request: GetPresence, bytes_max: int) -> bytes:
+    """The `ok` with a page of who is in a channel."""
+    after = "" if request.after is UNSET else request.after
+    members, more = broker.presence.members(request.channel, after, bytes_max)
+    return encode_reply("ok", request.id, more=more)[:-1] + b',"members":' + members + b"}"

@@ -14,7 +14,7 @@ from trisync.core.cursors import Subscriptions
 from trisync.sessions.connection import DRAINING, Connection
 from trisync.sessions.hook_requests import Client, Door
 from trisync.sessions.hooks import Hooks
-from trisync.sessions.reading import read_history, read_state
+from trisync.sessions.reading import read_history, read_members, read_state
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.version import __version__
@@ -42,6 +42,8 @@ from trisync.wire.replies import encode_goodbye, encode_reply
 SUBMISSION_BYTES_MAX = 1024 * 1024
 """Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
 read brings may be more: it is bounded too."""
+TURN_REQUESTS = 16
+"""Of one connection, answered before others have a turn, where none of them has to wait for anything."""
 
 
 class Session:
@@ -88,7 +90,9 @@ class Session:
         Cancelled half-way, some are handled and some are not; those that were submitted are still answered.
         """
         waiting_since = trio.current_time()
-        for payload in payloads:
+        for number, payload in enumerate(payloads, start=1):
+            if number % TURN_REQUESTS == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 request = decode_request(payload)
             except BadRequest as bad:
@@ -309,8 +313,10 @@ class Session:
                     self._reply(request, await read_history(self._broker, request))
                 case GetState():
                     self._reply(request, await read_state(self._broker, request))
-                case GetPresence():
-                    self._presence(request)
+                case GetPresence() if request.id is not UNSET:
+                    await trio.lowlevel.checkpoint()  # a page may have thousands
+                    bytes_max = self._settings.message_bytes_max
+                    self._connection.reply(read_members(self._broker, request, bytes_max))
                 case Ping() if request.id is not UNSET:
                     self._connection.reply(encode_reply("pong", request.id))
         except LogUnavailable as problem:
@@ -371,10 +377,3 @@ class Session:
             count_max = self._settings.subscriptions_max
             self._subscriptions = Subscriptions(self._broker, self._connection, count_max, self._member(), self._name)
         await self._subscriptions.subscribe(request)
-
-    def _presence(self, request: GetPresence) -> None:
-        if request.id is UNSET:
-            return
-        after = "" if request.after is UNSET else request.after
-        members, more = self._broker.presence.members(request.channel, after, self._settings.message_bytes_max)
-        self._ok(request.id, members=members, more=more)
