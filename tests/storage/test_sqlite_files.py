@@ -275,7 +275,7 @@ async def test_people_read_the_log_with_sqlite_utils_while_it_is_written(tmp_pat
 
 
 async def test_a_channel_forgotten_by_the_writers_cache_goes_on_where_it_was(tmp_path: Path) -> None:
-    async with opened(tmp_path, cached_heads_max=2) as log:
+    async with opened(tmp_path, cached_heads_max=2, producer_cache_bytes_max=3000) as log:
         for round in range(1, 4):
             for channel in "abcde":
                 assert await put(log, publish(channel=channel, seq=round), producer=channel * 16) == [round]

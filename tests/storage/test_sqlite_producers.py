@@ -8,6 +8,7 @@ from msgspec.structs import replace
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
 from trisync.storage.log import Duplicate, Extent, Refused
 from trisync.storage.sqlite_log import FORGET_EVERY_S
+from trisync.storage.sqlite_writer import _memory_of
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import UNANSWERED_MAX, Publish
 
@@ -136,3 +137,15 @@ async def test_producers_that_are_idle_are_forgotten_and_others_are_not(tmp_path
         assert (await log.settled_seq("idle" * 4), await log.settled_seq("busy" * 4)) == (0, 1)
         assert await put(log, publish(seq=1), producer="idle" * 4) == [3]  # forgotten by the writer too
         assert await put(log, publish(seq=1), producer="busy" * 4) == [Duplicate(2)]
+
+
+async def test_what_producers_verdicts_take_in_memory_is_bounded(tmp_path: Path) -> None:
+    async with opened(tmp_path, producer_cache_bytes_max=20_000) as log:
+        for number in range(50):
+            many = [publish(seq=seq) for seq in range(1, UNANSWERED_MAX + 1)]
+            assert len(await put(log, *many, producer=f"{number:016}")) == UNANSWERED_MAX
+        kept = log._writer._producers
+        assert sum(map(_memory_of, kept.values())) <= 20_000
+        assert len(kept) > 0
+        again = await put(log, publish(seq=1), publish(seq=UNANSWERED_MAX + 1), producer="0" * 16)
+        assert again == [Duplicate(1), 50 * UNANSWERED_MAX + 1]

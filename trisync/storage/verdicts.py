@@ -46,12 +46,20 @@ def unpack_verdicts(packed: bytes) -> list[Kept]:
 class Producer:
     """A producer's last settled seq, and its newest verdicts."""
 
-    __slots__ = ("id", "seq", "verdicts")
+    __slots__ = ("id", "packed_bytes", "seq", "verdicts")
 
     def __init__(self, id: str, seq: int = 0, packed: bytes = b"\x90") -> None:
         self.id = id
         self.seq = seq
         self.verdicts: deque[Kept] = deque(unpack_verdicts(packed), maxlen=UNANSWERED_MAX)
+        self.packed_bytes = len(packed)
+        """What the verdicts took when they were packed last."""
+
+    def pack(self) -> bytes:
+        """The verdicts as they are stored."""
+        packed = pack_verdicts(self.verdicts)
+        self.packed_bytes = len(packed)
+        return packed
 
     def answer(self, seq: int) -> "Kept | Duplicate | None":
         """What is known of a `seq` that is not the next one; None for the next one, which is yet to be judged."""
