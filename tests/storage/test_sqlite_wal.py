@@ -12,6 +12,7 @@ import pytest
 from msgspec import Raw
 
 from tests.sqlite_logs import data_of, opened, publish, put
+from trisync.storage import sqlite_opening
 from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES
 from trisync.storage.sqlite_opening import FILE_NAME, open_reader
@@ -39,6 +40,28 @@ async def test_only_the_writer_checkpoints_and_only_between_batches(tmp_path: Pa
         assert file.read_bytes() == at_first
         await log.maintain()
         assert len(file.read_bytes()) > CHECKPOINT_BYTES
+
+
+async def test_a_wal_that_a_reader_made_long_is_short_again_once_it_has_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = 100_000
+    monkeypatch.setattr(sqlite_opening, "WAL_BYTES_KEPT", kept)
+    async with opened(tmp_path) as log:
+        wal, big = tmp_path / f"{FILE_NAME}-wal", publish("x" * kept)
+        reader = open_reader(tmp_path / FILE_NAME, busy_ms=0)
+        reader.execute("BEGIN")
+        reader.execute("SELECT count(*) FROM messages").fetchone()
+        for _ in range(5):
+            await put(log, big)
+            log._writer.pages_written = CHECKPOINT_PAGES
+            await log.maintain()
+        assert wal.stat().st_size > 5 * kept
+        reader.close()
+        log._writer.pages_written = CHECKPOINT_PAGES
+        await log.maintain()
+        await put(log, publish())
+        assert wal.stat().st_size <= kept
 
 
 async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:

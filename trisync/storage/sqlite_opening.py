@@ -27,6 +27,9 @@ Connect = Callable[..., sqlite3.Connection]
 """Opens the file: sqlite3.connect, or what stands in for it where the disk is to fail."""
 
 FILE_NAME = "trisync.db"
+WAL_BYTES_KEPT = 64 * 1024 * 1024
+"""What a WAL that is begun anew may keep of its length: that of four checkpoints, which it has only where a reader, such
+as a backup, kept them from ending."""
 LOCK_NAME = "trisync.lock"
 
 _MAGIC = b"SQLite format 3\0"
@@ -124,6 +127,7 @@ def open_writer(
         connection.execute("PRAGMA journal_mode = WAL")
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
+        connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the pages that scattered appends touch
         _bring_up_to_date(connection, path)
         _set_header(connection, "user_version", SCHEMA_VERSION)
