@@ -1,6 +1,8 @@
 """The settings: where they come from, which is stronger, and that they are all documented."""
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -141,6 +143,16 @@ def test_a_file_says_numbers_as_numbers(tmp_path: Path) -> None:
     assert "tcp_port" in problem(file=file)
     file.write_text("silent_s = 5\n")
     assert load_settings({}, {}, file).silent_s == 5.0
+
+
+def test_a_file_is_utf_8_whatever_the_locale_is(tmp_path: Path) -> None:
+    file = tmp_path / "t.toml"
+    file.write_text('data = "dä"\n', "utf-8")
+    program = "from pathlib import Path; from trisync.config import *; "
+    program += f"print(ascii(load_settings({{}}, {{}}, Path({str(file)!r})).data))"
+    environment = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    ran = subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True, text=True, check=True)
+    assert ran.stdout == ascii("dä") + "\n"
 
 
 @pytest.mark.parametrize("text", [b"tcp_port = ", b"tcp_prot = 1\n", b"\xff\xfe", b"[server]\ntcp_port = 1\n"])

@@ -105,7 +105,7 @@ async def test_a_hook_of_one_connection_holds_up_no_other(tmp_path: Path) -> Non
 
 
 async def test_a_verdict_of_a_hook_settles_a_seq_and_is_repeated_whatever_the_hook_says_then(tmp_path: Path) -> None:
-    server = a_server(tmp_path, message_bytes_max=1000)
+    server = a_server(tmp_path, message_bytes_max=1024)
     verdicts: list[Exception | None] = [Refuse("no"), None]
 
     @server.on_publish

@@ -11,8 +11,8 @@ import pytest
 import trio
 
 from tests.embedded import a_server
-from tests.harness import PATIENCE_S, Json, LinesPeer, server_process, serving
-from trisync import Entry, PublishRequest, WireError
+from tests.harness import PATIENCE_S, Json, LinesPeer, server_process, serving, settings_for
+from trisync import Entry, PublishRequest, Server, Settings, WireError
 
 # What the program says and reads itself
 
@@ -114,7 +114,7 @@ async def test_a_program_empties_a_channel_and_sees_who_is_there(tmp_path: Path)
 async def test_a_program_is_held_to_the_rules_for_clients(
     tmp_path: Path, data: object, fields: Json, code: str
 ) -> None:
-    server = a_server(tmp_path, message_bytes_max=1000)
+    server = a_server(tmp_path, message_bytes_max=1024)
     async with serving(server):
         with pytest.raises(WireError) as refused:
             await server.publish("lobby", data, **fields)
@@ -253,3 +253,33 @@ def test_what_cannot_be_served_is_said_clearly(tmp_path: Path, app: str, said: s
     assert said in " ".join(refused.stderr.split())
     # Where it is the program that fails, its programmer sees where; else nobody needs a traceback.
     assert ("Traceback" in refused.stderr) == (app.split(":")[0] in ("broken", "lost"))
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [
+        (Settings(durability="fulll"), "durability is full or normal, not 'fulll'"),  # type: ignore[arg-type]
+        (Settings(tcp_port=-1), "tcp_port: expected int >= 0"),
+        (Settings(hook_s="soon"), "hook_s: expected float, got str"),  # type: ignore[arg-type]
+    ],
+)
+async def test_a_programs_settings_are_held_to_what_they_may_be(wrong: Settings, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        await Server(wrong).serve()
+
+
+async def test_a_server_serves_once(tmp_path: Path) -> None:
+    server = a_server(tmp_path)
+    async with serving(server):
+        assert server.address is not None
+    assert server.address is None
+    with pytest.raises(RuntimeError, match="serves once"):
+        await server.serve()
+
+
+async def test_a_program_may_change_its_folder_while_it_serves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    server = Server(settings_for(Path("data")))
+    async with serving(server):
+        monkeypatch.chdir("/")
+        assert await server.publish("lobby", 1) == 1

@@ -20,7 +20,7 @@ OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL", "TRISYNC_WEB"}
 _TYPES = get_type_hints(Settings)  # msgspec sorts the words of a Literal
 
 
-class ConfigError(Exception):
+class ConfigError(ValueError):
     """A setting cannot be had; the message says which, where it came from, and what is wrong."""
 
 
@@ -68,6 +68,11 @@ def load_settings(
     return msgspec.convert(values, Settings)
 
 
+def check_settings(settings: Settings) -> None:
+    """Raise ConfigError where a program's settings are not what they may be: making them checks no types or ranges."""
+    _checked(msgspec.structs.asdict(settings), "the settings", strict=True)
+
+
 def _checked(values: Mapping[str, Any], source: str, *, strict: bool) -> dict[str, Any]:
     for name, field in fields().items():
         allowed = choices(field)
@@ -90,7 +95,7 @@ def _with_name_first(error: msgspec.ValidationError) -> str:
 
 def _read_file(file: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(file.read_text())
+        return tomllib.loads(file.read_text("utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as error:
         raise ConfigError(f"{file}: {getattr(error, 'strerror', None) or error}") from None
 

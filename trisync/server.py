@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 import trio
 
+from trisync.config import check_settings
 from trisync.core.broker import Broker
 from trisync.core.outbox import DirectStream
 from trisync.core.retention import Retention
@@ -73,8 +74,9 @@ class Server(Embedding):
         self._random = random.Random(seed)
         self._tokens = secrets.token_hex if seed is None else seeded_tokens(self._random)
         self._drain_asked = trio.Event()
+        self._has_served = False
         self.address: Address | None = None
-        """None until both doors are open."""
+        """None until both doors are open, and again when it has stopped."""
 
     def drain(self) -> None:
         """Stop in good order: see serve(). Further calls change nothing."""
@@ -91,9 +93,14 @@ class Server(Embedding):
         `task_status.started` gets the Address when both doors are open. Draining closes the TCP door, commits and
         acknowledges what was accepted, tells every client when to come back, and sends what is theirs, for
         `drain_s` seconds at most. Cancelled, it stops at once; what was acknowledged is on the disk in any case.
-        Raises LogRefused, and OSError where an address cannot be had. Anything that the log raises otherwise ends
-        the server: an outcome that is not known must not be served.
+        Raises ValueError for settings that cannot be, LogRefused, and OSError where an address cannot be had.
+        Anything that the log raises otherwise ends the server: an outcome that is not known must not be served. A
+        server serves once: RuntimeError.
         """
+        if self._has_served:
+            raise RuntimeError("a server serves once: make another one")
+        check_settings(self.settings)
+        self._has_served = True
         settings = self.settings = fit_connections(self.settings)
         log = await SqliteLog.open(Path(settings.data), settings, tokens=self._tokens)
         try:
@@ -119,7 +126,7 @@ class Server(Embedding):
         try:
             await self._serve_log(log, doors, task_status)
         finally:
-            self._broker = None
+            self._broker = self.address = None
 
     async def _serve_log(self, log: Log, doors: Doors, task_status: trio.TaskStatus[Address]) -> None:
         settings = self.settings

@@ -196,7 +196,7 @@ async def test_the_state_of_a_channel_that_nobody_wrote_to_is_empty(tmp_path: Pa
 
 
 async def test_a_subscription_with_state_is_replaced_by_one_without(tmp_path: Path) -> None:
-    async with running_server(tmp_path, message_bytes_max=300) as running, running.lines() as peer:
+    async with running_server(tmp_path, message_bytes_max=1024) as running, running.lines() as peer:
         for number in range(50):
             await running.server.publish("doc", "x" * 100, key=str(number))
         await peer.send("subscribe", id=1, channel="doc", state=True)

@@ -22,8 +22,8 @@ class LogFiles:
     """The database and its WAL. Both must be there. Not for two threads at once."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
-        self.wal = path.with_name(f"{path.name}-wal")
+        self._path = path.absolute()  # the program may change its folder
+        self.wal = self._path.with_name(f"{path.name}-wal")
         self.wal_bytes = 0
         """Its size, when require() last saw it."""
         self._grown_bytes = 0  # when it was last seen to grow
