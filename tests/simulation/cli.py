@@ -19,7 +19,7 @@ SHOWN_MAX = 300
 """Of a problem's text; --trace shows the whole."""
 
 
-def run_seeds(seeds: Sequence[int], plant: str | None) -> list[Outcome]:
+def run_seeds(seeds: Sequence[int], plant: str | None = None) -> list[Outcome]:
     """Let these worlds happen, one after the other, with a bug planted or none."""
     with planted(plant):
         return [simulate(seed) for seed in seeds]

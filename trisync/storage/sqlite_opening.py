@@ -28,8 +28,8 @@ Connect = Callable[..., sqlite3.Connection]
 
 FILE_NAME = "trisync.db"
 WAL_BYTES_KEPT = 64 * 1024 * 1024
-"""What a WAL that is begun anew may keep of its length: that of four checkpoints, which it has only where a reader, such
-as a backup, kept them from ending."""
+"""What a WAL that is begun anew may keep of its length: that of four checkpoints, which it has only where a reader, as
+a backup is one, kept them from ending."""
 LOCK_NAME = "trisync.lock"
 
 _MAGIC = b"SQLite format 3\0"
