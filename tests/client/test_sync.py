@@ -1,6 +1,8 @@
 """The blocking client: the same promises, from any thread."""
 
 import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -228,3 +230,51 @@ def test_it_is_opened_and_closed_by_programs_that_live_longer_than_a_block(tcp_u
     assert sorted(message.data for message in client.history(channel).messages) == list(range(8))
     client.close()
     client.close()
+
+
+# A process that ends, or forks, with a client that is open
+
+OPEN = """
+import os, sys, trisync
+client = trisync.connect_sync(sys.argv[1]).open()
+receipt = client.post(sys.argv[2], 1)
+"""
+
+
+def run_program(program: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-W", "ignore::DeprecationWarning", "-c", program, *arguments]  # of forks, in 3.12
+    return subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+
+
+@pytest.mark.parametrize(("end", "status"), [("", 0), ("1 / 0", 1), ("sys.exit(3)", 3)])
+def test_a_client_that_nobody_closed_is_closed_with_its_process(
+    tcp_url: str, channel: str, end: str, status: int
+) -> None:
+    ran = run_program(OPEN + end, tcp_url, channel)
+    assert ran.returncode == status, ran.stderr
+    assert ("ZeroDivisionError" in ran.stderr) == (status == 1)
+    with trisync.connect_sync(tcp_url) as client:
+        assert [message.data for message in client.history(channel).messages] == [1]
+
+
+FORK = """
+receipt.result()
+if os.fork() == 0:
+    for ask in (lambda: client.publish(sys.argv[2], 2), lambda: client.status, lambda: client.history(sys.argv[2])):
+        try:
+            ask()
+        except RuntimeError as error:
+            print(error)
+    client.close()
+    with client:
+        print(client.publish(sys.argv[2], "from the child"))
+    sys.exit(0)
+print("the child ended with", os.waitstatus_to_exitcode(os.wait()[1]))
+print(client.publish(sys.argv[2], "from the parent"))
+"""
+
+
+def test_a_client_is_its_own_processs_and_a_fork_opens_another(tcp_url: str, channel: str) -> None:
+    ran = run_program(OPEN + FORK, tcp_url, channel)
+    refused = "the client was opened before a fork: open one in each process\n"
+    assert (ran.stdout, ran.stderr) == (refused * 3 + "2\nthe child ended with 0\n3\n", "")

@@ -3,15 +3,15 @@
 Everything is done by aio.py there; this only carries calls over. Unlike that one, it may be used from any thread.
 """
 
+import atexit
 import ssl
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, Self, TypeVar, overload
 
-from anyio.from_thread import start_blocking_portal
-
 from trisync.client.aio import Client, connect
 from trisync.client.errors import Gap
+from trisync.client.loop_thread import LoopThread
 from trisync.client.machine import Status
 from trisync.client.receipts import Receipt
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
@@ -36,7 +36,8 @@ def connect_sync(
 ) -> "SyncClient":
     """A blocking client of the server at `url`. All is as connect() has it.
 
-    A `with` statement opens and closes it; a program that lives longer than a block calls open() and close().
+    A `with` statement opens and closes it; a program that lives longer than a block calls open() and close(), which
+    is also called when the process ends. A process that forks opens its own one behind that: RuntimeError, else.
 
     >>> with connect_sync(URL, name="script") as client:
     ...     print(client.publish("sync", {"text": "hi"}))
@@ -74,20 +75,22 @@ class SyncClient:
         return self.open()
 
     def __exit__(self, *error: Any) -> None:
-        exits, self._exits = self._exits, None
-        if exits is not None:
+        is_open, exits, self._exits = self._is_open, self._exits, None
+        if is_open and exits is not None:
+            atexit.unregister(self.close)
             exits.__exit__(*error)
 
     def open(self) -> Self:
         """Connect. Raises as entering connect() does, and RuntimeError where it is open already."""
-        if self._exits is not None:
+        if self._is_open:
             raise RuntimeError("it is open already")
         with ExitStack() as exits:
-            portal = exits.enter_context(start_blocking_portal(backend="trio"))
+            portal = exits.enter_context(LoopThread())
             client = portal.call(_made, self._make)
             exits.enter_context(portal.wrap_async_context_manager(client))
             self._opened = Bridge(portal, client)
             self._exits = exits.pop_all()
+        atexit.register(self.close)
         return self
 
     def close(self) -> None:
@@ -95,9 +98,14 @@ class SyncClient:
         self.__exit__(None, None, None)
 
     @property
+    def _is_open(self) -> bool:
+        return self._exits is not None and self._opened is not None and self._opened.is_here
+
+    @property
     def _bridge(self) -> Bridge:
         if self._opened is None:
             raise RuntimeError("it is not open: use it in a with statement, or call open()")
+        self._opened.require_here()
         return self._opened
 
     def _call(self, work: Callable[[Client], Coroutine[Any, Any, T]]) -> T:

@@ -3,6 +3,7 @@
 That lives in the client's own thread; a call here is made there, and waited for. The client itself is in sync.py.
 """
 
+import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from typing import Any, Generic, Self, TypeVar, overload
@@ -33,6 +34,17 @@ class Bridge:
     def __init__(self, portal: BlockingPortal, client: Client) -> None:
         self.client = client
         self._portal = portal
+        self._process = os.getpid()
+
+    @property
+    def is_here(self) -> bool:
+        """Whether the thread is one of this process. A fork has none but that which forked."""
+        return self._process == os.getpid()
+
+    def require_here(self) -> None:
+        """Raise RuntimeError where it is not."""
+        if not self.is_here:
+            raise RuntimeError("the client was opened before a fork: open one in each process")
 
     @overload
     def call(self, work: Callable[..., Awaitable[T]], *args: Any) -> T: ...
@@ -42,6 +54,7 @@ class Bridge:
 
     def call(self, work: Callable[..., Any], *args: Any) -> Any:
         """Call or await it there. Raises Closed where that thread has ended. A Ctrl-C here cancels it there."""
+        self.require_here()
         try:
             future = self._portal.start_task_soon(work, *args)
         except RuntimeError:

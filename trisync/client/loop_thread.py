@@ -1,0 +1,34 @@
+"""An event loop in a thread of its own, for calls from other threads."""
+
+from concurrent.futures import Future
+from threading import Thread
+
+import anyio
+from anyio.from_thread import BlockingPortal
+
+
+class LoopThread:
+    """A context manager for the portal to such a loop. Where nobody leaves it, it ends with the process.
+
+    anyio's start_blocking_portal() is a generator, which waits for the thread when it is collected: at the end of the
+    interpreter, when there are no threads any more, or in a child that was forked and never had it.
+    """
+
+    def __enter__(self) -> BlockingPortal:
+        self._thread = Thread(target=self._run, name="trisync client", daemon=True)
+        self._started: Future[BlockingPortal] = Future()
+        self._thread.start()
+        self._portal = self._started.result()
+        return self._portal
+
+    def __exit__(self, *error: object) -> None:
+        self._portal.call(self._portal.stop)
+        self._thread.join()
+
+    def _run(self) -> None:
+        async def main() -> None:
+            async with BlockingPortal() as portal:
+                self._started.set_result(portal)
+                await portal.sleep_until_stopped()
+
+        anyio.run(main, backend="trio")
