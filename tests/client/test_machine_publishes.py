@@ -1,5 +1,7 @@
 """The client's machine: what it makes of publishes, while it is connected, and while it is not."""
 
+import logging
+
 import pytest
 
 from tests.client.machine_talk import LIMITS, Talk
@@ -54,6 +56,17 @@ def test_a_server_that_cannot_take_it_gets_all_again_in_order_after_a_pause() ->
     assert 0.125 <= resend_at - talk.now <= 0.25
     talk.pass_time(resend_at - talk.now)
     assert [request["seq"] for request in talk.heard()] == [1, 2, 3]
+
+
+def test_that_a_server_does_not_take_a_publish_is_said_once_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
+    talk = Talk()
+    talk.machine.publish("lobby", 1)
+    for _ in range(3):
+        talk.heard()
+        talk.refuse(1, "internal", retry=True)
+        talk.pass_time(talk.machine.deadline() - talk.now)
+    [warning] = [record.getMessage() for record in caplog.records if record.levelno == logging.WARNING]
+    assert "(internal)" in warning
 
 
 def test_a_server_may_say_how_long_the_pause_is() -> None:

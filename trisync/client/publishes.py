@@ -246,7 +246,9 @@ class Publishes:
         elif self._pause_s is None:
             pause_s = self._backoff.failed()
             self._pause_s = answer.retry_ms / 1000 or pause_s
-            logger.debug("the server takes no publish now (%s): again in %.2f s", answer.code, self._pause_s)
+            level = logging.WARNING if self._backoff.failures == 1 else logging.DEBUG  # not at every attempt
+            said = "a publish is refused for now, and it and what comes behind it wait: %s (%s); again in %.2f s"
+            logger.log(level, said, answer.message, answer.code, self._pause_s)
         self._holding = True
 
     def _resume_if_all_answered(self) -> None:
