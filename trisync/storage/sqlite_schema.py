@@ -1,5 +1,7 @@
 """The tables of the log, as they came to be: each migration brings a file to the next version."""
 
+import sqlite3
+from contextlib import closing
 from typing import Any
 
 import sqlite_utils
@@ -155,7 +157,8 @@ def m005_recent_heads(db: Any) -> None:
     )
 
 
-STEPS = [step.name for step in migrations.pending(sqlite_utils.Database(memory=True))]
+with closing(sqlite3.connect(":memory:")) as _empty:
+    STEPS = [step.name for step in migrations.pending(sqlite_utils.Database(_empty))]
 SCHEMA_VERSION = len(STEPS)
 
 TABLES = {
