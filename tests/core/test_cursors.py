@@ -90,6 +90,15 @@ async def test_another_epoch_begins_again_from_the_beginning() -> None:
         assert events(outlet) == [("ok", 3), ("ok", 3), ("gap", "epoch", None, None), 1, 2, 3]
 
 
+async def test_what_was_trimmed_of_another_log_is_announced_too() -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 9)
+        world.log.trimmed["lobby"] = 7
+        outlet, _ = await world.subscriber(since=9, epoch="another")
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 9), ("gap", "epoch", None, None), ("gap", "trimmed", 1, 7), 8, 9]
+
+
 async def test_a_cursor_beyond_the_head_is_of_another_log() -> None:
     async with a_world() as world:
         await publish(world, 3)

@@ -63,7 +63,7 @@ class Subscriptions:
         elif request.since is not UNSET:
             if request.since > channel.head or (request.epoch is not UNSET and request.epoch != epoch):
                 self._outlet.reply(encode_gap(channel.name, "epoch"))
-                cursor = channel.trimmed
+                cursor = 0
             else:
                 cursor = request.since
         subscription = Subscription(channel, self._outlet, cursor, self._fell_behind, with_state=request.state)
