@@ -16,7 +16,7 @@ import msgspec
 import trio
 
 from trisync.cli_errors import first_of, in_words
-from trisync.client import Client, ClientError, Message, NotConnected, State, connect
+from trisync.client import Client, ClientError, Message, NotConnected, Receipt, State, connect
 
 T = TypeVar("T")
 
@@ -58,10 +58,13 @@ async def _answer(client: Client, asked: Awaitable[T]) -> T:
 
 
 def _as_data(text: str) -> object:
+    """JSON as it is, and any other text as a string of JSON. Raises ValueError."""
     try:
         return msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.DecodeError:
         return text
+    except RecursionError:
+        raise ValueError("the data is nested too deep") from None
 
 
 @click.command("publish")
@@ -88,15 +91,34 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
             if data is not None:
                 click.echo(await _answer(client, client.publish(channel, _as_data(data))))
                 return
-            async for lines in _lines_of_input():
-                receipts = []
-                for line in lines:
-                    await client.room()
-                    receipts.append(client.post(channel, _as_data(line)))
-                for receipt in receipts:
-                    _print_offset(await receipt)
+            async for first, lines in _lines_of_input():
+                await _publish_lines(client, channel, first, lines)
 
     _run(talk)
+
+
+async def _publish_lines(client: Client, channel: str, first: int, lines: list[str]) -> None:
+    """Publish lines of the input, `first` the number of the first, and print their offsets.
+
+    Raises ValueError for the first that is refused, once all that were sent have their answers.
+    """
+    problems: dict[int, Exception] = {}
+    receipts: list[Receipt] = []
+    for number, line in enumerate(lines, start=first):
+        await client.room()
+        try:
+            receipts.append(client.post(channel, _as_data(line)))
+        except (ClientError, ValueError) as error:
+            problems[number] = error
+            break
+    for number, receipt in enumerate(receipts, start=first):
+        try:
+            _print_offset(await receipt)
+        except ClientError as error:
+            problems[number] = error
+    if problems:
+        number = min(problems)
+        raise ValueError(f"line {number} of the input: {in_words(problems[number])}")
 
 
 def _print_offset(offset: int) -> None:
@@ -109,8 +131,8 @@ def _print_offset(offset: int) -> None:
         os.close(nowhere)
 
 
-async def _lines_of_input() -> AsyncIterator[list[str]]:
-    """The lines of standard input, as many together as there are at a time.
+async def _lines_of_input() -> AsyncIterator[tuple[int, list[str]]]:
+    """The lines of standard input, as many together as there are at a time, with the number of the first.
 
     Raises ValueError for one that is no UTF-8, once those before it were taken.
     """
@@ -121,7 +143,7 @@ async def _lines_of_input() -> AsyncIterator[list[str]]:
         if rest and not chunk:
             lines = [rest]
         readable = _decoded(lines)
-        yield readable
+        yield count + 1, readable
         count += len(readable)
         if len(readable) < len(lines):
             raise ValueError(f"line {count + 1} of the input is not UTF-8")

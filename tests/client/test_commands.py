@@ -79,6 +79,18 @@ def test_the_lines_before_one_that_is_no_utf_8_are_published_and_that_one_is_nam
     assert json.loads(trisync(tcp_url, "history", channel, "--limit", "1").stdout)["data"] == "é"
 
 
+def test_the_lines_before_one_that_is_refused_are_published_and_that_one_is_named(tcp_url: str, channel: str) -> None:
+    too_deep = "[" * 100_000 + "]" * 100_000
+    for refused, problem in (("x" * 2_000_000, "a message is at most"), (too_deep, "nested too deep")):
+        published = trisync(tcp_url, "publish", channel, text=f"one\ntwo\n{refused}\nbehind\n")
+        assert published.returncode == 1
+        assert len(published.stdout.split()) == 2
+        assert published.stderr.startswith("Error: line 3 of the input: ")
+        assert problem in published.stderr
+    shown = trisync(tcp_url, "history", channel).stdout.splitlines()
+    assert [json.loads(line)["data"] for line in shown] == ["one", "two"] * 2
+
+
 def test_what_a_person_types_is_published_line_by_line(tcp_url: str, channel: str) -> None:
     with running(tcp_url, "publish", channel) as publish:
         assert publish.stdin is not None
