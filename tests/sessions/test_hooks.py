@@ -285,6 +285,19 @@ async def test_a_hook_has_its_deadline_and_no_more(autojump_clock: MockClock, ca
     assert asked == []
 
 
+async def test_a_hook_that_cannot_be_cut_short_is_held_to_its_deadline_too(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    hooks = some_hooks()
+
+    @hooks.on_publish("chat.*")
+    async def ask_the_database(publish: PublishRequest) -> None:
+        with trio.CancelScope(shield=True):  # as a thread is awaited
+            await trio.sleep(DEADLINE_S + 1)
+
+    assert "ask_the_database took longer than 3 s" in logged_bug(await refusal(hooks), caplog).getMessage()
+
+
 async def test_each_hook_has_the_deadline_for_itself(autojump_clock: MockClock) -> None:
     hooks = some_hooks()
 

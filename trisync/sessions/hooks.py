@@ -249,7 +249,7 @@ class Hooks:
                 raise
             _bug(self._tokens(4), hook, client, bugs, closes)
             raise others from None
-        if scope.cancelled_caught:
+        if scope.cancelled_caught or trio.current_time() >= scope.deadline:  # a thread, say, is not cut short
             return _bug(self._tokens(4), hook, client, f"took longer than {self._deadline_s:g} s", closes)
         return None
 
