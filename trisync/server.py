@@ -161,7 +161,7 @@ class Server(Embedding):
     async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
         with trio.move_on_after(settings.drain_s) as patience:
             await broker.settled()
-            registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))
+            await registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))
             while registry.sessions():
                 await registry.left()
         if patience.cancelled_caught:

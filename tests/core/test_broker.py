@@ -265,7 +265,7 @@ async def test_who_is_accepted_just_before_the_goodbyes_gets_one_too() -> None:
             await ours.send_all(b'{"op":"ping","id":1}\n')
             if number == 0:
                 assert await ours.receive_some() == b'{"op":"pong","id":1}\n'
-                registry.part(lambda session: session.goodbye(7))
+                await registry.part(lambda session: session.goodbye(7))
         for ours, _ in streams:
             said = b"".join([chunk async for chunk in ours])
             assert said == b"" or json.loads(said)["op"] == "goodbye"
@@ -298,6 +298,20 @@ async def test_others_have_a_turn_while_much_is_delivered_in_however_many_channe
             [None, None] if ephemeral else [1, 2]
         ] * len(outlets)
         assert all(len(outlet.taken) == 2 for outlet in outlets), "what belongs together is sent at once"
+
+
+async def test_an_ephemeral_message_goes_to_the_live_though_the_log_takes_nothing() -> None:
+    async with a_world() as world:
+        outlet, _ = await world.subscriber()
+        world.log.failure = LogUnavailable("the disk is full")
+        submission = publishes(1)
+        submission.add(Publish(channel="lobby", data=Raw(b'"here"'), ephemeral=True), 20)
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        refused, delivered = submission.verdicts
+        assert isinstance(refused, WireError)
+        assert (refused.code, delivered) == ("unavailable", 0)
+        assert json.loads(outlet.lines()[-1])["data"] == "here"
 
 
 async def test_an_ephemeral_message_goes_to_the_live_and_not_to_the_log() -> None:

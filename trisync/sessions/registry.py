@@ -72,11 +72,10 @@ class Registry:
         if self._goodbye is not None:
             self._goodbye(session)
 
-    def part(self, goodbye: Callable[[Session], None]) -> None:
+    async def part(self, goodbye: Callable[[Session], None]) -> None:
         """Say goodbye to each session that there is, and to each that is yet to come: accepted, and not here so far."""
         self._goodbye = goodbye
-        for session in self.sessions():
-            goodbye(session)
+        await look_at_all(self.sessions(), goodbye)
 
     def sessions(self) -> list[Session]:
         """The sessions there are."""

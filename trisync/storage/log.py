@@ -148,8 +148,11 @@ class Submission:
         self.plain = False
 
     def refuse(self, error: WireError) -> None:
-        """Give every publish the same error; those refused already keep their own."""
-        self.verdicts = [item.error if type(item) is Refused else error for item in self.items]
+        """Give every publish that was to be stored the same error; those refused already keep their own."""
+        self.verdicts = [
+            0 if type(item) is Publish and item.ephemeral else item.error if type(item) is Refused else error
+            for item in self.items
+        ]
 
 
 RUN_OVERHEAD_BYTES = 850
