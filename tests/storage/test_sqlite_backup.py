@@ -223,6 +223,25 @@ async def test_a_copy_that_fails_names_what_was_to_be_copied_and_where_to(
     assert names(tmp_path) == ["data"]
 
 
+async def test_two_copies_at_once_do_not_take_each_other_for_damage(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+
+    def begin_another(done: int, total: int) -> None:
+        with pytest.raises(LogRefused, match=r"x\.db\.partial is being written by another backup"):
+            backup(tmp_path / "data", tmp_path / "x.db")
+
+    backup(tmp_path / "data", tmp_path / "x.db", progress=begin_another)
+    assert names(tmp_path) == ["data", "x.db"]
+
+
+async def test_what_a_copy_that_was_killed_has_left_is_replaced(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+    for left in ("x.db.partial", "x.db.partial-journal"):
+        (tmp_path / left).write_bytes(b"left")
+    backup(tmp_path / "data", tmp_path / "x.db")
+    assert names(tmp_path) == ["data", "x.db"]
+
+
 # Copying back
 
 

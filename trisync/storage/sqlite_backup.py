@@ -4,6 +4,7 @@ Both are for a process of their own, and block it. A backup is one plain SQLite 
 name; nothing here writes to the file that a server has open, nor checkpoints it.
 """
 
+import fcntl
 import os
 import sqlite3
 from collections.abc import Callable, Iterator
@@ -45,8 +46,7 @@ def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progres
     if not replace:
         _refuse_to_replace(file)
     with _copied(source, file, progress) as copy:
-        pass
-    os.replace(copy, file)
+        os.replace(copy, file)
     sync_folder(file.parent)
 
 
@@ -113,15 +113,37 @@ def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
     copy = Path(f"{target}.partial")
     if not copy.parent.is_dir():
         raise LogRefused(f"there is no folder {copy.parent} for {target.name}")
-    copy.unlink(missing_ok=True)
-    copy.touch(0o644)  # where that fails, unlike SQLite, the system says of which file
+    journal = Path(f"{copy}-journal")
+    with _claimed(copy):
+        try:
+            journal.unlink(missing_ok=True)  # of a copy that was killed
+            _copy(source, copy, progress)
+            yield copy
+        except BaseException:
+            for left in (copy, journal):
+                left.unlink(missing_ok=True)
+            raise
+
+
+@contextmanager
+def _claimed(file: Path) -> Iterator[None]:
+    """Make a file, or empty it, and let no other copy be written to it meanwhile. Raises LogRefused, and OSError.
+
+    The kernel lets go of what a copy had that was killed.
+    """
+    descriptor = os.open(file, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
-        _copy(source, copy, progress)
-        yield copy
-    except BaseException:
-        for left in (copy, Path(f"{copy}-journal")):
-            left.unlink(missing_ok=True)
-        raise
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            is_ours = os.path.samestat(os.fstat(descriptor), file.stat())
+        except (BlockingIOError, FileNotFoundError):  # the other one has it, or has just given it its name
+            is_ours = False
+        if not is_ours:
+            raise LogRefused(f"{file} is being written by another backup")
+        os.ftruncate(descriptor, 0)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _copy(source: Path, copy: Path, progress: Progress) -> None:
