@@ -217,6 +217,10 @@ class ServerProcess:
         self.log.seek(0)
         return self.log.read().decode()
 
+    async def lines(self) -> LinesPeer:
+        """A client of it; its stream is to be closed."""
+        return LinesPeer(await trio.open_tcp_stream("127.0.0.1", self.tcp_port))
+
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and return the exit status."""
         self.process.send_signal(how)

@@ -99,3 +99,21 @@ def crash(folder: Path, to: Path) -> Path:
 
 def contents(folder: Path) -> dict[str, bytes]:
     return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+async def a_log(folder: Path, *data: Any) -> str:
+    """Make a log with these messages; returns its epoch."""
+    async with opened(folder) as log:
+        await put(log, *(publish(word) for word in data))
+        return log.epoch
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(file.name for file in folder.iterdir())
+
+
+def damage(file: Path) -> None:
+    """Overwrite the middle of a database, as a failing disk may; its header and schema stay."""
+    with file.open("r+b") as written:
+        written.seek(file.stat().st_size // 2 // 4096 * 4096)
+        written.write(b"\xff" * 4096)

@@ -7,7 +7,7 @@ from typing import Any
 
 import trio
 
-from tests.harness import LinesPeer, Peer, server_process
+from tests.harness import Peer, server_process
 from tests.hostile.arena import MIB, Arena, Undisturbed
 from tests.hostile.loads import load
 from tests.hostile.raw_peers import RawPeer
@@ -199,9 +199,6 @@ async def test_a_reader_that_never_reads_while_100_megabytes_pass_costs_the_proc
     offset = 0
     with server_process(tmp_path, *options) as server:
 
-        async def connect() -> LinesPeer:
-            return LinesPeer(await trio.open_tcp_stream("127.0.0.1", server.tcp_port))
-
         async def pass_by(count: int) -> None:
             """Publish, each once the other reader has the one before."""
             nonlocal offset
@@ -216,7 +213,7 @@ async def test_a_reader_that_never_reads_while_100_megabytes_pass_costs_the_proc
             assert used is not None
             return used.memory_bytes
 
-        publisher, quick, slow = await connect(), await connect(), await connect()
+        publisher, quick, slow = await server.lines(), await server.lines(), await server.lines()
         await quick.request("subscribe", channel="attacked")
         await pass_by(rounds)  # until all caches are full, SQLite's too
         head, before = offset, memory()
