@@ -1,5 +1,7 @@
 """The rules of what channels keep: how they are written, and which one counts."""
 
+import re
+
 import pytest
 
 from trisync.config import ConfigError, load_settings
@@ -42,6 +44,20 @@ def test_what_is_no_rule_is_refused_and_named(text: str) -> None:
         Rules([text])
     with pytest.raises(ValueError, match="retention"):
         Settings(retention=[text])
+
+
+@pytest.mark.parametrize(
+    ("earlier", "later"),
+    [("*", "a"), ("*", "*"), ("chat.*", "chat.vip"), ("chat.*", "chat.*.vip"), ("*.vip", "chat*.vip"), ("a", "a")],
+)
+def test_a_rule_that_could_never_count_is_refused(earlier: str, later: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(f"'{later} messages=9': never used, as '{earlier} messages=1'")):
+        Rules([f"{earlier} messages=1", f"{later} messages=9"])
+
+
+@pytest.mark.parametrize(("earlier", "later"), [("a", "*"), ("chat.vip", "chat.*"), ("a*b", "a*"), ("a*", "*a")])
+def test_a_rule_that_counts_for_some_channels_is_one(earlier: str, later: str) -> None:
+    assert Rules([f"{earlier} messages=1", f"{later} messages=9"])
 
 
 def test_a_wrong_rule_is_a_wrong_setting_from_each_source() -> None:

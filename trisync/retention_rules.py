@@ -55,6 +55,12 @@ class Rules:
     def __init__(self, texts: Sequence[str]) -> None:
         """Raises ValueError for what is no rule."""
         rules = [parse_rule(text) for text in texts]
+        for place, text in enumerate(texts):
+            for earlier, rule in zip(texts[:place], rules, strict=False):
+                if rule.matches(text.split()[0]):  # whatever its stars stand for
+                    raise ValueError(
+                        f"{text!r}: never used, as {earlier!r} comes before it and is for all its channels"
+                    )
 
         @lru_cache(CHANNELS_REMEMBERED)
         def limits(channel: str) -> Limits | None:

@@ -1,11 +1,13 @@
 """Retention: channels keep what their rule says, in small steps, and nobody loses a message without being told."""
 
 import json
+import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 from msgspec import Raw
 from trio.testing import MockClock
@@ -156,7 +158,9 @@ async def test_a_channel_that_is_always_over_leaves_the_others_their_cuts(autoju
         assert extent.head - extent.trimmed > 10
 
 
-async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time(autojump_clock: MockClock) -> None:
+async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time_and_it_is_said_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
     async with a_kept_world("lobby messages=1") as world:
         trim = world.log.trim
 
@@ -170,6 +174,8 @@ async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time(autojump_clo
         world.log.trim = trim  # type: ignore[method-assign]
         await ticks()
         assert await held(world.log) == Extent(5, 4)
+    said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
+    assert said == ["retention waits: database or disk is full", "retention waits no longer"]
 
 
 async def test_who_is_live_sees_nothing_of_it_and_who_is_behind_is_told(autojump_clock: MockClock) -> None:

@@ -18,6 +18,7 @@ from trisync.core.channels import YIELD_EVERY, Channel
 from trisync.core.fair_queue import FairQueue
 from trisync.core.presence import Presence
 from trisync.core.shared_reads import SharedReads
+from trisync.core.troubles import Troubles
 from trisync.settings import Settings
 from trisync.storage.log import (
     ChannelInfo,
@@ -77,7 +78,7 @@ class Broker:
         self._written = 0  # subscribers since others had a turn
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[_Errand] = deque()
-        self._troubles: dict[str, str] = {}
+        self._troubles = Troubles(logger)
         self.stored: Callable[[list[Run]], None] = lambda runs: None
         """Called with what each batch stored, behind its fan-out; must not block or raise."""
         self.presence = Presence(
@@ -177,10 +178,10 @@ class Broker:
                 try:
                     chores = await self._log.maintain()
                 except LogUnavailable as problem:
-                    self._note("maintenance fails", problem)
+                    self._troubles.note("maintenance fails", problem)
                     chores = False
                 else:
-                    self._note("maintenance fails", None)
+                    self._troubles.note("maintenance fails", None)
             self._arrived = trio.Event()
 
     async def _let_others_publish(self) -> None:
@@ -213,16 +214,6 @@ class Broker:
             errand.problem = problem
         errand.done.set()
 
-    def _note(self, trouble: str, problem: LogUnavailable | None) -> None:
-        """Say a trouble when it begins, changes or is over: not with every batch, while a disk is full."""
-        said = self._troubles.pop(trouble, "")
-        if problem is not None:
-            self._troubles[trouble] = str(problem)
-            if said != str(problem):
-                logger.warning("%s: %s", trouble, problem)
-        elif said:
-            logger.warning("%s no longer", trouble)
-
     def _take_batch(self) -> list[Submission]:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
@@ -233,12 +224,12 @@ class Broker:
             try:
                 runs = await self._log.append(batch)
             except LogUnavailable as problem:
-                self._note("publishes are refused", problem)
+                self._troubles.note("publishes are refused", problem)
                 error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
                 for submission in batch:
                     submission.refuse(error)
             else:
-                self._note("publishes are refused", None)
+                self._troubles.note("publishes are refused", None)
         else:
             for submission in batch:
                 submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
@@ -352,6 +343,7 @@ class Broker:
         async def work() -> None:
             extent = await self._log.clear(name)
             extents.append(extent)
+            logger.info("%s is emptied: it goes on behind offset %d", name, extent.head)
             self.reads.forget_state(name)
             channel = self._channels.get(name)
             if channel is not None and extent.head:
@@ -365,6 +357,7 @@ class Broker:
 
         async def work() -> None:
             for name, extent in (await self._log.trim(cuts, count_max)).items():
+                logger.debug("%s is cut up to offset %d", name, extent.trimmed)
                 channel = self._channels.get(name)
                 if channel is not None:
                     channel.trimmed = max(channel.trimmed, extent.trimmed)

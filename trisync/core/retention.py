@@ -12,6 +12,7 @@ from collections.abc import Sequence
 import trio
 
 from trisync.core.broker import Broker
+from trisync.core.troubles import Troubles
 from trisync.retention_rules import Rules
 from trisync.storage.log import ChannelInfo, Log, LogUnavailable, Run
 
@@ -31,6 +32,7 @@ class Retention:
         self._broker = broker
         self._rules = rules
         self._tick_s = tick_s
+        self._troubles = Troubles(logger)
         self._due: dict[str, None] = {}
         self._round_at: str | None = ""
         """Behind which channel the round over all of them goes on; None when none is needed any more."""
@@ -55,7 +57,9 @@ class Retention:
                 await self._go_round()
             except LogUnavailable as problem:
                 self._due |= dict.fromkeys(due)
-                logger.warning("retention waits: %s", problem)
+                self._troubles.note("retention waits", problem)
+            else:
+                self._troubles.note("retention waits", None)
 
     async def _go_round(self) -> None:
         """Look at the next channels in the round: rules may be new, and age comes without a publish."""
