@@ -5,6 +5,7 @@ import math
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -152,9 +153,13 @@ async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: 
                 await server.history("lobby", limit=limit)
         with pytest.raises(ValueError, match="since is 0-9007199254740991, not -1"):
             await server.history("lobby", since=-1)
-        for wrong in (5, b"lobby", ["lobby"]):
-            with pytest.raises(TypeError, match="a channel's name is a string, not "):
-                await server.publish(wrong, 1)  # type: ignore[arg-type]
+        wrong: Any
+        for wrong in (None, 5, b"lobby", ["lobby"]):
+            for call in (lambda: server.publish(wrong, 1), lambda: server.history(wrong), lambda: server.clear(wrong)):  # noqa: B023
+                with pytest.raises(TypeError, match="a channel's name is a string, not "):
+                    await call()
+            with pytest.raises(TypeError, match="a key is a string, not "):
+                await server.word("lobby", wrong)
         with pytest.raises(TypeError, match="since is an integer, not '1'"):
             await server.history("lobby", since="1")  # type: ignore[arg-type]
 

@@ -5,7 +5,7 @@ import logging
 import os
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from typing import TypeVar
 from urllib.error import HTTPError, URLError
 from urllib.parse import quote
@@ -63,6 +63,8 @@ def _as_data(text: str) -> object:
         return msgspec.json.decode(text, type=msgspec.Raw)
     except msgspec.DecodeError:
         return text
+    except UnicodeEncodeError:
+        raise ValueError("the data is not UTF-8") from None
     except RecursionError:
         raise ValueError("the data is nested too deep") from None
 
@@ -247,6 +249,8 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
         raise click.ClickException(_reason(error)) from None
     except (URLError, OSError, ValueError) as error:
         raise click.ClickException(f"{web}: {getattr(error, 'reason', error)}") from None
+    except InvalidURL as error:
+        raise click.ClickException(f"{web}: {error}") from None
     except HTTPException:
         raise click.ClickException(f"{web}: no whole HTTP response came") from None
     try:

@@ -113,6 +113,7 @@ class Embedding:
 
     async def word(self, channel: str, key: str) -> Entry | None:
         """The newest word on a key, None where there is no such key."""
+        check_text("a key", key)
         try:
             page = await self._serving(channel).word(channel, key)
         except LogUnavailable as problem:
@@ -132,13 +133,12 @@ class Embedding:
         members, _ = presence.members(channel, "", 2**53)
         return msgspec.json.decode(members, type=list[dict[str, str]])
 
-    def _serving(self, channel: str | None = None) -> Broker:
+    def _serving(self, channel: str) -> Broker:
         if self._broker is None:
             raise RuntimeError("the server is not serving")
-        if channel is not None:
-            check_text("a channel's name", channel)
-            if not channel_is_valid(channel):
-                raise ValueError(f"{channel!r} is no channel's name")
+        check_text("a channel's name", channel)
+        if not channel_is_valid(channel):
+            raise ValueError(f"{channel!r} is no channel's name")
         return self._broker
 
 

@@ -316,6 +316,27 @@ def test_an_address_that_is_none_is_one_line_that_shows_it(url: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("command", "problem"),
+    [
+        (("history", "lobby", "--url", "tcp://☃:1"), "☃ is no host's name: "),
+        (("history", "lobby", "--url", "ws://ü..b:1"), "ü..b is no host's name: "),
+        (("delete", "lobby", "--yes", "--web", "http://localhost:abc"), "http://localhost:abc: nonnumeric port: "),
+    ],
+)
+def test_a_host_or_port_that_cannot_be_is_one_line_too(command: tuple[str, ...], problem: str) -> None:
+    failed = trisync("", *command)
+    assert failed.returncode == 1
+    assert problem in failed.stderr
+    assert failed.stderr.count("\n") == 1
+
+
+def test_an_argument_that_is_no_utf_8_is_not_published(tcp_url: str, channel: str) -> None:
+    command: list[str | bytes] = [sys.executable, "-m", "trisync", "publish", channel, b"\xff", "--url", tcp_url]
+    failed = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert (failed.returncode, failed.stderr) == (1, "Error: the data is not UTF-8\n")
+
+
+@pytest.mark.parametrize(
     ("answer", "reason"),
     [
         (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "what is there is no web door of trisync"),

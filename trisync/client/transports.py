@@ -102,10 +102,13 @@ class Transport(Protocol):
 
 async def open_transport(address: Address, tls: ssl.SSLContext | None) -> Transport:
     """Connect. Raises OSError, and TransportError where somebody else is behind the door."""
-    if address.encrypted:
-        stream: anyio.abc.ByteStream = await _connect_tls(address, tls or ssl.create_default_context())
-    else:
-        stream = await anyio.connect_tcp(address.host, address.port)
+    try:
+        if address.encrypted:
+            stream: anyio.abc.ByteStream = await _connect_tls(address, tls or ssl.create_default_context())
+        else:
+            stream = await anyio.connect_tcp(address.host, address.port)
+    except UnicodeError as error:  # of IDNA, which not all names can be written in
+        raise TransportError(f"{address.host} is no host's name: {error}") from None
     stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
     if address.scheme.startswith("tcp"):
         return FramesTransport(stream)
