@@ -102,7 +102,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Meta(description="How long a TCP connection may say nothing at first: a person may just be looking"),
     ] = 300.0
     handshake_s: Annotated[Seconds, Meta(description="For a whole HTTP request head or WebSocket handshake")] = 10.0
-    half_message_s: Annotated[Seconds, Meta(description="For the rest of a message that has begun")] = 10.0
+    half_message_s: Annotated[
+        Seconds, Meta(description="For the rest of a message that has begun, and again for each 64 KiB of it")
+    ] = 10.0
     http_idle_s: Annotated[Seconds, Meta(description="How long an HTTP connection may wait for its next request")] = (
         60.0
     )

@@ -1,10 +1,12 @@
 """A connection's end, where it meets what is still to come for it."""
 
+from contextlib import suppress
+
 import pytest
 import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
-from trisync.sessions.connection import Connection
+from trisync.sessions.connection import SLOW_BYTES, Connection
 from trisync.settings import Settings
 from trisync.wire.errors import WireError
 from trisync.wire.framing import Framing
@@ -45,6 +47,36 @@ async def test_time_in_which_a_client_is_not_read_from_is_not_taken_from_its_hal
     assert await connection.receive() == b"the rest"
     with pytest.raises(WireError):
         await connection.receive()
+
+
+async def test_a_large_message_may_take_its_time_as_long_as_it_comes(autojump_clock: MockClock) -> None:
+    settings = Settings()
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, settings, "somebody")
+    connection.expect(partial=True, progress=True)
+    for _ in range(16):
+        await trio.sleep(settings.half_message_s * 0.9)
+        await ours.send_all(bytes(SLOW_BYTES))
+        assert len(await connection.receive()) == SLOW_BYTES
+        connection.expect(partial=True, progress=False)
+    stopped_at = trio.current_time()
+    with pytest.raises(WireError):
+        await connection.receive()
+    assert trio.current_time() - stopped_at < 3 * settings.half_message_s
+
+
+async def test_bytes_that_come_one_by_one_do_not_add_up_to_time(autojump_clock: MockClock) -> None:
+    settings = Settings()
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, settings, "somebody")
+    connection.expect(partial=True, progress=True)
+    began_at = trio.current_time()
+    with suppress(WireError):
+        while trio.current_time() - began_at < 2 * settings.half_message_s:
+            await ours.send_all(b"x")
+            await connection.receive()
+            await trio.sleep(1)
+    assert trio.current_time() - began_at < settings.half_message_s + 2
 
 
 async def test_who_is_cancelled_from_outside_wants_no_writer_any_more() -> None:

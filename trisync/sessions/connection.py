@@ -23,6 +23,9 @@ logger = logging.getLogger(__name__)
 
 HUNG_UP = "the client hung up"
 DRAINING = "the server is stopping"
+SLOW_BYTES = 64 * 1024
+"""Of a message, for which it may take `half_message_s` more: over a slow link a large one does, and bytes that come one
+by one must not."""
 _ORDINARY = {HUNG_UP, DRAINING}
 
 
@@ -222,14 +225,17 @@ class Connection:
             await self.outbox.room()
             self.excuse(waiting_since)
         with trio.CancelScope(deadline=self._deadline):
-            return await self._stream.receive_some(RECEIVE_BYTES)
+            chunk = await self._stream.receive_some(RECEIVE_BYTES)
+            self._deadline += self._settings.half_message_s * len(chunk) / SLOW_BYTES
+            return chunk
         waited_s = self._settings.half_message_s
         raise WireError("bad_request", f"the rest of a message did not come within {waited_s:g} s", closes=True)
 
     def expect(self, *, partial: bool, progress: bool) -> None:
         """Set the deadline for the next bytes: `partial` is whether a message has begun and not ended,
 
-        `progress` whether any ended since the last call. A message that has begun has `half_message_s`.
+        `progress` whether any ended since the last call. A message that has begun has `half_message_s`, and as long
+        again for each SLOW_BYTES of it.
         """
         if not partial:
             self._deadline = math.inf
