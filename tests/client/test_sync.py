@@ -34,14 +34,14 @@ def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_no
 ) -> None:
     with trisync.connect_sync(tcp_url) as client, client.subscribe(channel) as messages:
         for timeout_s in (0, 0.01):
-            with pytest.raises(TimeoutError, match=f"^nothing within {timeout_s} s$"):
+            with pytest.raises(TimeoutError, match=f"^nothing came within {timeout_s} s$"):
                 messages.next(timeout_s)
         receipts = [client.post(channel, number) for number in range(3)]
         assert [item.data for item in (messages.next(PATIENCE_S), messages.next(), next(messages))] == [0, 1, 2]
         assert [receipt.result(0) for receipt in receipts] == [1, 2, 3]
     offline = trisync.connect_sync(NOBODY, wait_s=None, close_s=0).open()
     receipt = offline.post(channel, 1)
-    with pytest.raises(TimeoutError, match=r"^nothing within 0\.01 s$"):
+    with pytest.raises(TimeoutError, match=r"^nothing came within 0\.01 s$"):
         receipt.result(0.01)
     with pytest.raises(Unsettled):
         offline.close()
@@ -230,6 +230,29 @@ def test_it_is_opened_and_closed_by_programs_that_live_longer_than_a_block(tcp_u
     assert sorted(message.data for message in client.history(channel).messages) == list(range(8))
     client.close()
     client.close()
+
+
+def test_a_call_may_have_enough_of_waiting_and_what_it_publishes_is_published_all_the_same(tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        port = server.tcp_port
+        client = trisync.connect_sync(f"tcp://127.0.0.1:{port}", call_s=0.2).open()
+        assert client.publish("lobby", 1) == 1
+        doc = client.state("doc")
+        server.stop(signal.SIGKILL)
+    for ask in (
+        lambda: client.publish("lobby", 2),
+        lambda: client.history("lobby"),
+        lambda: client.members("lobby"),
+        lambda: client.flush(),
+        lambda: doc.__enter__(),
+        lambda: client.post("lobby", 3).result(),
+    ):
+        with pytest.raises(TimeoutError, match=r"^nothing came within 0\.2 s$"):
+            ask()
+    with server_process(tmp_path, tcp_port=port):
+        client.close()
+        with trisync.connect_sync(f"tcp://127.0.0.1:{port}") as other:
+            assert [message.data for message in other.history("lobby").messages] == [1, 2, 3]
 
 
 # A process that ends, or forks, with a client that is open

@@ -17,7 +17,7 @@ from trisync.client.receipts import Receipt
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, check_seconds
 
 T = TypeVar("T")
 Item = TypeVar("Item")
@@ -30,11 +30,15 @@ def connect_sync(
     producer: str | None = None,
     wait_s: float | None = 10.0,
     close_s: float = 10.0,
+    call_s: float | None = None,
     queue_max: int = 10_000,
     queue_bytes_max: int = 16 << 20,
     tls: ssl.SSLContext | None = None,
 ) -> "SyncClient":
     """A blocking client of the server at `url`. All is as connect() has it.
+
+    A call waits for its answer, also while there is no connection, and raises TimeoutError after `call_s` seconds if
+    that is given. What it was to publish is queued, and published, all the same. Iterating has no such limit.
 
     A `with` statement opens and closes it; a program that lives longer than a block calls open() and close(), which
     is also called when the process ends. A process that forks opens its own one behind that: RuntimeError, else.
@@ -60,14 +64,17 @@ def connect_sync(
         )
 
     make()  # which tells here, and not where it is opened, what cannot be
-    return SyncClient(make)
+    if call_s is not None:
+        check_seconds("call_s", call_s)
+    return SyncClient(make, call_s)
 
 
 class SyncClient:
     """A connection that comes back by itself, for threads; made by connect_sync()."""
 
-    def __init__(self, make: Callable[[], Client]) -> None:
+    def __init__(self, make: Callable[[], Client], call_s: float | None) -> None:
         self._make = make
+        self._call_s = call_s
         self._exits: ExitStack | None = None
         self._opened: Bridge | None = None
 
@@ -88,7 +95,7 @@ class SyncClient:
             portal = exits.enter_context(LoopThread())
             client = portal.call(_made, self._make)
             exits.enter_context(portal.wrap_async_context_manager(client))
-            self._opened = Bridge(portal, client)
+            self._opened = Bridge(portal, client, self._call_s)
             self._exits = exits.pop_all()
         atexit.register(self.close)
         return self

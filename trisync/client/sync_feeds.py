@@ -6,6 +6,7 @@ That lives in the client's own thread; a call here is made there, and waited for
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from inspect import isawaitable
 from typing import Any, Generic, Self, TypeVar, overload
 
 import anyio
@@ -31,8 +32,9 @@ TAKEN_AT_ONCE = 1000
 class Bridge:
     """The thread of a client, and the calls that are carried over to it."""
 
-    def __init__(self, portal: BlockingPortal, client: Client) -> None:
+    def __init__(self, portal: BlockingPortal, client: Client, call_s: float | None) -> None:
         self.client = client
+        self._call_s = call_s
         self._portal = portal
         self._process = os.getpid()
 
@@ -53,10 +55,30 @@ class Bridge:
     def call(self, work: Callable[..., T], *args: Any) -> T: ...
 
     def call(self, work: Callable[..., Any], *args: Any) -> Any:
-        """Call or await it there. Raises Closed where that thread has ended. A Ctrl-C here cancels it there."""
+        """Call or await it there, within `call_s`. Raises Closed where that thread has ended, and TimeoutError.
+
+        A Ctrl-C here cancels it there.
+        """
+        return self.call_within(self._call_s, work, *args)
+
+    @overload
+    def call_within(self, timeout_s: float | None, work: Callable[..., Awaitable[T]], *args: Any) -> T: ...
+
+    @overload
+    def call_within(self, timeout_s: float | None, work: Callable[..., T], *args: Any) -> T: ...
+
+    def call_within(self, timeout_s: float | None, work: Callable[..., Any], *args: Any) -> Any:
+        """As call(), but for its limit; None is without one."""
         self.require_here()
+
+        async def limited() -> Any:
+            with anyio.move_on_after(timeout_s):
+                result = work(*args)
+                return await result if isawaitable(result) else result
+            raise TimeoutError(f"nothing came within {timeout_s:g} s")
+
         try:
-            future = self._portal.start_task_soon(work, *args)
+            future = self._portal.start_task_soon(limited)
         except RuntimeError:
             if self.client.status.state is not State.CLOSED:
                 raise
@@ -66,18 +88,6 @@ class Bridge:
         except BaseException:
             future.cancel()
             raise
-
-    def call_within(self, timeout_s: float | None, work: Callable[..., Awaitable[T]], *args: Any) -> T:
-        """As call(), and raises TimeoutError if that takes longer."""
-
-        async def limited() -> T:
-            with anyio.fail_after(timeout_s):
-                return await work(*args)
-
-        try:
-            return self.call(limited)
-        except TimeoutError:
-            raise TimeoutError(f"nothing within {timeout_s:g} s") from None
 
 
 class SyncReceipt:
@@ -96,9 +106,14 @@ class SyncReceipt:
         return self._receipt.done
 
     def result(self, timeout_s: float | None = None) -> int:
-        """Wait for the offset. Raises what the server refuses it with, Closed, and TimeoutError."""
+        """Wait for the offset, for `timeout_s` if that is given. Raises what the server refuses it with, Closed, and
+        TimeoutError.
+        """
         if not self._receipt.done:
-            self._bridge.call_within(timeout_s, self._receipt.wait)
+            if timeout_s is None:
+                self._bridge.call(self._receipt.wait)
+            else:
+                self._bridge.call_within(timeout_s, self._receipt.wait)
         return self._receipt.result()
 
 
@@ -256,4 +271,4 @@ class Blocking(Generic[Item]):
         return self
 
     def __next__(self) -> Item:
-        return self._bridge.call(self._inner.__anext__)
+        return self._bridge.call_within(None, self._inner.__anext__)
