@@ -28,8 +28,8 @@ async def test_a_hook_sees_what_is_subscribed_to_and_can_change_nothing() -> Non
             with pytest.raises(AttributeError):
                 setattr(subscribe, field, None)
 
-    await hooks.judge_subscribe(client, Subscribe(channel="a", since=0, state=True))
-    await hooks.judge_subscribe(client, Subscribe(channel="b", last=5, presence=True))
+    await hooks.judge_reading(client, Subscribe(channel="a", since=0, state=True))
+    await hooks.judge_reading(client, Subscribe(channel="b", last=5, presence=True))
     assert seen == [[client, "a", 0, None, True, False], [client, "b", None, 5, False, True]]
 
 
@@ -47,12 +47,12 @@ async def test_a_hook_refuses_a_subscription(caplog: pytest.LogCaptureFixture) -
         asked.append(subscribe.channel)
 
     with pytest.raises(WireError, match="say who you are") as caught:
-        await hooks.judge_subscribe(a_client(), Subscribe(channel="private.a"))
+        await hooks.judge_reading(a_client(), Subscribe(channel="private.a"))
     assert (caught.value.code, caught.value.closes) == ("forbidden", False)
-    await hooks.judge_subscribe(a_client(), Subscribe(channel="public"))
+    await hooks.judge_reading(a_client(), Subscribe(channel="public"))
     named = a_client()
     named.name = "alice"
-    await hooks.judge_subscribe(named, Subscribe(channel="private.b"))
+    await hooks.judge_reading(named, Subscribe(channel="private.b"))
     assert asked == ["public", "private.b"]
     assert not caplog.records
 
@@ -73,7 +73,7 @@ async def test_a_bug_or_a_deadline_refuses_a_subscription_and_keeps_the_connecti
     for channel in ("a", "b"):
         caplog.clear()
         with pytest.raises(WireError) as caught:
-            await hooks.judge_subscribe(a_client(), Subscribe(channel=channel))
+            await hooks.judge_reading(a_client(), Subscribe(channel=channel))
         assert not caught.value.closes
         logged_bug(caught.value, caplog)
 

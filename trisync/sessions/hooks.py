@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar, overload
 
 import trio
-from msgspec import UNSET
+from msgspec import UNSET, UnsetType
 
 from trisync.patterns import compile_pattern
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
@@ -184,29 +184,28 @@ class Hooks:
                 return Refused(error, request.id, request.seq)
         return asked.result
 
-    async def judge_subscribe(self, client: Client, request: Subscribe) -> None:
-        """Ask the hooks about a subscription. Raises WireError when it is refused."""
-        since = None if request.since is UNSET else request.since
-        last = None if request.last is UNSET else request.last
-        asked = SubscribeRequest(client, request.channel, since, last, request.state, request.presence)
+    async def judge_reading(self, client: Client, request: Subscribe | History | GetState | GetPresence) -> None:
+        """Ask the hooks about any request that reads a channel, as a subscription to the same. Raises WireError."""
+        since: int | UnsetType = UNSET
+        last: int | UnsetType = UNSET
+        state = presence = False
+        match request:
+            case Subscribe():
+                since, last, state, presence = request.since, request.last, request.state, request.presence
+            case History():
+                since = request.since
+                last = request.limit if since is UNSET else UNSET
+            case GetState():
+                state = True
+            case GetPresence():
+                presence = True
+        asked = SubscribeRequest(
+            client, request.channel, None if since is UNSET else since, None if last is UNSET else last, state, presence
+        )
         for hook in self.for_subscribe(request.channel):
             error = await self._ask(hook, asked, client)
             if error is not None:
                 raise error
-
-    async def judge_reading(self, client: Client, request: Subscribe | History | GetState | GetPresence) -> None:
-        """Ask the hooks about any request that reads a channel, as a subscription to the same. Raises WireError."""
-        match request:
-            case Subscribe():
-                asked = request
-            case History():
-                last = request.limit if request.since is UNSET else UNSET
-                asked = Subscribe(channel=request.channel, since=request.since, last=last)
-            case GetState():
-                asked = Subscribe(channel=request.channel, state=True)
-            case GetPresence():
-                asked = Subscribe(channel=request.channel, presence=True)
-        await self.judge_subscribe(client, asked)
 
     async def connected(self, client: Client) -> None:
         """Ask the hooks about a new client. Raises WireError when it is refused: the caller closes the connection."""

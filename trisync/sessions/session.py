@@ -99,10 +99,7 @@ class Session:
                 await self._refuse(bad, len(payload))
                 continue
             if type(request) is Publish:
-                if self._publish_hooks is not None and self._publish_hooks(request.channel):
-                    await self._collect_judged(request)
-                else:
-                    self._collect(request, len(payload))
+                await self._take_publish(request, len(payload))
                 if self._is_much(request):
                     await self._settle_up()
             else:
@@ -168,10 +165,7 @@ class Session:
         if type(request) is Publish:
             if len(request.data) > self._settings.message_bytes_max:
                 raise too_large(self._settings.message_bytes_max)
-            if self._publish_hooks is not None and self._publish_hooks(request.channel):
-                await self._collect_judged(request)
-            else:
-                self._collect(request, len(request.data))
+            await self._take_publish(request, len(request.data))
             self._submit()
             await self._room()
         else:
@@ -236,8 +230,11 @@ class Session:
             self._submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
         return self._submission
 
-    async def _collect_judged(self, request: Publish) -> None:
-        """Collect a publish that hooks are asked about first; what came before it need not wait for them."""
+    async def _take_publish(self, request: Publish, payload_bytes: int) -> None:
+        """Collect a publish, once the hooks were asked about it; what came before it need not wait for them."""
+        if self._publish_hooks is None or not self._publish_hooks(request.channel):
+            self._collect(request, payload_bytes)
+            return
         self._submit()
         item = await self._hooks.judge_publish(self._meet_client(), request)
         self._collect(item, len(item.data) if type(item) is Publish else 0)
