@@ -8,7 +8,7 @@ import hashlib
 import json
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -33,9 +33,38 @@ FAULTS = {
     "dies": "is gone in the midst of it, and nobody can connect any more",
     "hangs up": "closes a subscriber's connection",
     "babbles": "sends a subscriber what is no message",
+    "corrupts": "stores one publish with other content",
+    "shortens": "stores one publish without the end of its content",
+    "appends": "stores one publish with more content than it had",
+    "redates": "stores one publish with another time in its content",
+    "redates for one": "a subscriber gets another time than was published in one message's content",
+    "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
 
 Json = dict[str, Any]
+
+
+PUBLISHER, NUMBER, DUE_US, PADDING = range(4)
+"""Places in the content of a message."""
+
+
+def replaced(data: list[Any], place: int, value: Any) -> list[Any]:
+    """The content of a message with another value at one place."""
+    return [*data[:place], value, *data[place + 1 :]]
+
+
+ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
+    "corrupts": lambda data: replaced(data, PADDING, data[PADDING].replace("x", "y", 1)),
+    "shortens": lambda data: replaced(data, PADDING, data[PADDING][1:]),
+    "appends": lambda data: [*data, 1],
+    "redates": lambda data: replaced(data, DUE_US, data[DUE_US] + 1),
+}
+"""What some faults make of a message's content."""
+
+
+def message_of(request: Json, offset: int) -> Json:
+    """The message that a publish becomes."""
+    return {"op": "message", "channel": request["channel"], "offset": offset, "time": 1, "data": request["data"]}
 
 
 class Client:
@@ -94,6 +123,9 @@ class FakeServer:
         self.clients: list[Client] = []
         self.logs: dict[str, list[Json]] = {}
         self.published = 0
+        self.waiting: dict[int, tuple[Client, Json]] = {}
+        """Publishes that are exchanged with another one, by their publishers."""
+        self.exchanged = 0
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
 
@@ -102,6 +134,8 @@ class FakeServer:
         """Whether its fault has had its turn, and a message behind it has come."""
         if self.fault == "dies":
             return self.published >= VICTIM
+        if self.fault == "exchanges":
+            return self.exchanged == 2
         return max(map(len, self.logs.values()), default=0) > VICTIM
 
     def accept(self) -> None:
@@ -151,21 +185,43 @@ class FakeServer:
             error = {"code": "unavailable", "message": "not today", "retry": True}
             client.send({"op": "error", "id": request["id"], **error})
             return
+        if self.fault == "exchanges" and request["data"][NUMBER] in (VICTIM, VICTIM + 1):
+            self.exchange(client, request)
+            return
         log = self.logs.setdefault(request["channel"], [])
         if hit and self.fault == "forgets":
             client.send({"op": "ok", "id": request["id"], "offset": len(log) + 1})
             return
+        if hit and self.fault in ALTERATIONS:
+            request = request | {"data": ALTERATIONS[self.fault](request["data"])}
         for _ in range(2 if hit and self.fault == "doubles" else 1):
             offset = len(log) + 1
-            log.append(
-                {"op": "message", "channel": request["channel"], "offset": offset, "time": 1, "data": request["data"]}
-            )
+            log.append(message_of(request, offset))
         offset = len(log) - 5 if hit and self.fault == "misnumbers" else len(log)
         client.send({"op": "ok", "id": request["id"], "offset": offset})
         for message in log[-2:] if hit and self.fault == "doubles" else log[-1:]:
-            for other in self.clients:
-                if message["channel"] in other.channels:
-                    self.deliver(other, message)
+            self.deliver_to_all(message)
+
+    def exchange(self, client: Client, request: Json) -> None:
+        """Have a publish wait for the other publisher's; then acknowledge each with the other's offset."""
+        self.waiting[request["data"][PUBLISHER]] = client, request
+        if len(self.waiting) < 2:
+            return
+        pair = [self.waiting[publisher] for publisher in sorted(self.waiting, reverse=self.exchanged > 0)]
+        self.waiting = {}
+        self.exchanged += 1
+        log = self.logs[request["channel"]]
+        log += [message_of(request, offset) for offset, (_, request) in enumerate(pair, len(log) + 1)]
+        for (client, request), message in zip(pair, log[:-3:-1], strict=True):
+            client.send({"op": "ok", "id": request["id"], "offset": message["offset"]})
+        for message in log[-2:]:
+            self.deliver_to_all(message)
+
+    def deliver_to_all(self, message: Json) -> None:
+        """Send a message to everybody who follows its channel."""
+        for client in self.clients:
+            if message["channel"] in client.channels:
+                self.deliver(client, message)
 
     def deliver(self, client: Client, message: Json) -> None:
         """Send a message to a subscriber; faults of delivery hit one of them, the last."""
@@ -185,7 +241,9 @@ class FakeServer:
             client.send(message)
             client.send(message)
         elif hit and self.fault == "alters":
-            client.send(message | {"data": [message["data"][0], message["data"][1] + 1, *message["data"][2:]]})
+            client.send(message | {"data": replaced(message["data"], NUMBER, message["data"][NUMBER] + 1)})
+        elif hit and self.fault == "redates for one":
+            client.send(message | {"data": ALTERATIONS["redates"](message["data"])})
         elif hit and self.fault == "hangs up":
             client.connection.shutdown(socket.SHUT_RDWR)
         elif hit and self.fault == "babbles":

@@ -154,7 +154,7 @@ class Tally(Struct, frozen=True):
     head: int
     """The highest offset."""
     fingerprint: int
-    """Made from every message's offset, publisher and number (see trails.py)."""
+    """Made from every message's offset and content (see trails.py)."""
 
 
 class Totals(Struct):

@@ -10,7 +10,7 @@ KINDS = {
     "lost": "messages that never came",
     "repeated": "messages that came more than once",
     "reordered": "messages that came out of order",
-    "altered": "messages that say different things to different subscribers",
+    "altered": "messages that are not what was published, or what others got",
     "uninvited": "messages that nobody had published or asked for",
     "unkept": "acknowledgements that do not agree with what was delivered",
     "unanswered": "requests without an answer",

@@ -8,14 +8,14 @@ import operator
 import random
 from bisect import bisect_right
 from collections import deque
-from itertools import pairwise, repeat
+from itertools import pairwise
 
 import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.clients import ID_PING, Speaker, Surroundings, Word
 from trisync.loadtest.plan import Tally, clock_us
-from trisync.loadtest.trails import FINGERPRINT_MODULUS, fingerprint
+from trisync.loadtest.trails import FINGERPRINT_MODULUS, PADDING, fingerprints
 
 UNANSWERED_MAX = 100_000
 UNSENT_BYTES_MAX = 8 * 1024 * 1024
@@ -40,14 +40,16 @@ _decode_answers = msgspec.json.Decoder(Answer).decode_lines
 class Run:
     """Publishes to one channel that were due at the same time, and are not answered yet."""
 
-    __slots__ = ("channel", "due_us", "left", "number")
+    __slots__ = ("channel", "due_us", "left", "number", "padding")
 
-    def __init__(self, channel: int, number: int, left: int, due_us: int) -> None:
+    def __init__(self, channel: int, number: int, left: int, due_us: int, padding: int) -> None:
         self.channel = channel
         self.number = number
         """Of the first of them that is unanswered."""
         self.left = left
         self.due_us = due_us
+        self.padding = padding
+        """Length of it in each of them."""
 
 
 class Publisher(Speaker):
@@ -128,13 +130,13 @@ class Publisher(Speaker):
         number, id = self._sent[channel] + 1, self._sent_all + 1
         self._sent[channel] += count
         self._sent_all += count
-        self._unanswered.append(Run(channel, number, count, due_us))
-        padding = b"x" * (self._message_bytes - len(b'[%d,%d,%d,""]' % (self.number, number, due_us)))
+        padding = max(0, self._message_bytes - len(b'[%d,%d,%d,""]' % (self.number, number, due_us)))
+        self._unanswered.append(Run(channel, number, count, due_us, padding))
         template = b'{"op":"publish","channel":"%b","id":%%d,"data":[%d,%%d,%d,"%b"]}' % (
             self._channels[channel],
             self.number,
             due_us,
-            padding,
+            PADDING.encode() * padding,
         )
         return [template % (id + more, number + more) for more in range(count)]
 
@@ -197,7 +199,7 @@ class Publisher(Speaker):
         self._heads[channel] = max(self._heads[channel], *offsets)
         self._counts[channel] += count
         numbers = range(run.number, run.number + count)
-        self._fingerprints[channel] += sum(map(fingerprint, offsets, repeat(self.number), numbers))
+        self._fingerprints[channel] += fingerprints(offsets, self.number, numbers, run.due_us, run.padding)
         self.gauge.acked(run.due_us, self._audience[channel], count)
         self._next_run(count)
 

@@ -191,7 +191,7 @@ class Stage:
                     text = f"{where}: {acked.count:,} publishes were acknowledged, {seen.count:,} came"
                     problems.add("uninvited", text, seen.count - acked.count)
                 elif seen.count == acked.count and seen.fingerprint != acked.fingerprint:
-                    problems.add("unkept", f"{where}: the acknowledged offsets are not where the messages came")
+                    problems.add("unkept", f"{where}: what came is not what was acknowledged at its offsets")
 
 
 def _merge(tallies: list[Tally]) -> dict[int, Tally]:

@@ -7,6 +7,8 @@ only a ping between two messages, is parsed. So every byte of every subscriber i
 """
 
 from bisect import bisect_right
+from collections.abc import Iterable
+from itertools import repeat
 
 from msgspec import Struct
 
@@ -21,7 +23,7 @@ TRAIL_BYTES = 64 * 1024 * 1024
 TRAIL_BYTES_MIN = 64 * 1024
 
 
-class Mark(Struct, array_like=True, frozen=True):
+class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What this tool publishes as `data`: an array of these."""
 
     publisher: int
@@ -30,11 +32,23 @@ class Mark(Struct, array_like=True, frozen=True):
     due_us: int
     """When it was sent, or in an open loop when it should have been."""
     padding: str = ""
+    """Nothing but PADDING, up to the size that is asked for."""
 
 
-def fingerprint(offset: int, publisher: int, number: int) -> int:
-    """A message's part in the sum that tells whether two have seen the same messages at the same offsets."""
-    return offset * ((number << 20) + publisher)
+PADDING = "x"
+
+
+def fingerprint(offset: int, mark: Mark) -> int:
+    """A message's part in the sum that tells whether two have seen the same messages at the same offsets.
+
+    Integers and tuples of them hash alike in all processes, and so that no two changes cancel each other out.
+    """
+    return hash((offset, mark.publisher, mark.number, mark.due_us, len(mark.padding)))
+
+
+def fingerprints(offsets: Iterable[int], publisher: int, numbers: Iterable[int], due_us: int, padding: int) -> int:
+    """The sum of a run's fingerprints, at half the cost."""
+    return sum(map(hash, zip(offsets, repeat(publisher), numbers, repeat(due_us), repeat(padding), strict=False)))
 
 
 FINGERPRINT_MODULUS = (1 << 61) - 1
@@ -107,7 +121,10 @@ class Trail:
         self.ends.append(self.end)
         self.dues.append(mark.due_us)
         self._marks.append(mark)
-        self._fingerprint += fingerprint(offset, mark.publisher, mark.number)
+        self._fingerprint += fingerprint(offset, mark)
+        if mark.padding.strip(PADDING):
+            text = f"{self.channel}: offset {offset} is not what was published"
+            self._gauge.problems.add("altered", text)
         sequence = self._sequences.get(mark.publisher)
         if sequence is None:
             sequence = self._sequences[mark.publisher] = Sequence()
