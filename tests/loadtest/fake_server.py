@@ -37,6 +37,7 @@ FAULTS = {
     "shortens": "stores one publish without the end of its content",
     "appends": "stores one publish with more content than it had",
     "redates": "stores one publish with another time in its content",
+    "misdirects": "stores one publish in a channel as if it were to another one",
     "redates for one": "a subscriber gets another time than was published in one message's content",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
@@ -44,7 +45,7 @@ FAULTS = {
 Json = dict[str, Any]
 
 
-PUBLISHER, NUMBER, DUE_US, PADDING = range(4)
+CHANNEL, PUBLISHER, NUMBER, DUE_US, PADDING = range(5)
 """Places in the content of a message."""
 
 
@@ -57,6 +58,7 @@ ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "corrupts": lambda data: replaced(data, PADDING, data[PADDING].replace("x", "y", 1)),
     "shortens": lambda data: replaced(data, PADDING, data[PADDING][1:]),
     "appends": lambda data: [*data, 1],
+    "misdirects": lambda data: replaced(data, CHANNEL, data[CHANNEL] + 1),
     "redates": lambda data: replaced(data, DUE_US, data[DUE_US] + 1),
 }
 """What some faults make of a message's content."""

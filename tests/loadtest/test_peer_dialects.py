@@ -121,7 +121,7 @@ class Audience:
 
     def stream(self, numbers: list[int]) -> list[bytes]:
         ends = b"" if self.dialect.transport == "ws" else b"\r\n"
-        data = [(b'[0,%-9d,5,"' % number).ljust(SIZE - 2, b"x") + b'"]' for number in numbers]
+        data = [(b'[0,0,%-9d,5,"' % number).ljust(SIZE - 2, b"x") + b'"]' for number in numbers]
         return [self.dialect.delivered(SIZE) + each + ends for each in data]
 
     def hear(self, listener: int, data: bytes, cuts: list[int]) -> None:

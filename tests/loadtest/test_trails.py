@@ -58,7 +58,7 @@ class Audience:
 
 
 def message(offset: int, number: int | None = None) -> bytes:
-    data = [0, offset if number is None else number, 5, "x" * (offset % 7)]
+    data = [0, 0, offset if number is None else number, 5, "x" * (offset % 7)]
     return json.dumps({"op": "message", "channel": "c", "offset": offset, "time": 1, "data": data}).encode()
 
 

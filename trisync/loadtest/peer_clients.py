@@ -101,7 +101,7 @@ def _take_control(speaker: Speaker, dialect: Dialect, piece: Piece) -> None:
 
 def _publish_template(dialect: Dialect, number: int, message_bytes: int) -> bytes:
     """A publish but for its number and time. Its data is a Mark with spaces in it, so that all are of one size."""
-    data = b'[%d,%%-%dd,%%-%dd,"' % (number, NUMBER_DIGITS, TIME_DIGITS)
+    data = b'[0,%d,%%-%dd,%%-%dd,"' % (number, NUMBER_DIGITS, TIME_DIGITS)
     before, behind = dialect.publish(message_bytes)
     return before + data + b"x" * (message_bytes - len(data % (0, 0)) - 2) + b'"]' + behind
 

@@ -130,10 +130,11 @@ class Publisher(Speaker):
         number, id = self._sent[channel] + 1, self._sent_all + 1
         self._sent[channel] += count
         self._sent_all += count
-        padding = max(0, self._message_bytes - len(b'[%d,%d,%d,""]' % (self.number, number, due_us)))
+        padding = max(0, self._message_bytes - len(b'[%d,%d,%d,%d,""]' % (channel, self.number, number, due_us)))
         self._unanswered.append(Run(channel, number, count, due_us, padding))
-        template = b'{"op":"publish","channel":"%b","id":%%d,"data":[%d,%%d,%d,"%b"]}' % (
+        template = b'{"op":"publish","channel":"%b","id":%%d,"data":[%d,%d,%%d,%d,"%b"]}' % (
             self._channels[channel],
+            channel,
             self.number,
             due_us,
             PADDING.encode() * padding,

@@ -26,6 +26,8 @@ TRAIL_BYTES_MIN = 64 * 1024
 class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
     """What this tool publishes as `data`: an array of these."""
 
+    channel: int
+    """Its index among those of the run."""
     publisher: int
     number: int
     """1, 2, 3 … of this publisher in this channel."""
@@ -122,7 +124,7 @@ class Trail:
         self.dues.append(mark.due_us)
         self._marks.append(mark)
         self._fingerprint += fingerprint(offset, mark)
-        if mark.padding.strip(PADDING):
+        if mark.channel != self._index or mark.padding.strip(PADDING):
             text = f"{self.channel}: offset {offset} is not what was published"
             self._gauge.problems.add("altered", text)
         sequence = self._sequences.get(mark.publisher)
