@@ -38,6 +38,13 @@ FAULTS = {
     "appends": "stores one publish with more content than it had",
     "redates": "stores one publish with another time in its content",
     "misdirects": "stores one publish in a channel as if it were to another one",
+    "names": "gives one message a key and a sender that its publish did not have",
+    "turns back": "gives one message an earlier time than the one before it",
+    "retimes": "a subscriber gets another time of a message than the others",
+    "leaks": "sends a message to who never subscribed",
+    "calls twins": "acknowledges one publish as a duplicate",
+    "confirms twice": "answers each request to subscribe twice",
+    "pongs twice": "answers each ping twice",
     "redates for one": "a subscriber gets another time than was published in one message's content",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
@@ -62,6 +69,10 @@ ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "redates": lambda data: replaced(data, DUE_US, data[DUE_US] + 1),
 }
 """What some faults make of a message's content."""
+
+
+ADDITIONS: dict[str, Json] = {"names": {"key": "k", "from": "somebody"}, "turns back": {"time": 0}}
+"""What some faults add to a message, or replace in it."""
 
 
 def message_of(request: Json, offset: int) -> Json:
@@ -164,11 +175,13 @@ class FakeServer:
         """Answer one request."""
         match request["op"]:
             case "ping":
-                client.send({"op": "pong", "id": request["id"]})
+                for _ in range(2 if self.fault == "pongs twice" else 1):
+                    client.send({"op": "pong", "id": request["id"]})
             case "subscribe":
                 log = self.logs.setdefault(request["channel"], [])
                 client.channels.add(request["channel"])
-                client.send({"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"})
+                for _ in range(2 if self.fault == "confirms twice" else 1):
+                    client.send({"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"})
                 for message in log[request["since"] :]:
                     self.deliver(client, message)
             case "publish":
@@ -199,8 +212,13 @@ class FakeServer:
         for _ in range(2 if hit and self.fault == "doubles" else 1):
             offset = len(log) + 1
             log.append(message_of(request, offset))
+        if hit and self.fault in ADDITIONS:
+            log[-1] |= ADDITIONS[self.fault]
         offset = len(log) - 5 if hit and self.fault == "misnumbers" else len(log)
-        client.send({"op": "ok", "id": request["id"], "offset": offset})
+        twin = {"duplicate": True} if hit and self.fault == "calls twins" else {}
+        client.send({"op": "ok", "id": request["id"], "offset": offset} | twin)
+        if hit and self.fault == "leaks":
+            client.send(log[-1])
         for message in log[-2:] if hit and self.fault == "doubles" else log[-1:]:
             self.deliver_to_all(message)
 
@@ -244,6 +262,8 @@ class FakeServer:
             client.send(message)
         elif hit and self.fault == "alters":
             client.send(message | {"data": replaced(message["data"], NUMBER, message["data"][NUMBER] + 1)})
+        elif hit and self.fault == "retimes":
+            client.send(message | {"time": 2})
         elif hit and self.fault == "redates for one":
             client.send(message | {"data": ALTERATIONS["redates"](message["data"])})
         elif hit and self.fault == "hangs up":

@@ -51,6 +51,13 @@ SAID = {
     "appends": "Expected `array` of at most length 5",
     "misdirects": "offset 40 is not what was published",
     "redates": "what came is not what was acknowledged at its offsets",
+    "names": "offset 40 has a key or a sender that nobody gave it",
+    "turns back": "offset 40 has an earlier time than the one before it",
+    "retimes": "offset 40 is not what others got there",
+    "leaks": "publisher 0: message load/",
+    "calls twins": "request 40 is called a duplicate, and is none",
+    "confirms twice": "subscriber 0.0: ok",
+    "pongs twice": "subscriber 0.0: pong",
     "redates for one": "offset 40 is not what others got there",
     "exchanges": "what came is not what was acknowledged at its offsets",
 }
@@ -83,7 +90,9 @@ def test_who_alone_in_a_worker_gets_something_else_is_found() -> None:
     assert SAID["redates"] in load_faulty("redates for one", *options, "--transport", "lines")
 
 
-@pytest.mark.parametrize("fault", ["drops", "repeats", "reorders", "alters", "forgets"])
+@pytest.mark.parametrize(
+    "fault", ["drops", "repeats", "reorders", "alters", "forgets", "leaks", "calls twins", "pongs twice"]
+)
 def test_a_fault_is_named_and_fails_the_run_over_websocket(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *FANOUT, "--transport", "ws")
 

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 import msgspec
-from msgspec import Struct
+from msgspec import Struct, field
 
 from trisync.loadtest.links import Link
 from trisync.loadtest.measuring import Aside, Gauge
@@ -27,7 +27,11 @@ class Word(Struct):
     id: int | None = None
     channel: str = ""
     offset: int = 0
+    time: int = 0
     data: Mark | None = None
+    key: str | None = None
+    sender: int | str | None = field(default=None, name="from")
+    duplicate: bool = False
     code: str = ""
     message: str = ""
     reason: str = ""
@@ -74,10 +78,13 @@ class Speaker:
         self.gauge = around.gauge
         self.link: Link | None = None
         self._tail = b""
+        self._pings = 0
+        """Those without a pong yet."""
 
     def open(self) -> None:
         """Connect; the worker waits for this client until it has."""
         self._tail = b""
+        self._pings = 0
         self.around.pending.add(self)
         self.link = self._connect()
 
@@ -93,6 +100,7 @@ class Speaker:
     def ping(self) -> None:
         """Ask for a pong; the worker waits for it, and so for all that the server sent before."""
         self.around.pending.add(self)
+        self._pings += 1
         self.ask(b'{"op":"ping","id":%d}' % ID_PING)
 
     def ask(self, request: bytes) -> None:
@@ -143,16 +151,18 @@ class Speaker:
             raise Malformed(f"the server closed with {code} {piece.payload[2:].decode(errors='replace')}")
 
     def hear(self, word: Word, wire: bytes) -> None:
-        """Take one word of the server."""
-        if word.op == "pong" and word.id == ID_PING:
+        """Take one word of the server, if it is one that every client may get; who expects others overrides this."""
+        if word.op == "pong" and word.id == ID_PING and self._pings:
+            self._pings -= 1
             self.around.done(self)
         elif word.op == "error":
             self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
             self.around.done(self)
         elif word.op == "goodbye":
             self.gauge.problems.add("closed", f"{self.name}: the server says goodbye ({word.code})")
-        elif word.op not in ("ok", "message"):
-            self.gauge.problems.add("uninvited", f"{self.name}: {word.op} {word.reason} {word.channel}".rstrip())
+        else:
+            said = " ".join(filter(None, (word.op, word.reason, word.channel)))
+            self.gauge.problems.add("uninvited", f"{self.name}: {said}")
 
     def ended(self, reason: str) -> None:
         """The link is gone."""
@@ -167,7 +177,7 @@ class Visitor(Speaker):
     def opened(self) -> None:
         assert self.link is not None
         if self.link.masker is None:
-            self.ask(b'{"op":"ping","id":%d}' % ID_PING)  # TCP itself has no word from the server
+            self.ping()  # TCP itself has no word from the server
         else:
             self._arrived()
 
@@ -182,8 +192,7 @@ class Visitor(Speaker):
     def hear(self, word: Word, wire: bytes) -> None:
         if word.op == "pong" and not self._counted:
             self._arrived()
-        else:
-            super().hear(word, wire)
+        super().hear(word, wire)
 
     _counted = False
 
@@ -196,14 +205,15 @@ class Subscriber(Speaker):
         gauge = Aside(around.gauge) if aside else around.gauge
         self.cursors = {trail.channel: Cursor(name, trail, gauge) for trail in trails}
         self._only = next(iter(self.cursors.values())) if len(trails) == 1 else None
-        self._unsubscribed = 0
+        self._unsubscribed: set[int | None] = set()
+        """Requests to subscribe without an answer yet."""
         self._returned_us = 0
         self._goals_left = 0
 
     def opened(self) -> None:
         assert self.link is not None
         self.gauge.totals.opened += 1
-        self._unsubscribed = len(self.cursors)
+        self._unsubscribed = set(range(1, len(self.cursors) + 1))
         requests = [
             b'{"op":"subscribe","channel":"%b","since":%d,"id":%d}' % (channel.encode(), cursor.expected - 1, number)
             for number, (channel, cursor) in enumerate(self.cursors.items(), 1)
@@ -258,10 +268,13 @@ class Subscriber(Speaker):
             cursor = self.cursors.get(word.channel)
             if cursor is None or word.data is None:
                 self.gauge.problems.add("uninvited", f"{self.name}: a message of {word.channel!r}")
-            else:
-                cursor.take(word.offset, word.data, wire)
-        elif word.op == "ok":
-            self._unsubscribed -= 1
+                return
+            if word.key is not None or word.sender is not None:
+                text = f"{self.name}, {word.channel}: offset {word.offset} has a key or a sender that nobody gave it"
+                self.gauge.problems.add("altered", text)
+            cursor.take(word.offset, word.data, wire, word.time)
+        elif word.op == "ok" and word.id in self._unsubscribed:
+            self._unsubscribed.remove(word.id)
             if not self._unsubscribed and not self._goals_left:
                 self.around.done(self)
         else:

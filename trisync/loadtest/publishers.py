@@ -9,6 +9,7 @@ import random
 from bisect import bisect_right
 from collections import deque
 from itertools import pairwise
+from typing import Literal
 
 import msgspec
 from msgspec import Struct
@@ -27,11 +28,12 @@ PIECE = 128
 
 
 class Answer(Struct):
-    """What is read of an answer where many come at once."""
+    """What many answers that come at once must be: what is not is no Answer, and read one by one."""
 
-    op: str
+    op: Literal["ok"]
     id: int | None = None
     offset: int = 0
+    duplicate: None = None
 
 
 _decode_answers = msgspec.json.Decoder(Answer).decode_lines
@@ -167,8 +169,6 @@ class Publisher(Speaker):
         last = first + len(answers)
         if last > self._sent_all + 1 or [answer.id for answer in answers] != list(range(first, last)):
             return False
-        if any(answer.op != "ok" for answer in answers):
-            return False
         offsets = [answer.offset for answer in answers]
         while offsets:
             count = self._unanswered[0].left
@@ -185,6 +185,8 @@ class Publisher(Speaker):
             self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
             self._next_run(1)
         else:
+            if word.duplicate:
+                self.gauge.problems.add("unkept", f"{self.name}: request {word.id} is called a duplicate, and is none")
             self._book([word.offset])
 
     def _book(self, offsets: list[int]) -> None:

@@ -106,7 +106,8 @@ class Trail:
         self._index = index
         self._gauge = gauge
         self._bytes_max = bytes_max
-        self._marks: list[Mark] = []
+        self._marks: list[tuple[Mark, int]] = []
+        self._time_ms = 0
         self._sequences: dict[int, Sequence] = {}
         self._fingerprint = 0
 
@@ -115,18 +116,22 @@ class Trail:
         """The offset of the message that would make it longer."""
         return self.first + len(self.ends)
 
-    def extend(self, wire: bytes, mark: Mark) -> None:
+    def extend(self, wire: bytes, mark: Mark, time_ms: int) -> None:
         """Append the next message, by its bytes on the wire; its publisher's numbers must be dense too."""
         offset = self.next
         self.data += wire
         self.end += len(wire)
         self.ends.append(self.end)
         self.dues.append(mark.due_us)
-        self._marks.append(mark)
+        self._marks.append((mark, time_ms))
         self._fingerprint += fingerprint(offset, mark)
         if mark.channel != self._index or mark.padding.strip(PADDING):
             text = f"{self.channel}: offset {offset} is not what was published"
             self._gauge.problems.add("altered", text)
+        if time_ms < self._time_ms:
+            text = f"{self.channel}: offset {offset} has an earlier time than the one before it"
+            self._gauge.problems.add("reordered", text)
+        self._time_ms = time_ms
         sequence = self._sequences.get(mark.publisher)
         if sequence is None:
             sequence = self._sequences[mark.publisher] = Sequence()
@@ -137,9 +142,9 @@ class Trail:
         if len(self.data) > 2 * self._bytes_max:
             self._trim()
 
-    def agrees(self, offset: int, mark: Mark) -> bool:
+    def agrees(self, offset: int, mark: Mark, time_ms: int) -> bool:
         """Whether a message is what others got at its offset, as far as that is known here."""
-        return not self.first <= offset < self.next or self._marks[offset - self.first] == mark
+        return not self.first <= offset < self.next or self._marks[offset - self.first] == (mark, time_ms)
 
     def end_of(self, offset: int) -> int:
         """The position behind a message, or -1 where it is not held."""
@@ -232,13 +237,13 @@ class Cursor:
             self.partial = self.step_back()
             self.position = -1
 
-    def take(self, offset: int, mark: Mark, wire: bytes) -> None:
-        """Note a whole message, parsed."""
+    def take(self, offset: int, mark: Mark, wire: bytes, time_ms: int = 0) -> None:
+        """Note a whole message, parsed; `time_ms` is the server's, which never goes back within a channel."""
         trail = self.trail
         if offset == self.expected:
             if offset == trail.next:
-                trail.extend(wire, mark)
-            elif not trail.agrees(offset, mark):
+                trail.extend(wire, mark, time_ms)
+            elif not trail.agrees(offset, mark, time_ms):
                 text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
                 self._gauge.problems.add("altered", text)
         wrong = self._sequence.take(offset)
