@@ -35,6 +35,9 @@ class Line:
     def send(self, data: bytes) -> None:
         self.sent.append(data)
 
+    def close(self) -> None:
+        pass
+
 
 class Audience:
     """Subscribers of one channel in one worker."""
@@ -150,6 +153,31 @@ def test_who_is_far_behind_what_the_trail_still_holds_is_checked_all_the_same() 
     feed(audience.subscribers[1], data[150:], [chance.randrange(len(data)) for _ in range(100)])
     assert audience.kinds() == set()
     assert audience.gauge.totals.delivered == 600
+
+
+@pytest.mark.parametrize("returns", [False, True])
+def test_who_gets_something_else_far_behind_what_the_trail_holds_is_found(returns: bool) -> None:
+    audience = Audience("lines", 2, bytes_max=2000)
+    messages = [message(offset) for offset in range(1, 301)]
+    first, second = audience.subscribers
+    feed(second, stream("lines", messages[:10]), [100])
+    if returns:
+        second.close()
+        second.link = audience.line
+    feed(first, stream("lines", messages), [part * 700 for part in range(60)])
+    assert audience.trail.first > 200
+    messages[19] = message(20, number=21)
+    messages[20] = message(21, number=20)
+    feed(second, stream("lines", messages[10:]), [part * 700 for part in range(60)])
+    assert audience.kinds() == {"altered"}
+
+
+def test_a_loss_far_behind_what_the_trail_holds_is_not_also_called_an_alteration() -> None:
+    audience = Audience("lines", 2, bytes_max=2000)
+    messages = [message(offset) for offset in range(1, 301)]
+    feed(audience.subscribers[0], stream("lines", messages), [part * 700 for part in range(60)])
+    feed(audience.subscribers[1], stream("lines", messages[:20] + messages[21:]), [])
+    assert audience.kinds() == {"lost"}
 
 
 def test_a_sequence_tells_late_from_repeated_from_lost() -> None:

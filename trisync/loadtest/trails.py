@@ -19,7 +19,7 @@ MISSING_MAX = 10_000
 """Missing numbers of a sequence that are remembered one by one; whether later ones come late is not found out."""
 
 TRAIL_BYTES = 64 * 1024 * 1024
-"""Kept of all trails of a worker. A subscriber further behind is parsed until it has caught up."""
+"""Kept of all trails of a worker. A subscriber further behind is parsed, and compared once it has caught up."""
 TRAIL_BYTES_MIN = 64 * 1024
 
 
@@ -109,7 +109,10 @@ class Trail:
         self._marks: list[tuple[Mark, int]] = []
         self._time_ms = 0
         self._sequences: dict[int, Sequence] = {}
-        self._fingerprint = 0
+        self._sum = self._sum_before = 0
+        """Of the fingerprints of all messages, and of those before the first that is held."""
+        self._sums: list[int] = []
+        """Sums up to each message held."""
 
     @property
     def next(self) -> int:
@@ -124,7 +127,8 @@ class Trail:
         self.ends.append(self.end)
         self.dues.append(mark.due_us)
         self._marks.append((mark, time_ms))
-        self._fingerprint += fingerprint(offset, mark)
+        self._sum = (self._sum + fingerprint(offset, mark)) % FINGERPRINT_MODULUS
+        self._sums.append(self._sum)
         if mark.channel != self._index or mark.padding.strip(PADDING):
             text = f"{self.channel}: offset {offset} is not what was published"
             self._gauge.problems.add("altered", text)
@@ -152,6 +156,10 @@ class Trail:
             return self.ends[offset - self.first]
         return self.base if offset == self.first - 1 else -1
 
+    def sum_of(self, offset: int) -> int:
+        """The sum of the fingerprints up to a message whose end is held."""
+        return self._sums[offset - self.first] if offset >= self.first else self._sum_before
+
     def _trim(self) -> None:
         count = bisect_right(self.ends, self.end - self._bytes_max)
         if not count:
@@ -161,14 +169,15 @@ class Trail:
             if cursor.position < base:
                 cursor.let_go()
         del self.data[: base - self.base]
-        for held in (self.ends, self.dues, self._marks):
+        self._sum_before = self._sums[count - 1]
+        for held in (self.ends, self.dues, self._marks, self._sums):
             del held[:count]
         self.base = base
         self.first += count
 
     def tally(self) -> Tally:
         """What was seen of this channel here."""
-        return Tally(self._index, self.next - 1, self.next - 1, self._fingerprint % FINGERPRINT_MODULUS)
+        return Tally(self._index, self.next - 1, self.next - 1, self._sum)
 
     def finish(self) -> None:
         """Report the publishes that never came, though later ones of their publishers did."""
@@ -182,7 +191,7 @@ class Trail:
 class Cursor:
     """Where one subscriber is in one channel."""
 
-    __slots__ = ("_gauge", "_sequence", "_who", "expected", "goal", "partial", "position", "trail")
+    __slots__ = ("_gauge", "_sequence", "_sum", "_who", "expected", "goal", "partial", "position", "trail")
 
     def __init__(self, who: str, trail: Trail, gauge: Gauge | Aside) -> None:
         self.trail = trail
@@ -197,11 +206,23 @@ class Cursor:
         self._who = who
         self._gauge = gauge
         self._sequence = Sequence()
+        self._sum: int | None = 0
+        """Of the fingerprints up to `expected`, where the trail has forgotten the messages; None where each one is
+        compared, or one is missing."""
         trail.cursors.append(self)
         self._find_position()
 
     def _find_position(self) -> None:
         self.position = self.trail.end_of(self.expected - 1)
+        if self.position >= 0 and self._sum is not None:
+            self._compare_sums()
+
+    def _compare_sums(self) -> None:
+        """Judge, now that it has caught up with the trail, what it got while it was behind."""
+        if self._sum != self.trail.sum_of(self.expected - 1):
+            text = f"{self._who}, {self.trail.channel}: what came before offset {self.expected} is not what others got"
+            self._gauge.problems.add("altered", text)
+        self._sum = None
 
     def skim(self, chunk: memoryview) -> int:
         """Go forward over the bytes of `chunk` that are the trail's; returns how many, all or up to its end, or 0."""
@@ -236,16 +257,15 @@ class Cursor:
         if self.position >= 0:
             self.partial = self.step_back()
             self.position = -1
+            self._sum = self.trail.sum_of(self.expected - 1)
 
     def take(self, offset: int, mark: Mark, wire: bytes, time_ms: int = 0) -> None:
         """Note a whole message, parsed; `time_ms` is the server's, which never goes back within a channel."""
         trail = self.trail
         if offset == self.expected:
-            if offset == trail.next:
-                trail.extend(wire, mark, time_ms)
-            elif not trail.agrees(offset, mark, time_ms):
-                text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
-                self._gauge.problems.add("altered", text)
+            self._compare(offset, mark, wire, time_ms)
+        else:
+            self._sum = None
         wrong = self._sequence.take(offset)
         if wrong is not None:
             before = self.expected - 1
@@ -254,6 +274,16 @@ class Cursor:
         self.expected = self._sequence.expected
         self._find_position()
         self._gauge.delivered_one(mark.due_us)
+
+    def _compare(self, offset: int, mark: Mark, wire: bytes, time_ms: int) -> None:
+        trail = self.trail
+        if self._sum is not None:
+            self._sum = (self._sum + fingerprint(offset, mark)) % FINGERPRINT_MODULUS
+        if offset == trail.next:
+            trail.extend(wire, mark, time_ms)
+        elif not trail.agrees(offset, mark, time_ms):
+            text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
+            self._gauge.problems.add("altered", text)
 
     def finish(self, *, cut_off: bool = False) -> None:
         """Report the offsets that never came, though later ones did, and those awaited.
