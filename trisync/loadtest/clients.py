@@ -208,7 +208,7 @@ class Subscriber(Speaker):
         self._unsubscribed: set[int | None] = set()
         """Requests to subscribe without an answer yet."""
         self._returned_us = 0
-        self._goals_left = 0
+        self._awaits_goals = False
 
     def opened(self) -> None:
         assert self.link is not None
@@ -240,7 +240,7 @@ class Subscriber(Speaker):
             known = only.skim(chunk)
             if known < len(chunk):
                 self.read(only.step_back() + chunk[known:])
-        if self._goals_left:
+        if self._awaits_goals:
             self._look_for_goals()
 
     def expect(self, heads: dict[str, int], returned_us: int = 0) -> None:
@@ -249,16 +249,18 @@ class Subscriber(Speaker):
         Who has lost its connection, and does not return, is not awaited; finish() says what it did not see.
         """
         self._returned_us = returned_us
-        self._goals_left = 0
         for channel, cursor in self.cursors.items():
             cursor.goal = heads[channel]
-            self._goals_left += cursor.expected <= cursor.goal
-        if self._goals_left and (self.link is not None or returned_us):
+        self._awaits_goals = not self._has_goals()
+        if self._awaits_goals and (self.link is not None or returned_us):
             self.around.pending.add(self)
 
+    def _has_goals(self) -> bool:
+        return all(cursor.expected > cursor.goal for cursor in self.cursors.values())
+
     def _look_for_goals(self) -> None:
-        if all(cursor.expected > cursor.goal for cursor in self.cursors.values()):
-            self._goals_left = 0
+        if self._has_goals():
+            self._awaits_goals = False
             self.around.done(self)
             if self._returned_us:
                 self.gauge.took(self._returned_us)
@@ -275,14 +277,14 @@ class Subscriber(Speaker):
             cursor.take(word.offset, word.data, wire, word.time)
         elif word.op == "ok" and word.id in self._unsubscribed:
             self._unsubscribed.remove(word.id)
-            if not self._unsubscribed and not self._goals_left:
+            if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)
         else:
             super().hear(word, wire)
 
     def complain(self) -> None:
         """What is missing is said by finish()."""
-        if not self._goals_left:
+        if not self._awaits_goals:
             super().complain()
 
     def finish(self) -> None:
