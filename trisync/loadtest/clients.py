@@ -127,11 +127,13 @@ class Speaker:
         self.read(self._tail + chunk)
 
     def read(self, data: bytes) -> None:
-        """Take the whole pieces in `data`, and keep the rest."""
+        """Take the whole pieces in `data`, and keep the rest; of a link that ends meanwhile, take no more."""
         assert self.link is not None
         start = 0
         for piece in self.link.split(data):
             self._take(piece, data[start : piece.end])
+            if self.link is None:
+                return
             start = piece.end
         self._tail = data[start:]
 
