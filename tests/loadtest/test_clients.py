@@ -1,8 +1,62 @@
 """Clients without a server: what becomes of them when their connections do not come about, or end."""
 
+import errno
+import os
+import socket
+from collections.abc import Iterator
 from typing import Any, cast
 
+import pytest
+
 from tests.loadtest.test_trails import PING, Audience
+from trisync.loadtest.clients import Speaker, Surroundings
+from trisync.loadtest.links import Link, Loop
+from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.problems import Problem, Problems
+
+
+@pytest.fixture
+def loop() -> Iterator[Loop]:
+    loop = Loop()
+    yield loop
+    loop.close()
+
+
+def opened_towards(host: str, loop: Loop) -> tuple[Speaker, Problems]:
+    """A client that has tried to connect, and what it found."""
+    problems = Problems()
+    around = Surroundings(Gauge(0, problems), lambda client: Link(loop, client, "lines", host, 2345), loop.after)
+    speaker = Speaker("s0", around)
+    speaker.open()
+    loop.turn(0)
+    assert not around.pending
+    return speaker, problems
+
+
+def test_where_no_more_files_can_be_opened_there_is_no_connection(loop: Loop, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_socket(*_: object) -> socket.socket:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    monkeypatch.setattr(socket, "socket", no_socket)
+    speaker, problems = opened_towards("127.0.0.1", loop)
+    assert speaker.link is None
+    assert problems.listed() == [Problem("closed", 1, ["s0: Too many open files"])]
+
+
+def test_who_cannot_connect_at_once_has_no_link(loop: Loop) -> None:
+    speaker, problems = opened_towards("255.255.255.255", loop)  # nobody can, over TCP, and no packet is sent
+    assert speaker.link is None
+    assert problems.listed() == [Problem("closed", 1, ["s0: Network is unreachable"])]
+
+
+def test_who_hangs_up_before_hearing_that_the_link_failed_hears_nothing(loop: Loop) -> None:
+    problems = Problems()
+    around = Surroundings(Gauge(0, problems), lambda client: Link(loop, client, "lines", "255.255.255.255", 2345))
+    speaker = Speaker("s0", around)
+    speaker.open()
+    speaker.close()
+    loop.turn(0)
+    assert not problems
 
 
 def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:

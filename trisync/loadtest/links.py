@@ -11,6 +11,7 @@ import select
 import socket
 import struct
 from collections.abc import Callable
+from functools import partial
 from heapq import heappop, heappush
 from typing import Protocol
 
@@ -131,17 +132,26 @@ class Link:
         self._open = False
         self._reading = select.EPOLLIN
         self._unsent = bytearray()
-        self._socket = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+        self._target = (host, port)
+        self._fd = -1
+        self._over = False
+        try:
+            self._connect(buffer_bytes)
+        except OSError as error:  # which the client hears when it has this link, and not before
+            loop.after(0, partial(self._end, error.strerror or str(error)))
+
+    def _connect(self, buffer_bytes: int) -> None:
+        self._socket = socket.socket(socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET, socket.SOCK_STREAM)
         self._socket.setblocking(False)
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         if buffer_bytes:  # how much the kernel takes for a client that does not read
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, buffer_bytes)
-        self._fd = self._socket.fileno()
-        self._target = (host, port)
-        self._loop.watch(self._fd, self, select.EPOLLOUT)
         code = self._socket.connect_ex(self._target)
         if code not in (0, errno.EINPROGRESS):
-            self._end(os.strerror(code))
+            self._socket.close()
+            raise OSError(code, os.strerror(code))
+        self._fd = self._socket.fileno()
+        self._loop.watch(self._fd, self, select.EPOLLOUT)
 
     @property
     def usable(self) -> bool:
@@ -186,6 +196,7 @@ class Link:
 
     def close(self) -> None:
         """Hang up; the client is told nothing more."""
+        self._over = True
         if self._fd >= 0:
             self._loop.forget(self._fd)
             self._socket.close()
@@ -208,6 +219,7 @@ class Link:
         self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, filter)
         self._loop.forget(self._fd)
         self._fd = -1
+        self._over = True
         return self._socket
 
     def ready(self, events: int) -> None:
@@ -221,7 +233,7 @@ class Link:
             self._readable()
 
     def _end(self, reason: str) -> None:
-        if self._fd >= 0:
+        if not self._over:
             self.close()
             self._client.ended(reason)
 
