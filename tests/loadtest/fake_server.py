@@ -33,6 +33,7 @@ FAULTS = {
     "dies": "is gone in the midst of it, and nobody can connect any more",
     "hangs up": "closes a subscriber's connection",
     "babbles": "sends a subscriber what is no message",
+    "closes": "closes a subscriber's WebSocket",
     "corrupts": "stores one publish with other content",
     "shortens": "stores one publish without the end of its content",
     "appends": "stores one publish with more content than it had",
@@ -268,6 +269,8 @@ class FakeServer:
             client.send(message | {"data": ALTERATIONS["redates"](message["data"])})
         elif hit and self.fault == "hangs up":
             client.connection.shutdown(socket.SHUT_RDWR)
+        elif hit and self.fault == "closes":
+            client.connection.sendall(b"\x88\x05\x03\xe9bye")
         elif hit and self.fault == "babbles":
             client.send(message | {"offset": "forty"})
         elif not (hit and self.fault == "drops"):

@@ -62,7 +62,7 @@ def test_who_hangs_up_before_hearing_that_the_link_failed_hears_nothing(loop: Lo
 def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:
     audience = Audience("ws", 1)
     (subscriber,) = audience.subscribers
-    cast(Any, audience.line).send = lambda data: subscriber.ended("reset")
+    cast(Any, audience.line).send = lambda data: subscriber.ended("reset", "closed")
     subscriber.receive(memoryview(PING * 3))
     (problem,) = audience.problems.listed()
     assert (problem.kind, problem.examples) == ("closed", ["s0: reset"])

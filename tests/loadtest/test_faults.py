@@ -6,6 +6,7 @@ from click.testing import CliRunner, Result
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import FAULTS, fake_server
 from trisync.loadtest.cli import BROKEN, loadtest_command
+from trisync.loadtest.problems import KINDS
 
 
 def load(port: int, *options: str, patience_s: float = 0.6) -> Result:
@@ -46,6 +47,7 @@ SAID = {
     "dies": "the server hung up",
     "hangs up": "the server hung up",
     "babbles": "Expected `int`, got `str`",
+    "closes": "the server closed with 1001 bye",
     "corrupts": "offset 40 is not what was published",
     "shortens": "what came is not what was acknowledged at its offsets",
     "appends": "Expected `array` of at most length 5",
@@ -75,7 +77,7 @@ def test_a_server_that_keeps_everything_passes(transport: str) -> None:
     assert "PASSED" in result.output
 
 
-@pytest.mark.parametrize("fault", sorted(set(SAID) - {"exchanges"}))
+@pytest.mark.parametrize("fault", sorted(set(SAID) - {"closes", "exchanges"}))
 def test_a_fault_is_named_and_fails_the_run_over_lines(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *FANOUT, "--transport", "lines")
 
@@ -91,7 +93,7 @@ def test_who_alone_in_a_worker_gets_something_else_is_found() -> None:
 
 
 @pytest.mark.parametrize(
-    "fault", ["drops", "repeats", "reorders", "alters", "forgets", "leaks", "calls twins", "pongs twice"]
+    "fault", ["drops", "repeats", "reorders", "alters", "forgets", "leaks", "calls twins", "pongs twice", "closes"]
 )
 def test_a_fault_is_named_and_fails_the_run_over_websocket(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *FANOUT, "--transport", "ws")
@@ -114,6 +116,15 @@ def test_a_message_lost_between_drop_and_return_is_found() -> None:
         result = load(fake.port, "resume", "--subscribers", "2", "--missed", "50", "--transport", "lines")
     assert result.exit_code == BROKEN, result.output
     assert SAID["drops"] in result.output
+
+
+@pytest.mark.parametrize(
+    ("fault", "kind"),
+    [("babbles", "malformed"), ("appends", "malformed"), ("closes", "closed"), ("hangs up", "closed")],
+)
+def test_nonsense_from_the_server_is_not_called_a_connection_that_it_ended(fault: str, kind: str) -> None:
+    said = load_faulty(fault, *FANOUT, "--transport", "ws")
+    assert {each for each in ("malformed", "closed") if KINDS[each] in said} == {kind}
 
 
 @pytest.mark.parametrize("options", [(*FANOUT, "--transport", "lines"), INGEST])

@@ -113,7 +113,7 @@ class Client:
     def done_reading(self) -> None:
         """All that was received together has been heard."""
 
-    def ended(self, reason: str) -> None:
+    def ended(self, reason: str, kind: str) -> None:
         """See links.Client: the server is gone, as far as this client can see."""
         self.link = None
 

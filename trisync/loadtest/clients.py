@@ -150,7 +150,8 @@ class Speaker:
             self.link.send(self.link.masker.control(PONG, piece.payload))
         elif piece.opcode == CLOSE:
             code = int.from_bytes(piece.payload[:2], "big")
-            raise Malformed(f"the server closed with {code} {piece.payload[2:].decode(errors='replace')}")
+            assert self.link is not None
+            self.link.end(f"the server closed with {code} {piece.payload[2:].decode(errors='replace')}")
 
     def hear(self, word: Word, wire: bytes) -> None:
         """Take one word of the server, if it is one that every client may get; who expects others overrides this."""
@@ -166,11 +167,11 @@ class Speaker:
             said = " ".join(filter(None, (word.op, word.reason, word.channel)))
             self.gauge.problems.add("uninvited", f"{self.name}: {said}")
 
-    def ended(self, reason: str) -> None:
+    def ended(self, reason: str, kind: str) -> None:
         """The link is gone."""
         self.link = None
         self.around.done(self)
-        self.gauge.problems.add("closed", f"{self.name}: {reason}")
+        self.gauge.problems.add(kind, f"{self.name}: {reason}")
 
 
 class Visitor(Speaker):

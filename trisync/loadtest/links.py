@@ -106,8 +106,8 @@ class Client(Protocol):
     def receive(self, chunk: memoryview) -> None:
         """Bytes have come; they are gone when this returns. May raise Malformed."""
 
-    def ended(self, reason: str) -> None:
-        """The link is gone, though nobody here closed it."""
+    def ended(self, reason: str, kind: str) -> None:
+        """The link is gone, though nobody here closed it; `kind` is one of problems.KINDS."""
 
 
 class Link:
@@ -138,7 +138,7 @@ class Link:
         try:
             self._connect(buffer_bytes)
         except OSError as error:  # which the client hears when it has this link, and not before
-            loop.after(0, partial(self._end, error.strerror or str(error)))
+            loop.after(0, partial(self.end, error.strerror or str(error)))
 
     def _connect(self, buffer_bytes: int) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET, socket.SOCK_STREAM)
@@ -175,7 +175,7 @@ class Link:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self._end(str(error))
+            self.end(str(error))
             return
         if sent < len(data):
             self._unsent += data[sent:]
@@ -232,10 +232,11 @@ class Link:
         if events & ~select.EPOLLOUT and self._fd >= 0:
             self._readable()
 
-    def _end(self, reason: str) -> None:
+    def end(self, reason: str, kind: str = "closed") -> None:
+        """Hang up, and tell the client why."""
         if not self._over:
             self.close()
-            self._client.ended(reason)
+            self._client.ended(reason, kind)
 
     def _writable(self) -> None:
         if not self._open and self._handshake is None:
@@ -249,7 +250,7 @@ class Link:
     def _connected(self) -> None:
         code = self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if code:
-            self._end(os.strerror(code))
+            self.end(os.strerror(code))
             return
         self._loop.change(self._fd, self._reading)
         if self._transport == "ws":
@@ -266,10 +267,10 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self._end(str(error))
+            self.end(str(error))
             return
         if not size:
-            self._end("the server hung up")
+            self.end("the server hung up")
             return
         try:
             if self._open:
@@ -277,7 +278,8 @@ class Link:
             else:
                 self._shake_hands(bytes(buffer[:size]))
         except Malformed as error:
-            self._end(str(error))
+            # Who answers a handshake otherwise may be no server of this protocol: then there is no connection.
+            self.end(str(error), "malformed" if self._open else "closed")
 
     def _shake_hands(self, data: bytes) -> None:
         assert self._handshake is not None

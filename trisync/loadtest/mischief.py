@@ -54,7 +54,7 @@ class Stranger(Client):
     def receive(self, chunk: memoryview) -> None:
         pass
 
-    def ended(self, reason: str) -> None:
+    def ended(self, reason: str, kind: str) -> None:
         pass  # as it should
 
 

@@ -96,7 +96,7 @@ def _take_control(speaker: Speaker, dialect: Dialect, piece: Piece) -> None:
         masker = speaker.link.masker
         speaker.link.send(dialect.pong if masker is None else masker.control(PONG, piece.payload))
     elif piece.opcode == CLOSE:
-        raise Malformed(f"the server closed with {int.from_bytes(piece.payload[:2], 'big')}")
+        speaker.link.end(f"the server closed with {int.from_bytes(piece.payload[:2], 'big')}")
 
 
 def _publish_template(dialect: Dialect, number: int, message_bytes: int) -> bytes:

@@ -7,6 +7,7 @@ EXAMPLES_MAX = 4
 
 KINDS = {
     "closed": "connections that the server ended, or could not be made",
+    "malformed": "connections given up over bytes that are not this protocol",
     "lost": "messages that never came",
     "repeated": "messages that came more than once",
     "reordered": "messages that came out of order",
@@ -15,7 +16,6 @@ KINDS = {
     "unkept": "acknowledgements that do not agree with what was delivered",
     "unanswered": "requests without an answer",
     "refused": "requests that were refused",
-    "malformed": "bytes that are not this protocol",
     "stalled": "waits that nothing moved in",
     "unchecked": "deliveries not checked: their connections were refused or ended",
 }

@@ -221,8 +221,8 @@ class Publisher(Speaker):
         else:
             super().complain()
 
-    def ended(self, reason: str) -> None:
-        super().ended(reason)
+    def ended(self, reason: str, kind: str) -> None:
+        super().ended(reason, kind)
         if self._unanswered:
             self.complain()
             self._unanswered.clear()
