@@ -127,6 +127,13 @@ def test_nonsense_from_the_server_is_not_called_a_connection_that_it_ended(fault
     assert {each for each in ("malformed", "closed") if KINDS[each] in said} == {kind}
 
 
+@pytest.mark.parametrize("options", [FANOUT, (*FANOUT, "--workers", "2"), INGEST])
+def test_what_the_server_refused_is_not_also_missed(options: tuple[str, ...]) -> None:
+    said = load_faulty("refuses", *options)
+    assert KINDS["refused"] in said
+    assert KINDS["lost"] not in said, said
+
+
 @pytest.mark.parametrize("options", [(*FANOUT, "--transport", "lines"), INGEST])
 def test_what_a_dead_server_left_unchecked_is_not_called_broken(options: tuple[str, ...]) -> None:
     _, said = load_faulty("dies", *options).split("FAILED\n")

@@ -136,8 +136,19 @@ class Ping(Order, tag="ping"):
     """Await a pong on every connection."""
 
 
+class Refused(Struct, frozen=True, array_like=True):
+    """A publish that the server did not take, and so nobody can get."""
+
+    channel: int
+    publisher: int
+    number: int
+
+
 class Finish(Order, tag="finish"):
     """Say what is missing, and end."""
+
+    refused: list[Refused] = []
+    """Of all workers."""
 
 
 AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Ping | Finish
@@ -197,6 +208,8 @@ class Done(Struct, tag="done", tag_field="report"):
     """By channel, what was acknowledged so far."""
     seen: list[Tally] = []
     """By channel, what was delivered so far, where this worker has subscribers of it."""
+    refused: list[Refused] = []
+    """The first of its publishers' publishes that were refused so far; only so many are remembered."""
     cut_off: list[int] = []
     """Channels of which all subscribers here lost their connections: what they did not see, nobody could check."""
 

@@ -15,13 +15,16 @@ import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.clients import ID_PING, Speaker, Surroundings, Word
-from trisync.loadtest.plan import Tally, clock_us
+from trisync.loadtest.plan import Refused, Tally, clock_us
 from trisync.loadtest.trails import FINGERPRINT_MODULUS, PADDING, fingerprints
 
 UNANSWERED_MAX = 100_000
 UNSENT_BYTES_MAX = 8 * 1024 * 1024
 """Bounds on what an open loop's publisher piles up before a server that stalls: past them it waits, and what it
 then sends is late by the clock of its latency."""
+
+REFUSED_MAX = 1000
+"""Refused publishes that each publisher remembers. If there are more, the channel is said to lack them too."""
 
 PIECE = 128
 """Messages of a window that are sent together."""
@@ -84,6 +87,7 @@ class Publisher(Speaker):
         self._heads = [0] * len(channels)
         self._counts = [0] * len(channels)
         self._fingerprints = [0] * len(channels)
+        self.refused: list[Refused] = []
 
     @property
     def full(self) -> bool:
@@ -183,6 +187,9 @@ class Publisher(Speaker):
             self.gauge.problems.add("uninvited", f"{self.name}: an answer to request {word.id} out of its turn")
         elif word.op == "error":
             self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
+            run = self._unanswered[0]
+            if len(self.refused) < REFUSED_MAX:
+                self.refused.append(Refused(run.channel, self.number, run.number))
             self._next_run(1)
         else:
             if word.duplicate:

@@ -24,6 +24,7 @@ from trisync.loadtest.plan import (
     Ping,
     Plan,
     ReadBack,
+    Refused,
     Return,
     Settle,
     Share,
@@ -127,6 +128,7 @@ class Stage:
         self._crew = crew
         self._audience = audience
         self._acked: dict[int, Tally] = {}
+        self._refused: list[Refused] = []
 
     async def obey(self, order: Order, phase: str) -> list[Done]:
         """Have all workers obey, under a name that the display shows."""
@@ -146,6 +148,7 @@ class Stage:
         """Publish; afterwards it is known what was acknowledged."""
         dones = await self.obey(order, phase)
         self._acked = _merge([tally for done in dones for tally in done.acked])
+        self._refused = [refused for done in dones for refused in done.refused]
         for tally in self._acked.values():
             if tally.head != tally.count:
                 text = f"channel {tally.channel}: {tally.count:,} acknowledged, with offsets up to {tally.head:,}"
@@ -176,7 +179,7 @@ class Stage:
     async def finish(self) -> None:
         """Compare what was acknowledged with what was delivered."""
         problems = self.recorder.problems
-        dones = await self.obey(Finish(), "comparing")
+        dones = await self.obey(Finish(self._refused), "comparing")
         unanswered = self.recorder.totals.sent - self.recorder.totals.acked
         for done in dones:
             for seen in done.seen:

@@ -83,6 +83,10 @@ class Sequence:
             return "reordered"
         return "repeated"
 
+    def excuse(self, number: int) -> None:
+        """Expect a number no more."""
+        self._missing.discard(number)
+
     def lost(self) -> tuple[int, int]:
         """How many numbers are missing below the highest, and the first of them."""
         return len(self._missing) + self._unremembered, min(self._missing, default=0)
@@ -178,6 +182,11 @@ class Trail:
     def tally(self) -> Tally:
         """What was seen of this channel here."""
         return Tally(self._index, self.next - 1, self.next - 1, self._sum)
+
+    def excuse(self, publisher: int, number: int) -> None:
+        """Expect a publish no more: it was refused."""
+        if publisher in self._sequences:
+            self._sequences[publisher].excuse(number)
 
     def finish(self) -> None:
         """Report the publishes that never came, though later ones of their publishers did."""

@@ -28,6 +28,7 @@ from trisync.loadtest.plan import (
     Open,
     Ping,
     ReadBack,
+    Refused,
     Return,
     Settle,
     Share,
@@ -213,8 +214,8 @@ class Worker:
                 self._expect(heads, self._began_us)
             case Ping():
                 self._ping_all()
-            case Finish():
-                self._finish()
+            case Finish(refused):
+                self._finish(refused)
 
     def _open(self, speakers: list[Speaker]) -> None:
         self._to_open.extend(speakers)
@@ -293,11 +294,15 @@ class Worker:
         self._tick()
         acked = [tally for publisher in self._publishers for tally in publisher.tallies()]
         seen = [trail.tally() for trail in self._trails.values()]
-        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, self._cut_off))
+        refused = [each for publisher in self._publishers for each in publisher.refused]
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, self._cut_off))
 
-    def _finish(self) -> None:
+    def _finish(self, refused: list[Refused]) -> None:
         for subscriber in self._subscribers:
             subscriber.finish()
+        for each in refused:
+            if each.channel in self._trails:
+                self._trails[each.channel].excuse(each.publisher, each.number)
         for trail in self._trails.values():
             trail.finish()
         followed = {channel for each in self._subscribers if each.link is not None for channel in each.cursors}
