@@ -3,16 +3,67 @@
 import errno
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import pytest
 
-from tests.loadtest.test_trails import PING, Audience
-from trisync.loadtest.clients import Speaker, Surroundings
+from tests.loadtest.test_trails import PING, Audience, Line, message, stream
+from trisync.loadtest.clients import SlowSubscriber, Speaker, Surroundings
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problem, Problems
+from trisync.loadtest.trails import Trail
+
+
+class PausableLine(Line):
+    """A link without a socket, and with a reader that may pause."""
+
+    paused = False
+
+    def pause(self) -> None:
+        self.paused = True
+
+    def resume(self) -> None:
+        self.paused = False
+
+
+class SlowReader:
+    """A slow subscriber of one channel, and its timers."""
+
+    def __init__(self, messages_per_s: float) -> None:
+        self.timers: list[tuple[float, Callable[[], None]]] = []
+        self.line = cast(Any, PausableLine("lines"))
+        gauge = Gauge(0, Problems())
+        around = Surroundings(gauge, lambda client: self.line, lambda *timer: self.timers.append(timer))
+        trail = Trail(0, "c", gauge, 1 << 20)
+        self.subscriber = SlowSubscriber("s0", around, [trail], messages_per_s)
+        self.subscriber.link = self.line
+
+    def take(self, first: int, last: int) -> None:
+        assert not self.line.paused
+        messages = [message(offset) for offset in range(first, last + 1)]
+        self.subscriber.receive(memoryview(stream("lines", messages)))
+
+
+def test_a_slow_reader_takes_as_long_as_it_is_told_for_each_message_whatever_its_size() -> None:
+    reader = SlowReader(messages_per_s=4)
+    reader.take(1, 6)
+    assert reader.line.paused
+    ((seconds, resume),) = reader.timers
+    assert seconds == 1.5
+    resume()
+    reader.subscriber.receive(memoryview(b'{"op":'))  # not a whole one yet
+    assert not reader.line.paused
+
+
+def test_a_slow_reader_reads_freely_once_it_is_awaited() -> None:
+    reader = SlowReader(messages_per_s=0.001)
+    reader.take(1, 5)
+    reader.subscriber.expect({"c": 20})
+    reader.take(6, 10)
+    reader.take(11, 20)
+    assert not reader.subscriber.around.pending
 
 
 @pytest.fixture

@@ -301,17 +301,32 @@ SLOW_BUFFER_BYTES = 16 * 1024
 
 
 class SlowSubscriber(Subscriber):
-    """A subscriber that reads so many bytes a second and no more. Its latency is not measured."""
+    """A subscriber that reads so many messages a second and no more, until it is awaited. Its latency is not measured.
 
-    def __init__(self, name: str, around: Surroundings, trails: list[Trail], bytes_per_s: float) -> None:
+    Awaited, it reads as fast as it can: pauses of its own would look like silence of the server.
+    """
+
+    def __init__(self, name: str, around: Surroundings, trails: list[Trail], messages_per_s: float) -> None:
         super().__init__(name, around, trails, aside=True)
-        self._bytes_per_s = bytes_per_s
+        self._messages_per_s = messages_per_s
+        self._hurries = False
 
     def _connect(self) -> Link:
         return self.around.connect(self, buffer_bytes=SLOW_BUFFER_BYTES)
 
     def receive(self, chunk: memoryview) -> None:
+        before = self._count()
         super().receive(chunk)
-        if self.link is not None:
+        count = self._count() - before
+        if count and self.link is not None and not self._hurries:
             self.link.pause()
-            self.around.after(len(chunk) / self._bytes_per_s, self.link.resume)
+            self.around.after(count / self._messages_per_s, self.link.resume)
+
+    def _count(self) -> int:
+        return sum(cursor.expected for cursor in self.cursors.values())
+
+    def expect(self, heads: dict[str, int], returned_us: int = 0) -> None:
+        super().expect(heads, returned_us)
+        self._hurries = True
+        if self.link is not None:
+            self.link.resume()

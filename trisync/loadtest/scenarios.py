@@ -323,9 +323,10 @@ SCENARIOS = {
     ),
     "slow": Scenario(
         "One fast subscriber and many slow ones, each at its own pace.",
-        "All but the first read slower than it is published, the last of them --slowest times slower. The server must "
-        "serve the fast one as if the others were not there (the latency is the fast one's), keep its memory bounded "
-        "by its setting backlog_bytes_max for each of them, and let every one of them have everything in the end.",
+        "All but the first read slower than it is published, the last of them --slowest times slower; once the load is "
+        "over they read as fast as they can. The server must serve the fast one as if the others were not there (the "
+        "latency is the fast one's), keep its memory bounded by its setting backlog_bytes_max for each of them, and "
+        "let every one of them have everything in the end.",
         _timed(20.0, publishers=1, subscribers=501, channels=1, slowest=4.0, rate=500.0) | {"message_bytes": 1000},
         _steady,
     ),

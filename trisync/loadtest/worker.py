@@ -133,7 +133,7 @@ class Worker:
         place = number * plan.workers + self._share.worker
         if plan.slowest > 1 and place:
             slower = 1 + (plan.slowest - 1) * place / plan.subscribers
-            return SlowSubscriber(name, self._around, trails, plan.rate * plan.message_bytes / slower)
+            return SlowSubscriber(name, self._around, trails, plan.rate / slower)
         return Subscriber(name, self._around, trails, aside=self._is_victim(number))
 
     def _is_victim(self, number: int) -> bool:
