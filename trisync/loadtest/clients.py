@@ -20,7 +20,7 @@ ID_PING = 0
 """The id of pings; other requests count from 1."""
 
 
-class Word(Struct):
+class Word(Struct, gc=False):
     """Anything that the server says."""
 
     op: str

@@ -23,7 +23,7 @@ TRAIL_BYTES = 64 * 1024 * 1024
 TRAIL_BYTES_MIN = 64 * 1024
 
 
-class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True):
+class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
     """What this tool publishes as `data`: an array of these."""
 
     channel: int
@@ -110,7 +110,8 @@ class Trail:
         self._index = index
         self._gauge = gauge
         self._bytes_max = bytes_max
-        self._marks: list[tuple[Mark, int]] = []
+        self._marks: list[Mark] = []
+        self._times_ms: list[int] = []
         self._time_ms = 0
         self._sequences: dict[int, Sequence] = {}
         self._sum = self._sum_before = 0
@@ -123,17 +124,17 @@ class Trail:
         """The offset of the message that would make it longer."""
         return self.first + len(self.ends)
 
-    def extend(self, wire: bytes, mark: Mark, time_ms: int) -> None:
-        """Append the next message, by its bytes on the wire; its publisher's numbers must be dense too."""
-        offset = self.next
+    def extend(self, offset: int, wire: bytes, mark: Mark, time_ms: int) -> None:
+        """Append the message at `next`, by its bytes on the wire; its publisher's numbers must be dense too."""
         self.data += wire
         self.end += len(wire)
         self.ends.append(self.end)
         self.dues.append(mark.due_us)
-        self._marks.append((mark, time_ms))
-        self._sum = (self._sum + fingerprint(offset, mark)) % FINGERPRINT_MODULUS
+        self._marks.append(mark)
+        self._times_ms.append(time_ms)
+        self._sum += fingerprint(offset, mark)
         self._sums.append(self._sum)
-        if mark.channel != self._index or mark.padding.strip(PADDING):
+        if mark.channel != self._index or mark.padding != PADDING * len(mark.padding):
             text = f"{self.channel}: offset {offset} is not what was published"
             self._gauge.problems.add("altered", text)
         if time_ms < self._time_ms:
@@ -152,13 +153,15 @@ class Trail:
 
     def agrees(self, offset: int, mark: Mark, time_ms: int) -> bool:
         """Whether a message is what others got at its offset, as far as that is known here."""
-        return not self.first <= offset < self.next or self._marks[offset - self.first] == (mark, time_ms)
+        at = offset - self.first
+        return not 0 <= at < len(self.ends) or (self._marks[at] == mark and self._times_ms[at] == time_ms)
 
     def end_of(self, offset: int) -> int:
         """The position behind a message, or -1 where it is not held."""
-        if self.first <= offset < self.next:
-            return self.ends[offset - self.first]
-        return self.base if offset == self.first - 1 else -1
+        at = offset - self.first
+        if 0 <= at < len(self.ends):
+            return self.ends[at]
+        return self.base if at == -1 else -1
 
     def sum_of(self, offset: int) -> int:
         """The sum of the fingerprints up to a message whose end is held."""
@@ -174,14 +177,14 @@ class Trail:
                 cursor.let_go()
         del self.data[: base - self.base]
         self._sum_before = self._sums[count - 1]
-        for held in (self.ends, self.dues, self._marks, self._sums):
+        for held in (self.ends, self.dues, self._marks, self._times_ms, self._sums):
             del held[:count]
         self.base = base
         self.first += count
 
     def tally(self) -> Tally:
         """What was seen of this channel here."""
-        return Tally(self._index, self.next - 1, self.next - 1, self._sum)
+        return Tally(self._index, self.next - 1, self.next - 1, self._sum % FINGERPRINT_MODULUS)
 
     def excuse(self, publisher: int, number: int) -> None:
         """Expect a publish no more: it was refused."""
@@ -287,9 +290,9 @@ class Cursor:
     def _compare(self, offset: int, mark: Mark, wire: bytes, time_ms: int) -> None:
         trail = self.trail
         if self._sum is not None:
-            self._sum = (self._sum + fingerprint(offset, mark)) % FINGERPRINT_MODULUS
+            self._sum += fingerprint(offset, mark)
         if offset == trail.next:
-            trail.extend(wire, mark, time_ms)
+            trail.extend(offset, wire, mark, time_ms)
         elif not trail.agrees(offset, mark, time_ms):
             text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
             self._gauge.problems.add("altered", text)
