@@ -292,7 +292,8 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     try:
         _decode_raw(payload)
     except msgspec.DecodeError as error:
-        return BadRequest(WireError("bad_json", str(error)))  # a wrong type may have been met first
+        problem = f"a request is one JSON object, whole on its line where lines are read: {error}"
+        return BadRequest(WireError("bad_json", problem))  # a wrong type may have been met first
     except RecursionError:
         return BadRequest(WireError("bad_json", _TOO_DEEP))
     if _deeper_than(payload, DEPTH_MAX):
