@@ -28,7 +28,7 @@ def test_an_event_has_the_offset_as_its_id_and_the_message_as_its_data() -> None
 def test_what_is_no_message_is_an_event_of_another_name() -> None:
     gap, unknown, goodbye = encode_gap("a", "trimmed", 3, 9), encode_gap("a", "epoch"), encode_goodbye(1700)
     assert join_events([gap]) == b"id: 9\nevent: gap\ndata: %b\n\n" % gap
-    assert join_events([unknown]) == b"event: gap\ndata: %b\n\n" % unknown
+    assert join_events([unknown]) == b"id: 0\nevent: gap\ndata: %b\n\n" % unknown
     assert join_events([goodbye]) == b"retry: 1700\nevent: goodbye\ndata: %b\n\n" % goodbye
 
 
@@ -84,8 +84,21 @@ async def test_events_of_another_log_begin_with_a_gap(tmp_path: Path) -> None:
             async with events.stream:
                 await events.next()
                 gap = await events.next()
-                assert (gap.kind, gap.id, gap.data["reason"]) == ("gap", None, "epoch")
+                assert (gap.kind, gap.id, gap.data["reason"]) == ("gap", "0", "epoch")
                 assert [message["offset"] for message in await events.messages(1)] == [1]
+
+
+async def test_who_was_told_of_another_log_and_comes_back_misses_nothing_of_it(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        events = await open_events(running, EVENTS, last_event_id="1")
+        async with events.stream:
+            assert [(await events.next()).kind for _ in range(2)] == ["ok", "gap"]
+        for number in range(2):
+            await peer.request("publish", channel="lobby", data=number)
+        events = await open_events(running, EVENTS, last_event_id=events.last_id)
+        async with events.stream:
+            await events.next()
+            assert [message["offset"] for message in await events.messages(2)] == [1, 2]
 
 
 async def test_who_comes_back_behind_a_gap_is_not_told_of_it_again(tmp_path: Path) -> None:

@@ -31,7 +31,9 @@ def _event(payload: bytes) -> bytes:
     assert head is not None, payload[:40]
     op, offset = head.groups()
     begin = b"" if offset is None else b"id: %b\n" % offset
-    if op == b"goodbye":
+    if op == b"gap" and offset is None:  # of another epoch: what the client has counts no more
+        begin = position(0)
+    elif op == b"goodbye":
         begin = b"retry: %d\n" % msgspec.json.decode(payload)["reconnect_ms"]
     if op != b"message":
         begin += b"event: %b\n" % op
