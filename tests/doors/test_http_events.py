@@ -52,18 +52,19 @@ async def test_events_begin_at_the_head_and_go_on_live(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("query", "header", "offsets"),
+    ("query", "header", "id", "offsets"),
     [
-        ("?since=0", None, [1, 2, 3]),
-        ("?since=2", None, [3]),
-        ("?last=2", None, [2, 3]),
-        ("", "1", [2, 3]),
-        ("?since=0", "2", [3]),
-        ("?last=3", "2", [3]),
+        ("?since=0", None, None, [1, 2, 3]),
+        ("?since=2", None, None, [3]),
+        ("?last=2", None, "1", [2, 3]),
+        ("?last=9", None, "0", [1, 2, 3]),
+        ("", "1", None, [2, 3]),
+        ("?since=0", "2", None, [3]),
+        ("?last=3", "2", None, [3]),
     ],
 )
 async def test_events_begin_where_it_is_asked_and_where_a_returning_client_was(
-    tmp_path: Path, query: str, header: str | None, offsets: list[int]
+    tmp_path: Path, query: str, header: str | None, id: str | None, offsets: list[int]
 ) -> None:
     async with running_server(tmp_path) as running, running.lines() as peer:
         for number in range(3):
@@ -72,7 +73,7 @@ async def test_events_begin_where_it_is_asked_and_where_a_returning_client_was(
         events = await open_events(running, EVENTS + query, **headers)
         async with events.stream:
             ok = await events.next()
-            assert (ok.kind, ok.id, ok.data["offset"]) == ("ok", None, 3)
+            assert (ok.kind, ok.id, ok.data["offset"]) == ("ok", id, 3)
             assert [message["offset"] for message in await events.messages(len(offsets))] == offsets
 
 
@@ -99,6 +100,19 @@ async def test_who_was_told_of_another_log_and_comes_back_misses_nothing_of_it(t
         async with events.stream:
             await events.next()
             assert [message["offset"] for message in await events.messages(2)] == [1, 2]
+
+
+async def test_who_asked_for_the_last_messages_before_there_were_any_misses_none_later(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        events = await open_events(running, f"{EVENTS}?last=2")
+        async with events.stream:
+            assert (await events.next()).id == "0"
+        for number in range(3):
+            await peer.request("publish", channel="lobby", data=number)
+        events = await open_events(running, f"{EVENTS}?last=2", last_event_id=events.last_id)
+        async with events.stream:
+            await events.next()
+            assert [message["offset"] for message in await events.messages(3)] == [1, 2, 3]
 
 
 async def test_who_comes_back_behind_a_gap_is_not_told_of_it_again(tmp_path: Path) -> None:

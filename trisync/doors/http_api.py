@@ -132,8 +132,9 @@ class HttpSession(Session):
             # From here on nothing waits: the offset that is told is the one where the subscription begins.
             self._connection.outbox.write(head)
             self.speak(Framing.EVENTS)
-            if request.since is UNSET and request.last is UNSET:
-                self._connection.outbox.write(position(channel.head))
+            if request.since is UNSET:
+                last = 0 if request.last is UNSET else request.last
+                self._connection.outbox.write(position(max(channel.head - last, channel.trimmed)))
             who = {"member": self._member()} if request.presence else {}
             epoch = self._broker.epoch
             self._connection.reply(encode_reply("ok", UNSET, offset=channel.head, epoch=epoch, **who))
