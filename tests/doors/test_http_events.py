@@ -10,7 +10,8 @@ from trio.testing import wait_all_tasks_blocked
 from tests.harness import PATIENCE_S, running_server
 from tests.web_calls import Events, error_in, open_caller, open_events
 from trisync.storage.log import LogUnavailable
-from trisync.wire.event_stream import join_events
+from trisync.wire.event_stream import epoch_mark, join_events
+from trisync.wire.framing import JOIN, MarkedEvents
 from trisync.wire.replies import encode_gap, encode_goodbye
 
 EVENTS = "/channels/lobby/events"
@@ -23,6 +24,15 @@ def test_an_event_has_the_offset_as_its_id_and_the_message_as_its_data() -> None
     stored = b'{"op":"message","channel":"a:b","offset":12,"time":5,"from":"x","data":{"offset":7}}'
     ephemeral = b'{"op":"message","channel":"a","time":5,"data":{"channel":"a","offset":7}}'
     assert join_events([stored, ephemeral]) == b"id: 12\ndata: %b\n\ndata: %b\n\n" % (stored, ephemeral)
+
+
+def test_an_id_tells_the_epoch_too_where_one_was_given() -> None:
+    mark = epoch_mark("5e70")
+    stored = b'{"op":"message","channel":"a","offset":12,"time":5,"data":1}'
+    unknown = encode_gap("a", "epoch")
+    assert JOIN[MarkedEvents(mark)]([stored, unknown]) == (
+        b"id: 12@5e70\ndata: %b\n\nid: 0@5e70\nevent: gap\ndata: %b\n\n" % (stored, unknown)
+    )
 
 
 def test_what_is_no_message_is_an_event_of_another_name() -> None:
@@ -80,13 +90,34 @@ async def test_events_begin_where_it_is_asked_and_where_a_returning_client_was(
 async def test_events_of_another_log_begin_with_a_gap(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running, running.lines() as peer:
         await peer.request("publish", channel="lobby", data="one")
-        for path, position in ((EVENTS, "7"), (f"{EVENTS}?epoch=another", "1")):
+        epoch = (await peer.request("hello"))["epoch"]
+        for path, position, id in (
+            (EVENTS, "7", "0"),
+            (f"{EVENTS}?epoch=another", "1", f"0@{epoch}"),
+            (f"{EVENTS}?epoch={epoch}", "1@another", f"0@{epoch}"),
+        ):
             events = await open_events(running, path, last_event_id=position)
             async with events.stream:
                 await events.next()
                 gap = await events.next()
-                assert (gap.kind, gap.id, gap.data["reason"]) == ("gap", "0", "epoch")
+                assert (gap.kind, gap.id, gap.data["reason"]) == ("gap", id, "epoch")
                 assert [message["offset"] for message in await events.messages(1)] == [1]
+
+
+async def test_who_gives_an_epoch_is_told_of_another_log_once_however_often_it_comes_back(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        for number in range(2):
+            await peer.request("publish", channel="lobby", data=number)
+        path = f"{EVENTS}?since=0&epoch=of-before-the-restore"
+        events = await open_events(running, path)
+        async with events.stream:
+            assert [(await events.next()).kind for _ in range(2)] == ["ok", "gap"]
+            await events.messages(1)
+        events = await open_events(running, path, last_event_id=events.last_id)
+        async with events.stream:
+            await events.next()
+            await peer.request("publish", channel="lobby", data="live")
+            assert [message["offset"] for message in await events.messages(2)] == [2, 3]
 
 
 async def test_who_was_told_of_another_log_and_comes_back_misses_nothing_of_it(tmp_path: Path) -> None:

@@ -123,11 +123,12 @@ def test_what_a_client_has_already_is_told_by_any_of_its_etags() -> None:
     assert not is_known([], 7)
 
 
-def test_last_event_id_is_an_offset_or_absent() -> None:
-    assert last_event_id([]) is None
-    assert last_event_id([(b"last-event-id", b"")]) is None
-    assert last_event_id([(b"last-event-id", b"12")]) == 12
-    for value in (b"x", b"-1", b"1 2", b"1.0", "²".encode(), b"\xb2"):
+def test_last_event_id_is_an_offset_perhaps_with_an_epoch_or_absent() -> None:
+    assert last_event_id([]) == {}
+    assert last_event_id([(b"last-event-id", b"")]) == {}
+    assert last_event_id([(b"last-event-id", b"12")]) == {"since": 12}
+    assert last_event_id([(b"last-event-id", b"12@5e70")]) == {"since": 12, "epoch": "5e70"}
+    for value in (b"x", b"@5e70", b"x@5e70", b"-1", b"1 2", b"1.0", "²".encode(), b"\xb2"):
         assert refusal(last_event_id, [(b"last-event-id", value)]) == 400
 
 

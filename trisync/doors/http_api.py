@@ -18,8 +18,8 @@ from trisync.sessions.session import Session
 from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Duplicate, Once, Refused, Submission
 from trisync.wire.errors import WireError
-from trisync.wire.event_stream import position
-from trisync.wire.framing import Framing
+from trisync.wire.event_stream import epoch_mark, position
+from trisync.wire.framing import Framing, MarkedEvents
 from trisync.wire.http_answers import EVENT_STREAM, Answer, HttpError, etag, ok, refused
 from trisync.wire.http_routes import (
     ROOT,
@@ -131,12 +131,13 @@ class HttpSession(Session):
         try:
             # From here on nothing waits: the offset that is told is the one where the subscription begins.
             self._connection.outbox.write(head)
-            self.speak(Framing.EVENTS)
+            epoch = self._broker.epoch
+            mark = b"" if request.epoch is UNSET else epoch_mark(epoch)
+            self.speak(MarkedEvents(mark) if mark else Framing.EVENTS)
             if request.since is UNSET:
                 last = 0 if request.last is UNSET else request.last
-                self._connection.outbox.write(position(max(channel.head - last, channel.trimmed)))
+                self._connection.outbox.write(position(max(channel.head - last, channel.trimmed), mark))
             who = {"member": self._member()} if request.presence else {}
-            epoch = self._broker.epoch
             self._connection.reply(encode_reply("ok", UNSET, offset=channel.head, epoch=epoch, **who))
             await self._subscribe(request)
         finally:
@@ -294,10 +295,10 @@ def _describe(info: ChannelInfo) -> dict[str, str | int]:
 
 def _subscription(call: Call, headers: Headers) -> Subscribe:
     """What events are asked for: a client that returns has said where it is by Last-Event-ID."""
-    since = last_event_id(headers)
-    if since is not None:
+    place = last_event_id(headers)
+    if place:
         query = {name: value for name, value in call.query.items() if name != "last"}
-        call = call._replace(query=query | {"since": since})
+        call = call._replace(query=query | place)
     request = call.request("subscribe")
     assert isinstance(request, Subscribe)
     return request

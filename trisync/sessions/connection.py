@@ -17,7 +17,7 @@ from trisync.settings import Settings
 from trisync.tokens import Tokens
 from trisync.wire.console import visible
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN, Framing
+from trisync.wire.framing import JOIN, AnyFraming
 
 logger = logging.getLogger(__name__)
 
@@ -59,7 +59,7 @@ class Connection:
     ) -> None:
         self.peer = peer
         """Where it came from and through which door, for the log."""
-        self.framing: Framing | None = None
+        self.framing: AnyFraming | None = None
         """None until it is known what the client speaks: until then nothing is said to it."""
         self.render: Callable[[bytes], bytes] | None = None
         """How the server's own messages are written where it is not as JOIN has it: for people."""

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN, Framing
+from trisync.wire.framing import JOIN, AnyFraming, Framing
 from trisync.wire.protocol import Publish
 
 
@@ -173,7 +173,7 @@ class Run:
         self.after = after
         self.last = last
         self.lines = lines
-        self._encoded: dict[Framing, bytes] = {}
+        self._encoded: dict[AnyFraming, bytes] = {}
 
     @property
     def size(self) -> int:
@@ -184,7 +184,7 @@ class Run:
         """The messages, one JSON object each."""
         return self.lines[:-1].split(b"\n")
 
-    def encoded(self, framing: Framing) -> bytes:
+    def encoded(self, framing: AnyFraming) -> bytes:
         """The messages under a framing, made once."""
         if framing is Framing.LINES:
             return self.lines

@@ -7,7 +7,7 @@ receiving side is in wsframes.py, people's text in console.py, server-sent event
 
 from collections.abc import Callable, Iterable, Sequence
 from enum import Enum
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from trisync.wire.console import join_console
 from trisync.wire.errors import WireError
@@ -25,6 +25,19 @@ class Framing(Enum):
     EVENTS = "events"
 
     __hash__ = object.__hash__  # Enum's own is a Python function, and these are looked up with every answer
+
+
+class MarkedEvents(NamedTuple):
+    """Framing.EVENTS with a mark in each id: see epoch_mark()."""
+
+    mark: bytes
+
+    def join(self, payloads: Iterable[bytes]) -> bytes:
+        """Each payload as one event."""
+        return join_events(payloads, self.mark)
+
+
+AnyFraming = Framing | MarkedEvents
 
 
 FRAME_LENGTH_BYTES = 4
@@ -47,13 +60,21 @@ def join_websocket(payloads: Iterable[bytes]) -> bytes:
     return b"".join([text_header(len(payload)) + payload for payload in payloads])
 
 
-JOIN: dict[Framing, Callable[[Sequence[bytes]], bytes]] = {
-    Framing.LINES: join_lines,
-    Framing.FRAMES: join_frames,
-    Framing.WEBSOCKET: join_websocket,
-    Framing.CONSOLE: join_console,
-    Framing.EVENTS: join_events,
-}
+class _Joins(dict[AnyFraming, Callable[[Sequence[bytes]], bytes]]):
+    def __missing__(self, framing: AnyFraming) -> Callable[[Sequence[bytes]], bytes]:
+        assert isinstance(framing, MarkedEvents)
+        return framing.join
+
+
+JOIN = _Joins(
+    {
+        Framing.LINES: join_lines,
+        Framing.FRAMES: join_frames,
+        Framing.WEBSOCKET: join_websocket,
+        Framing.CONSOLE: join_console,
+        Framing.EVENTS: join_events,
+    }
+)
 """Payloads to bytes, for each framing."""
 
 

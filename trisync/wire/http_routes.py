@@ -254,15 +254,20 @@ def is_known(headers: Headers, offset: int) -> bool:
     return bool(known & {b"*", b'"%d"' % offset, b'w/"%d"' % offset})
 
 
-def last_event_id(headers: Headers) -> int | None:
-    """The offset that a returning EventSource has. Raises HttpError for what is none."""
+def last_event_id(headers: Headers) -> dict[str, int | str]:
+    """Where a returning EventSource is, as fields of the wire: none, `since`, or that and `epoch`.
+
+    Raises HttpError for what is no id of an event.
+    """
     value = header(headers, b"last-event-id")
     if not value:
-        return None
+        return {}
+    offset, mark, epoch = value.decode("latin-1").partition("@")
     try:
-        return _read_number(value.decode("latin-1"))
+        since = _read_number(offset)
     except ValueError:
         raise HttpError(refused(WireError("bad_request", "Last-Event-ID is an offset"))) from None
+    return {"since": since, "epoch": epoch} if mark else {"since": since}
 
 
 _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,255}")
