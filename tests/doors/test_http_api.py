@@ -197,6 +197,47 @@ async def test_a_programs_hooks_are_asked_about_calls(tmp_path: Path) -> None:
             assert [info["channel"] for info in listed["channels"]] == ["chat.a"]
 
 
+async def test_a_list_of_channels_tells_nothing_of_those_that_a_hook_hides(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        for name in ("a", "hidden.1", "hidden.2", "hidden.3", "m", "z"):
+            await peer.request("publish", channel=name, data=1)
+
+        @running.server.on_subscribe("hidden.*")
+        async def hide(subscribe: SubscribeRequest) -> None:
+            raise Refuse("this is hidden")
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            pages = []
+            for query in ("limit=1", "limit=1&after=a", "limit=2&after=a", "after=m", "after=z"):
+                page = await caller.ok("GET", f"/channels?{query}")
+                pages.append(([info["channel"] for info in page["channels"]], page["after"], page["more"]))
+            assert pages == [
+                (["a"], "a", True),
+                (["m"], "m", True),
+                (["m", "z"], "z", False),
+                (["z"], "z", False),
+                ([], "z", False),
+            ]
+
+
+async def test_a_page_of_channels_may_end_where_only_hidden_ones_are_left(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        for name in ("a", "hidden.1", "hidden.2"):
+            await peer.request("publish", channel=name, data=1)
+
+        @running.server.on_subscribe("hidden.*")
+        async def hide(subscribe: SubscribeRequest) -> None:
+            raise Refuse("this is hidden")
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            for query, names in (("limit=1", ["a"]), ("limit=1&after=a", [])):
+                page = await caller.ok("GET", f"/channels?{query}")
+                assert [info["channel"] for info in page["channels"]] == names
+                assert (page["after"], page["more"]) == ("a", False)
+
+
 async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running:
         open_hours = False

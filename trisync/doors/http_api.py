@@ -160,17 +160,33 @@ class HttpSession(Session):
         if not 1 <= limit <= HISTORY_LIMIT_MAX:
             raise WireError("bad_request", f"limit is 1 to {HISTORY_LIMIT_MAX}")
         after = str(call.query.get("after", ""))
-        infos = await self._broker.channels(after, limit + 1)
         shown: list[dict[str, str | int]] = []
         size = 0
-        for place, info in enumerate(infos):
+        for info in await self._visible_channels(after, limit + 1):
             size += len(info.name) + 100  # what the largest numbers take, and the members' names
-            if place == limit or (place and size > self._settings.message_bytes_max):
+            if len(shown) == limit or (shown and size > self._settings.message_bytes_max):
                 return ok(channels=shown, after=after, more=True, epoch=self._broker.epoch)
             after = info.name
-            if await self._may_read(info.name):
-                shown.append(_describe(info))
+            shown.append(_describe(info))
         return ok(channels=shown, after=after, more=False, epoch=self._broker.epoch)
+
+    async def _visible_channels(self, after: str, count: int) -> list[ChannelInfo]:
+        """The next so many channels that this client may read, fewer at the end of the list.
+
+        The others are passed over, however many: a page that ended at one of them would tell its name.
+        """
+        visible: list[ChannelInfo] = []
+        page = count
+        while infos := await self._broker.channels(after, page):
+            for info in infos:
+                if await self._may_read(info.name):
+                    visible.append(info)
+                    if len(visible) == count:
+                        return visible
+            if len(infos) < page:
+                break
+            after, page = infos[-1].name, HISTORY_LIMIT_MAX
+        return visible
 
     async def _may_read(self, channel: str) -> bool:
         if self._hooks.for_subscribe(channel):
