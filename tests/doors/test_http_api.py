@@ -10,7 +10,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.harness import running_server
 from tests.web_calls import Caller, calling, error_in, open_caller
-from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.sessions.hook_requests import PublishRequest
 from trisync.storage.sqlite_log import SqliteLog
 
 LOBBY = "/channels/lobby/messages"
@@ -165,94 +165,7 @@ async def test_a_foreign_host_gets_its_error_as_json(tmp_path: Path) -> None:
         assert (response.status, error_in(response)["code"]) == (421, "bad_request")
 
 
-# Hooks
-
-
-async def test_a_programs_hooks_are_asked_about_calls(tmp_path: Path) -> None:
-    async with calling(tmp_path) as (running, caller):
-        seen: list[tuple[str, str | None, Any]] = []
-        await caller.ok("POST", "/channels/secret.a/messages", 1)
-
-        @running.server.on_publish("chat.*")
-        async def clean(publish: PublishRequest) -> None:
-            seen.append((publish.client.door, publish.client.name, publish.data))
-            if publish.data is None:
-                raise Refuse("nobody empties this")
-            publish.data = {"text": publish.data["text"].strip()}
-
-        @running.server.on_subscribe("secret.*")
-        async def guard(subscribe: SubscribeRequest) -> None:
-            raise Refuse("this is secret")
-
-        fresh = await open_caller(running)
-        async with fresh.stream:
-            await fresh.ok("POST", "/channels/chat.a/messages?name=ann", {"text": " hi "})
-            assert (await fresh.ok("GET", "/channels/chat.a/messages"))["messages"][0]["data"] == {"text": "hi"}
-            assert (await fresh.denied(403, "DELETE", "/channels/chat.a"))["message"] == "nobody empties this"
-            assert seen == [("http", "ann", {"text": " hi "}), ("http", None, None)]
-            for path in ("messages", "state", "state/a", "events"):
-                error = await fresh.denied(403, "GET", f"/channels/secret.a/{path}")
-                assert (error["code"], error["message"]) == ("forbidden", "this is secret")
-            listed = await fresh.ok("GET", "/channels")
-            assert [info["channel"] for info in listed["channels"]] == ["chat.a"]
-
-
-async def test_a_list_of_channels_tells_nothing_of_those_that_a_hook_hides(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as running, running.lines() as peer:
-        for name in ("a", "hidden.1", "hidden.2", "hidden.3", "m", "z"):
-            await peer.request("publish", channel=name, data=1)
-
-        @running.server.on_subscribe("hidden.*")
-        async def hide(subscribe: SubscribeRequest) -> None:
-            raise Refuse("this is hidden")
-
-        caller = await open_caller(running)
-        async with caller.stream:
-            pages = []
-            for query in ("limit=1", "limit=1&after=a", "limit=2&after=a", "after=m", "after=z"):
-                page = await caller.ok("GET", f"/channels?{query}")
-                pages.append(([info["channel"] for info in page["channels"]], page["after"], page["more"]))
-            assert pages == [
-                (["a"], "a", True),
-                (["m"], "m", True),
-                (["m", "z"], "z", False),
-                (["z"], "z", False),
-                ([], "z", False),
-            ]
-
-
-async def test_a_page_of_channels_may_end_where_only_hidden_ones_are_left(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as running, running.lines() as peer:
-        for name in ("a", "hidden.1", "hidden.2"):
-            await peer.request("publish", channel=name, data=1)
-
-        @running.server.on_subscribe("hidden.*")
-        async def hide(subscribe: SubscribeRequest) -> None:
-            raise Refuse("this is hidden")
-
-        caller = await open_caller(running)
-        async with caller.stream:
-            for query, names in (("limit=1", ["a"]), ("limit=1&after=a", [])):
-                page = await caller.ok("GET", f"/channels?{query}")
-                assert [info["channel"] for info in page["channels"]] == names
-                assert (page["after"], page["more"]) == ("a", False)
-
-
-async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as running:
-        open_hours = False
-
-        @running.server.on_publish
-        async def opening_hours(publish: PublishRequest) -> None:
-            if not open_hours:
-                raise Refuse("closed", "unavailable")
-
-        caller = await open_caller(running)
-        async with caller.stream:
-            response = await caller.call("POST", LOBBY, 1, idempotency_key="k")
-            assert (response.status, response.headers["retry-after"]) == (503, "2")
-            open_hours = True
-            assert await caller.ok("POST", LOBBY, 1, idempotency_key="k") == {"offset": 1}
+# Faults
 
 
 async def test_the_log_tells_what_was_refused(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -266,58 +179,6 @@ async def test_the_log_tells_what_was_refused(tmp_path: Path, caplog: pytest.Log
     told = [text.partition(": ")[2] for text in caplog.messages if text.startswith("web ")]
     assert told[0] == "404 there is nothing here for GET /nothing?a=1"
     assert told[1].endswith(" for POST /")
-
-
-async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as running:
-
-        @running.server.on_publish("lobby")
-        async def judge(publish: PublishRequest) -> None:
-            if publish.data == "rename me":
-                publish.client.name = "guest"
-
-        caller = await open_caller(running)
-        async with caller.stream:
-            await caller.ok("POST", f"{LOBBY}?name=ann", "as ann")
-            await caller.ok("POST", LOBBY, "as nobody")
-            await caller.ok("POST", f"{LOBBY}?name=ann", "rename me")
-            await caller.ok("POST", LOBBY, "as guest")
-            messages = (await caller.ok("GET", LOBBY))["messages"]
-            assert [message.get("from") for message in messages][-1] == "guest"
-            assert [message.get("from") for message in messages][:2] == ["ann", None]
-
-
-async def test_a_caller_is_a_client_for_as_long_as_its_connection_lasts(tmp_path: Path) -> None:
-    async with running_server(tmp_path) as running:
-        told: list[str] = []
-        gone = trio.Event()
-
-        @running.server.on_connect
-        async def meet(client: Client) -> None:
-            if len(told) == 2:
-                raise Refuse("no more")
-            client.name = "guest"
-            told.append(f"{client.door} came")
-
-        @running.server.on_disconnect
-        async def part(client: Client) -> None:
-            told.append(f"{client.door} went")
-            gone.set()
-
-        caller = await open_caller(running)
-        async with caller.stream:
-            await caller.ok("POST", f"{LOBBY}?name=ann", 1)
-            await caller.ok("POST", LOBBY, 2)
-            messages = (await caller.ok("GET", LOBBY))["messages"]
-            assert [message["from"] for message in messages] == ["ann", "guest"]
-            assert told == ["http came"]
-        await gone.wait()
-        assert told == ["http came", "http went"]
-        caller = await open_caller(running)
-        async with caller.stream:
-            response = await caller.call("GET", LOBBY)
-            assert (response.status, response.headers["connection"]) == (403, "close")
-            assert error_in(response)["message"] == "no more"
 
 
 async def test_a_fault_of_the_server_is_500_and_the_end_of_the_connection(
