@@ -193,6 +193,15 @@ async def test_a_body_is_not_waited_for_when_the_server_stops(undisturbed: Undis
             assert (response.status, error_in(response)["code"]) == (503, "draining")
 
 
+async def test_a_body_that_ends_in_two_ways_gets_400_and_hides_no_second_request(undisturbed: Undisturbed) -> None:
+    async with undisturbed() as arena:
+        async with arena.web() as peer:
+            chunked = b"1\r\n5\r\n0\r\n\r\n"
+            await peer.send_raw(post("Content-Length: 3", "Transfer-Encoding: chunked") + chunked + post())
+            await denied(peer, 400, "bad_request")
+        await nothing_was_stored(arena)
+
+
 # Expectations and bodies that nobody wants
 
 

@@ -31,6 +31,7 @@ from trisync.wire.http_rules import (
     is_loopback,
     refuse_host,
     refuse_origin,
+    refuse_two_lengths,
     refuse_upgrade,
     wants_upgrade,
 )
@@ -93,7 +94,7 @@ class HttpDoor:
         if self.draining:
             return HttpRefusal(503, "the server is stopping")
         upgrade = wants_upgrade(headers)
-        refusal = refuse_host(headers, loopback=self._loopback)
+        refusal = refuse_two_lengths(headers) or refuse_host(headers, loopback=self._loopback)
         if refusal is None and (upgrade or method not in _READING):
             refusal = refuse_origin(headers, self.settings.origins)
         if refusal is None and upgrade:

@@ -81,6 +81,13 @@ def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
     return None
 
 
+def refuse_two_lengths(headers: Headers) -> HttpRefusal | None:
+    """What a body that ends in two ways deserves: somebody in between may see two requests (RFC 9112, section 6.1)."""
+    if header(headers, b"transfer-encoding") is None or header(headers, b"content-length") is None:
+        return None
+    return HttpRefusal(400, "Content-Length and Transfer-Encoding do not go together")
+
+
 def require_origin(text: str) -> None:
     """Raise ValueError, which says what is wrong, for what no browser sends as an Origin: it would match nothing."""
     if _ORIGIN_WITHOUT_HOST.fullmatch(text):
