@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import trio
 
 from tests.harness import running_server
@@ -97,6 +98,30 @@ async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tm
             assert (response.status, response.headers["retry-after"]) == (503, "2")
             open_hours = True
             assert await caller.ok("POST", LOBBY, 1, idempotency_key="k") == {"offset": 1}
+
+
+@pytest.mark.parametrize("code", ["forbidden", "unavailable"])
+async def test_a_call_that_was_stored_gets_its_verdict_again_whatever_a_hook_says_then(
+    tmp_path: Path, code: str
+) -> None:
+    async with running_server(tmp_path) as running:
+        closed = False
+
+        @running.server.on_publish
+        async def opening_hours(publish: PublishRequest) -> None:
+            if closed:
+                raise Refuse("closed", code)
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.ok("POST", LOBBY, 1, idempotency_key="k")
+            closed = True
+            repeated = await caller.ok("POST", LOBBY, 1, idempotency_key="k")
+            assert repeated == {"offset": 1, "duplicate": True}
+            await caller.denied(422, "POST", LOBBY, 2, idempotency_key="k")
+            error = await caller.denied(403 if code == "forbidden" else 503, "POST", LOBBY, 1, idempotency_key="new")
+            assert (error["code"], error["message"]) == (code, "closed")
+            assert (await caller.ok("GET", LOBBY))["offset"] == 1
 
 
 async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) -> None:

@@ -199,7 +199,9 @@ class HttpSession(Session):
     async def _clear(self, call: Call, headers: Headers) -> Answer:
         """Empty a channel. The hooks are asked as about a message of `null`."""
         _refuse_conditions(headers)
-        await self._judge_publish(_compose(_NULL, channel=call.channel))
+        judged = await self._judge_publish(_compose(_NULL, channel=call.channel))
+        if isinstance(judged, Refused):
+            raise judged.error
         extent = await self._broker.clear(call.channel)
         return ok(offset=extent.head)
 
@@ -220,20 +222,19 @@ class HttpSession(Session):
         location = f"{ROOT.decode()}/{name}/messages?since={_offset(stored) - 1}&limit=1"
         return _stored(stored, 201, (b"Location", location.encode()))
 
-    async def _judge_publish(self, request: Publish) -> Publish:
+    async def _judge_publish(self, request: Publish) -> Publish | Refused:
         if self._publish_hooks is None or not self._publish_hooks(request.channel):
             return request
-        judged = await self._hooks.judge_publish(self._meet_client(), request)
-        if isinstance(judged, Refused):
-            raise judged.error
-        return judged
+        return await self._hooks.judge_publish(self._meet_client(), request)
 
     async def _store(self, request: Publish, once: Once | None) -> int | Duplicate:
-        request = await self._judge_publish(request)
+        item = await self._judge_publish(request)
+        if isinstance(item, Refused) and once is None:
+            raise item.error  # with an Idempotency-Key it may be stored already, whatever the hooks say now
         await self._room()
         settled = trio.Event()
         submission = Submission(lambda submission: settled.set(), self._name, once=once, flow=self._own_flow())
-        submission.add(request, len(request.data))
+        submission.add(item, len(item.data) if isinstance(item, Publish) else 0)
         self._broker.submit(submission)
         await settled.wait()
         [verdict] = submission.verdicts

@@ -197,7 +197,7 @@ class Batch:
         if known is None:
             [item] = submission.items
             if isinstance(item, Refused):
-                return item.error  # from before the log, as when the server stops: the request was not judged
+                return item.error  # from before the log, as a hook's or when the server stops: it is not remembered
             suffix = message_suffix(self.time_ms, submission.sender)
             verdict = self._store(item, submission.sender, suffix)
             self.once[once.id] = Remembered(once.fingerprint, verdict)

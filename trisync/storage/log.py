@@ -129,7 +129,7 @@ class Submission:
             self.size += ITEM_OVERHEAD_BYTES
             if type(item) is not Publish:
                 self.plain = False
-                self.durable = self.durable or item.seq is not UNSET
+                self.durable = self.durable or item.seq is not UNSET or self.once is not None
             elif item.ephemeral:
                 self.plain = False
                 self.ephemeral = True
