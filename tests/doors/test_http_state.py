@@ -55,6 +55,18 @@ async def test_a_key_that_the_client_has_already_is_not_sent_again(tmp_path: Pat
         assert (response.status, response.body, response.headers["etag"]) == (200, b'"y"', '"2"')
 
 
+async def test_who_wants_to_read_only_what_it_expects_gets_412_for_anything_else(tmp_path: Path) -> None:
+    async with calling(tmp_path) as (_, caller):
+        await caller.ok("PUT", TITLE, "x")
+        for expected in ('"1"', '"1", "2"', "*"):
+            assert (await caller.call("GET", TITLE, if_match=expected)).body == b'"x"'
+        response = await caller.call("GET", TITLE, if_match='"99"', if_none_match='"1"')
+        error = error_in(response)
+        assert (response.status, response.headers["etag"]) == (412, '"1"')
+        assert (error["code"], error["offset"], error["data"]) == ("conflict", 1, "x")
+        await caller.denied(404, "GET", "/channels/doc/state/other", if_match="*")
+
+
 @pytest.mark.parametrize("method", ["PUT", "PATCH", "DELETE"])
 async def test_a_condition_that_is_not_met_gets_412_and_stores_nothing(tmp_path: Path, method: str) -> None:
     body = None if method == "DELETE" else {"mine": 1}

@@ -15,6 +15,7 @@ from trisync.wire.http_routes import (
     Resource,
     find_resource,
     idempotency_key,
+    is_expected,
     is_for_api,
     is_known,
     last_event_id,
@@ -113,6 +114,14 @@ def test_conditions_are_offsets(headers: list[tuple[bytes, bytes]], asks: int | 
 def test_what_is_no_etag_of_ours_is_no_condition_on_a_write(etag: bytes) -> None:
     assert refusal(read_condition, [(b"if-match", etag)]) == 400
     assert refusal(read_condition, [(b"if-none-match", etag)]) == 400
+
+
+def test_what_a_client_expects_is_told_by_any_of_its_etags_but_no_weak_one() -> None:
+    for expected in (b'"7"', b'"6", "7"', b"*"):
+        assert is_expected([(b"if-match", expected)], 7)
+    for other in (b'W/"7"', b'"8"', b"7", b""):
+        assert not is_expected([(b"if-match", other)], 7)
+    assert is_expected([], 7)
 
 
 def test_what_a_client_has_already_is_told_by_any_of_its_etags() -> None:

@@ -27,6 +27,7 @@ from trisync.wire.http_routes import (
     Condition,
     Resource,
     idempotency_key,
+    is_expected,
     is_known,
     last_event_id,
     read_condition,
@@ -253,6 +254,10 @@ class HttpSession(Session):
         word = await self._word(call)
         if word is None:
             raise WireError("not_found", "there is no such key")
+        if not is_expected(headers, word.offset):
+            problem = f"the key's newest offset is {word.offset}"
+            error = WireError("conflict", problem, offset=word.offset, data=word.data)
+            raise HttpError(refused(error, 412, (etag(word.offset),)))
         if is_known(headers, word.offset):
             return Answer(304, headers=(etag(word.offset),))
         return Answer(200, bytes(word.data), (etag(word.offset),))

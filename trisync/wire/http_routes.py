@@ -248,6 +248,13 @@ def read_condition(headers: Headers) -> int | Condition | None:
     return int(found[1])
 
 
+def is_expected(headers: Headers, offset: int) -> bool:
+    """Whether a key's word is one that If-Match names, if that was sent (RFC 9110, section 13.1.1)."""
+    if header(headers, b"if-match") is None:
+        return True
+    return bool(tokens(headers, b"if-match") & {b"*", b'"%d"' % offset})
+
+
 def is_known(headers: Headers, offset: int) -> bool:
     """Whether If-None-Match says that the client has a key's word already (RFC 9110, section 13.1.2)."""
     known = tokens(headers, b"if-none-match")
