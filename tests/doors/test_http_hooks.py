@@ -11,6 +11,7 @@ from tests.web_calls import calling, error_in, open_caller
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
 
 LOBBY = "/channels/lobby/messages"
+TITLE = "/channels/doc/state/title"
 
 
 async def test_a_programs_hooks_are_asked_about_calls(tmp_path: Path) -> None:
@@ -122,6 +123,24 @@ async def test_a_call_that_was_stored_gets_its_verdict_again_whatever_a_hook_say
             error = await caller.denied(403 if code == "forbidden" else 503, "POST", LOBBY, 1, idempotency_key="new")
             assert (error["code"], error["message"]) == (code, "closed")
             assert (await caller.ok("GET", LOBBY))["offset"] == 1
+
+
+async def test_a_write_is_answered_as_what_a_hook_has_made_of_it(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running:
+
+        @running.server.on_publish
+        async def turn_round(publish: PublishRequest) -> None:
+            publish.data = "made anew" if publish.data is None else None
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            for method, body in (("PUT", 5), ("PATCH", {"a": 1})):
+                response = await caller.call(method, TITLE, body, if_none_match="*")
+                assert (response.status, "etag" in response.headers) == (200, False)
+                await caller.denied(404, "GET", TITLE)
+            response = await caller.call("DELETE", TITLE, if_none_match="*")
+            assert (response.status, response.headers["etag"]) == (201, '"3"')
+            assert (await caller.call("GET", TITLE)).headers["etag"] == '"3"'
 
 
 async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) -> None:

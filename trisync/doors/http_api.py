@@ -5,6 +5,7 @@ http_calls.py. No call leaves anything behind but what it stored.
 """
 
 from hashlib import sha256
+from typing import NamedTuple
 
 import msgspec
 import trio
@@ -54,6 +55,23 @@ _NULL = b"null"
 class _Word(Struct):
     offset: int
     data: Raw
+
+
+class _Stored(NamedTuple):
+    """What became of a publish."""
+
+    verdict: int | Duplicate
+    data: bytes
+    """What the program's hooks have made of it, where they did not refuse a repetition."""
+
+    @property
+    def offset(self) -> int:
+        return self.verdict.offset if isinstance(self.verdict, Duplicate) else self.verdict
+
+    def answer(self, status: int, *headers: tuple[bytes, bytes]) -> Answer:
+        """The answer to a write; to a repeated one it is the same but for `duplicate`."""
+        repeated = {"duplicate": True} if isinstance(self.verdict, Duplicate) else {}
+        return ok(status, *headers, offset=self.offset, **repeated)
 
 
 _decode_words = msgspec.json.Decoder(dict[str, _Word]).decode
@@ -220,22 +238,23 @@ class HttpSession(Session):
             return ok(202)
         stored = await self._store(request, once)
         name = call.channel.replace("/", "%2F").replace("#", "%23")
-        location = f"{ROOT.decode()}/{name}/messages?since={_offset(stored) - 1}&limit=1"
-        return _stored(stored, 201, (b"Location", location.encode()))
+        location = f"{ROOT.decode()}/{name}/messages?since={stored.offset - 1}&limit=1"
+        return stored.answer(201, (b"Location", location.encode()))
 
     async def _judge_publish(self, request: Publish) -> Publish | Refused:
         if self._publish_hooks is None or not self._publish_hooks(request.channel):
             return request
         return await self._hooks.judge_publish(self._meet_client(), request)
 
-    async def _store(self, request: Publish, once: Once | None) -> int | Duplicate:
+    async def _store(self, request: Publish, once: Once | None) -> _Stored:
         item = await self._judge_publish(request)
         if isinstance(item, Refused) and once is None:
             raise item.error  # with an Idempotency-Key it may be stored already, whatever the hooks say now
         await self._room()
         settled = trio.Event()
         submission = Submission(lambda submission: settled.set(), self._name, once=once, flow=self._own_flow())
-        submission.add(item, len(item.data) if isinstance(item, Publish) else 0)
+        data = bytes(request.data if isinstance(item, Refused) else item.data)
+        submission.add(item, len(data))
         self._broker.submit(submission)
         await settled.wait()
         [verdict] = submission.verdicts
@@ -243,7 +262,7 @@ class HttpSession(Session):
             if verdict.details.pop("reused", False):
                 raise HttpError(refused(verdict, 422))
             raise verdict
-        return verdict
+        return _Stored(verdict, data)
 
     # Keys
 
@@ -287,11 +306,11 @@ class HttpSession(Session):
                 raise
             offset = error.details["offset"]
             raise HttpError(refused(error, 412, (etag(offset),) if offset else ())) from None
-        if bytes(request.data) == _NULL:
-            return _stored(stored, 200)  # without an ETag: it is If-None-Match: * that fits now
-        return _stored(stored, 201 if condition == 0 else 200, etag(_offset(stored)))
+        if stored.data == _NULL:
+            return stored.answer(200)  # without an ETag: it is If-None-Match: * that fits now
+        return stored.answer(201 if condition == 0 else 200, etag(stored.offset))
 
-    async def _swap(self, call: Call, request: Publish) -> int | Duplicate:
+    async def _swap(self, call: Call, request: Publish) -> _Stored:
         """Write a key if it is there, whatever it holds. Raises WireError `conflict` if not."""
         for _ in range(SWAPS_MAX):
             word = await self._word(call)
@@ -348,13 +367,3 @@ def _once(call: Call, headers: Headers, body: bytes) -> Once | None:
     conditions = [(header(headers, name) or b"").decode("latin-1") for name in (b"if-match", b"if-none-match")]
     said = msgspec.json.encode([call.method, call.key, sorted(call.query.items()), conditions])
     return Once(sha256(call.channel.encode() + b"\n" + key).digest(), sha256(said + body).digest())
-
-
-def _offset(stored: int | Duplicate) -> int:
-    return stored.offset if isinstance(stored, Duplicate) else stored
-
-
-def _stored(stored: int | Duplicate, status: int, *headers: tuple[bytes, bytes]) -> Answer:
-    """The answer to a write; to a repeated one it is the same but for `duplicate`."""
-    repeated = {"duplicate": True} if isinstance(stored, Duplicate) else {}
-    return ok(status, *headers, offset=_offset(stored), **repeated)
