@@ -207,7 +207,7 @@ async def test_a_body_that_ends_in_two_ways_gets_400_and_hides_no_second_request
 
 async def test_a_body_is_asked_for_only_when_it_will_be_taken(undisturbed: Undisturbed) -> None:
     expecting = "Expect: 100-continue"
-    async with undisturbed(log_lines=2) as arena:
+    async with undisturbed(log_lines=9) as arena:
         async with arena.web() as peer:
             await peer.send_raw(post("Content-Length: 4", expecting))
             assert (await peer.get_response()).status == 100
@@ -220,6 +220,20 @@ async def test_a_body_is_asked_for_only_when_it_will_be_taken(undisturbed: Undis
             async with arena.web() as peer:
                 await peer.send_raw(post(*headers, expecting))
                 await denied(peer, status, code)
+        key = "/channels/lobby/state/k"
+        for method, path, header in (
+            ("POST", "/channels/bad%20name/messages", "X: y"),
+            ("PUT", "/channels/lobby/state/%00", "X: y"),
+            ("POST", f"{LOBBY}?expect=1", "X: y"),
+            ("POST", LOBBY, "Idempotency-Key: a b"),
+            ("POST", LOBBY, 'If-Match: "1"'),
+            ("PUT", key, "If-Match: 7"),
+            ("PATCH", key, 'If-None-Match: "7"'),
+        ):
+            async with arena.web() as peer:
+                named = dict(line.split(": ", 1) for line in (header, "Content-Length: 4", expecting))
+                await peer.send_raw(head_of(method, path, named))
+                await denied(peer, 400, "bad_request")
 
 
 async def test_a_refused_call_whose_body_is_here_leaves_the_conversation_as_it_was(undisturbed: Undisturbed) -> None:

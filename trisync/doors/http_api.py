@@ -119,7 +119,7 @@ class HttpSession(Session):
             case Resource.CHANNELS, _:
                 return await self._list(call)
             case Resource.CHANNEL, _:
-                return await self._clear(call, headers)
+                return await self._clear(call)
             case Resource.MESSAGES, "GET":
                 history = call.request("history")
                 assert isinstance(history, History)
@@ -215,9 +215,8 @@ class HttpSession(Session):
                 return False
         return True
 
-    async def _clear(self, call: Call, headers: Headers) -> Answer:
+    async def _clear(self, call: Call) -> Answer:
         """Empty a channel. The hooks are asked as about a message of `null`."""
-        _refuse_conditions(headers)
         judged = await self._judge_publish(_compose(_NULL, channel=call.channel))
         if isinstance(judged, Refused):
             raise judged.error
@@ -227,13 +226,10 @@ class HttpSession(Session):
     # Publishing
 
     async def _publish(self, call: Call, headers: Headers, body: bytes) -> Answer:
-        _refuse_conditions(headers)
         fields = {name: value for name, value in call.query.items() if name != "name"}
         request = _compose(body, channel=call.channel, **fields)
         once = _once(call, headers, body)
         if request.ephemeral:
-            if once is not None:
-                raise WireError("bad_request", "an ephemeral message has no Idempotency-Key: it is not stored")
             await self._store(request, None)
             return ok(202)
         stored = await self._store(request, once)
@@ -293,8 +289,6 @@ class HttpSession(Session):
         request = _compose(data, channel=call.channel, key=call.key, merge=merge)
         try:
             if condition is Condition.EXISTS:
-                if once is not None:
-                    raise WireError("bad_request", "an Idempotency-Key and If-Match: * do not go together")
                 stored = await self._swap(call, request)
             elif condition is None:
                 stored = await self._store(request, once)
@@ -350,13 +344,6 @@ def _compose(data: bytes, **fields: object) -> Publish:
         return compose_publish(data, **fields)
     except BadRequest as bad:
         raise bad.error from None
-
-
-def _refuse_conditions(headers: Headers) -> None:
-    """A condition that is not looked at must not seem to be met."""
-    for name in (b"if-match", b"if-none-match"):
-        if header(headers, name) is not None:
-            raise WireError("bad_request", "If-Match and If-None-Match are for /channels/{channel}/state/{key}")
 
 
 def _once(call: Call, headers: Headers, body: bytes) -> Once | None:

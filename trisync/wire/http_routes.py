@@ -125,7 +125,10 @@ def allowed_methods(resource: Resource) -> bytes:
 
 
 def read_call(method: bytes, target: bytes, headers: Headers) -> Call:
-    """What a request asks for, its headers judged too, those apart that are conditions. Raises HttpError."""
+    """What a request asks for, its headers judged too. Raises HttpError and WireError.
+
+    Nothing that a body has to follow is wrong then, but for the body.
+    """
     resource, channel, key = find_resource(target)
     name = "GET" if method == b"HEAD" else method.decode("latin-1")
     parameters = METHODS[resource].get(name)
@@ -138,6 +141,9 @@ def read_call(method: bytes, target: bytes, headers: Headers) -> Call:
         _checked({"op": "hello", "name": call.name})
     if call.has_body:
         _check_content(headers, name)
+    if name != "GET":
+        call.request("publish", data=None)
+        _check_conditions(call, headers)
     return call
 
 
@@ -218,6 +224,18 @@ def _unsupported(problem: str, method: str) -> HttpError:
     if method == "PATCH":
         accept = (b"Accept-Patch", b"application/merge-patch+json, application/json")
     return HttpError(refused(WireError("bad_request", problem), 415, (accept,)))
+
+
+def _check_conditions(call: Call, headers: Headers) -> None:
+    """Refuse what is no condition or Idempotency-Key, or none here: it must not seem to be heeded."""
+    repeatable = idempotency_key(headers) is not None
+    if call.resource is Resource.KEY:
+        if read_condition(headers) is Condition.EXISTS and repeatable:
+            raise WireError("bad_request", "an Idempotency-Key and If-Match: * do not go together")
+    elif header(headers, b"if-match") is not None or header(headers, b"if-none-match") is not None:
+        raise WireError("bad_request", "If-Match and If-None-Match are for /channels/{channel}/state/{key}")
+    elif repeatable and call.query.get("ephemeral"):
+        raise WireError("bad_request", "an ephemeral message has no Idempotency-Key: it is not stored")
 
 
 class Condition(Enum):
