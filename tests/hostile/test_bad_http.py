@@ -82,6 +82,20 @@ async def test_a_foreign_host_gets_421_on_a_loopback_address(undisturbed: Undist
                 await peer.refused_with(421)
 
 
+async def test_a_target_that_is_a_whole_uri_is_judged_by_its_own_host(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=2) as arena, arena.web() as peer:
+        for path in (b"/health", b"/channels", b"", b"?a=b"):
+            await peer.send_raw(request(b"GET http://localhost:8000" + path, b"Host: evil.example"))
+            assert (await peer.get_response()).status == 200
+        upgrade = UPGRADE.replace(b"GET /", b"GET http://evil.example/")
+        for asked in (request(b"GET http://evil.example/health", b"Host: localhost"), upgrade):
+            async with arena.web() as other:
+                await other.send_raw(asked)
+                await other.refused_with(421)
+        await peer.send_raw(UPGRADE.replace(b"GET /", b"GET http://localhost/"))
+        assert (await peer.get_response()).status == 101
+
+
 async def test_a_foreign_host_gets_421_for_an_upgrade_too(undisturbed: Undisturbed) -> None:
     async with undisturbed() as arena, arena.web() as peer:
         await peer.send_raw(UPGRADE.replace(b"localhost", b"evil.example"))

@@ -3,12 +3,14 @@
 import base64
 import re
 
+import h11
 import pytest
 
 from trisync.wire.http_rules import (
     HttpRefusal,
     header,
     host_name,
+    in_origin_form,
     is_loopback,
     refuse_host,
     refuse_origin,
@@ -45,6 +47,27 @@ def test_a_header_that_is_repeated_is_joined_and_one_that_is_absent_is_none() ->
     assert tokens([(b"connection", b"keep-alive,  Upgrade"), (b"connection", b"X")], b"connection") >= {
         *(b"keep-alive", b"upgrade", b"x"),
     }
+
+
+@pytest.mark.parametrize(
+    ("target", "path", "host"),
+    [
+        (b"/a?b", b"/a?b", b"there"),
+        (b"*", b"*", b"there"),
+        (b"//here/a", b"//here/a", b"there"),
+        (b"http://here:80/a/b?c=http://d/", b"/a/b?c=http://d/", b"here:80"),
+        (b"HTTPS://here", b"/", b"here"),
+        (b"http://here?a", b"/?a", b"here"),
+        (b"http://here//a", b"//a", b"here"),
+        (b"http:///a", b"/a", b""),
+        (b"ftp://here/a", b"ftp://here/a", b"there"),
+    ],
+)
+def test_of_a_target_that_is_a_whole_uri_the_authority_is_the_host(target: bytes, path: bytes, host: bytes) -> None:
+    asked = h11.Request(method=b"GET", target=target, headers=[(b"Host", b"there"), (b"X", b"y")], http_version=b"1.0")
+    taken = in_origin_form(asked)
+    assert (taken.method, taken.target, taken.http_version) == (b"GET", path, b"1.0")
+    assert sorted(taken.headers) == [(b"host", host), (b"x", b"y")]
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "127.8.9.10", "::1", "[::1]"])

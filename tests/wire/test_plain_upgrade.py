@@ -100,6 +100,7 @@ def test_a_long_head_is_not_plain() -> None:
         (LIBRARY[0], b"GET / HTTP/1.0"),
         (LIBRARY[0], b"GET / HTTP/2.0"),
         (LIBRARY[0], b"GET  HTTP/1.1"),
+        (LIBRARY[0], b"GET http://localhost/ HTTP/1.1"),
         (LIBRARY[1], b"X: y"),
         (LIBRARY[2], b"Upgrade: h2c"),
         (LIBRARY[2], b"Upgrade: websocket, h2c"),

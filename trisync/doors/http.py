@@ -28,6 +28,7 @@ from trisync.wire.http_rules import (
     Headers,
     HttpRefusal,
     header,
+    in_origin_form,
     is_loopback,
     refuse_host,
     refuse_origin,
@@ -198,7 +199,7 @@ class _Exchange:
                         self._head_only = event.method == b"HEAD"
                         self._asked = shortened(f" for {(event.method + b' ' + event.target).decode('latin-1')}", 200)
                         if held_bytes - len(self._http.trailing_data[0]) <= HEAD_BYTES_MAX:
-                            return event
+                            return in_origin_form(event)
                         # h11 measures only a head that is not whole yet; one read may bring more.
                         self._refuse(HttpRefusal(431, f"a request's head is at most {HEAD_BYTES_MAX} bytes"))
                         return None

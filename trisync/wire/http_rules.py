@@ -11,6 +11,8 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import h11
+
 Headers = Sequence[tuple[bytes, bytes]]
 
 WEBSOCKET_VERSION = b"13"
@@ -20,6 +22,7 @@ _ORIGIN = re.compile(
 )
 _ORIGIN_WITHOUT_HOST = re.compile(r"null|(?!https?:)[a-z][a-z0-9+.-]*://", re.ASCII | re.IGNORECASE)
 """As of files, and of pages that an app has in a scheme of its own: `app://` in Android, `qrc://` in Qt."""
+_ABSOLUTE = re.compile(rb"https?://(?P<authority>[^/?#]*)/?(?P<rest>.*)", re.IGNORECASE)
 _LEFT_OUT = {("http", "80"), ("https", "443")}
 
 
@@ -29,6 +32,21 @@ class HttpRefusal(NamedTuple):
     status: int
     reason: str
     headers: tuple[tuple[bytes, bytes], ...] = ()
+
+
+def in_origin_form(request: h11.Request) -> h11.Request:
+    """A request as if its target were a path: of a whole URI the authority is its Host (RFC 9112, section 3.2.2)."""
+    if request.target.startswith(b"/"):
+        return request
+    uri = _ABSOLUTE.fullmatch(request.target)
+    if uri is None:
+        return request
+    return h11.Request(
+        method=request.method,
+        target=b"/" + uri["rest"],
+        headers=[(b"Host", uri["authority"]), *(pair for pair in request.headers if pair[0] != b"host")],
+        http_version=request.http_version,
+    )
 
 
 def header(headers: Headers, name: bytes) -> bytes | None:

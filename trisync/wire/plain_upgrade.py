@@ -18,8 +18,8 @@ _ANSWER = (
     b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Accept: %b\r\n\r\n"
 )
 
-# Stricter than RFC 9112: one space behind the colon, printable ASCII, no empty value, no folded line.
-_HEAD = re.compile(rb"GET [!-~]+ HTTP/1\.1\r\n((?:[-0-9A-Za-z]+: [!-~][ -~]*\r\n)+)\r\n")
+# Stricter than RFC 9112: a path as target, one space behind the colon, printable ASCII, no empty value, no folded line.
+_HEAD = re.compile(rb"GET /[!-~]* HTTP/1\.1\r\n((?:[-0-9A-Za-z]+: [!-~][ -~]*\r\n)+)\r\n")
 _KEY = re.compile(rb"[+/0-9A-Za-z]{22}==")  # 16 bytes in base64
 _LEFT_TO_H11 = {b"content-length", b"transfer-encoding", b"expect"}
 
