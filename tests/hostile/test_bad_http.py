@@ -1,12 +1,16 @@
 """The web door: requests that are no HTTP, slow, huge or for nothing; hosts and origins; broken upgrades."""
 
 import json
+import re
+import time
+from email.utils import parsedate_to_datetime
 from itertools import pairwise, product
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
+from tests.harness import read_until
 from tests.hostile.arena import MIB, Undisturbed, memory_bounded
 from tests.hostile.raw_peers import UPGRADE
 
@@ -168,6 +172,28 @@ async def test_a_plain_get_is_the_page_and_head_is_its_head(undisturbed: Undistu
         assert (head.status, head.headers["content-length"]) == (200, str(len(page.body)))
         await peer.send_raw(GET)  # so nothing followed the head
         assert (await peer.get_response()).body == page.body
+
+
+async def test_every_response_has_a_date(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=2) as arena:
+        begun_s = int(time.time())
+        for line, status in (
+            (b"GET /", 200),
+            (b"GET /health", 200),
+            (b"GET /nowhere", 404),
+            (b"GET /channels", 200),
+            (b"GET /channels/c/state/k", 404),
+            (b"GET /channels/c/events", 200),
+            (b"OPTIONS /channels", 204),
+            (b"BREW /channels", 405),
+        ):
+            async with arena.web() as peer:
+                await peer.send_raw(request(line, b"Host: localhost"))
+                head = (await read_until(peer.stream, b"\r\n\r\n")).decode()
+                assert head.startswith(f"HTTP/1.1 {status} ")
+                told = re.search("\r\nDate: (.* GMT)\r\n", head)
+                assert told is not None
+                assert begun_s <= parsedate_to_datetime(told[1]).timestamp() <= time.time()
 
 
 @pytest.mark.parametrize("path", [b"/nowhere", b"/../pyproject.toml", b"/index.html/", b"//", b"/%2e%2e/", b"*"])

@@ -99,6 +99,10 @@ class Broker:
         """The log's identity."""
         return self._log.epoch
 
+    def now_ms(self) -> int:
+        """The log's clock: Unix time, never before that of the newest message."""
+        return self._log.now_ms()
+
     # Publishing
 
     def submit(self, submission: Submission) -> None:
@@ -257,7 +261,7 @@ class Broker:
         for name, items in groupby(fleeting, attrgetter("channel")):
             channel = self._channels.get(name)
             if channel is not None:
-                now_ms, sender = self._log.now_ms(), submission.sender
+                now_ms, sender = self.now_ms(), submission.sender
                 channel.flash([ephemeral_message(name, now_ms, sender, data_text(item.data)) for item in items])
                 await self._wrote_to(channel)
 

@@ -22,7 +22,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import Answer, render
+from trisync.wire.http_answers import Answer, date, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -61,6 +61,7 @@ class HttpDoor:
     ) -> None:
         self.registry = registry
         self.settings = settings
+        self.now_ms = broker.now_ms
         self._broker = broker
         self._hooks = hooks
         self.websockets = WebSocketDoor(broker, registry, settings, hooks)
@@ -88,7 +89,7 @@ class HttpDoor:
     def meet_caller(self, connection: Connection, http: h11.Connection) -> HttpCalls:
         """A client that calls the HTTP interface; its session is to be closed at the end."""
         session = HttpSession(self._broker, connection, self.settings, self._hooks)
-        return HttpCalls(http, connection, self.registry, session, self.settings)
+        return HttpCalls(http, connection, self.registry, session, self.settings, self.now_ms)
 
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
@@ -263,4 +264,5 @@ class _Exchange:
     def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
         answer = Answer(status, file.body, content_type=file.content_type)
+        headers = [*headers, date(self._door.now_ms())]
         self._connection.outbox.write(render(self._http, answer, headers, head_only=self._head_only))

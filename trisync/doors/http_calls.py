@@ -3,6 +3,8 @@
 http.py reads the heads and hands them on; what a call does is in http_api.py.
 """
 
+from collections.abc import Callable
+
 import h11
 import trio
 
@@ -20,6 +22,7 @@ from trisync.wire.http_answers import (
     Answer,
     HttpError,
     common_headers,
+    date,
     preflight,
     refused,
     render,
@@ -39,16 +42,33 @@ _ORDINARY = {"conflict", "not_found"}
 class HttpCalls:
     """One client's calls. Its session is to be closed at the end, as any other."""
 
-    __slots__ = ("_begun", "_common", "_connection", "_head_only", "_http", "_registry", "_settings", "session")
+    __slots__ = (
+        "_begun",
+        "_common",
+        "_connection",
+        "_head_only",
+        "_http",
+        "_now_ms",
+        "_registry",
+        "_settings",
+        "session",
+    )
 
     def __init__(
-        self, http: h11.Connection, connection: Connection, registry: Registry, session: HttpSession, settings: Settings
+        self,
+        http: h11.Connection,
+        connection: Connection,
+        registry: Registry,
+        session: HttpSession,
+        settings: Settings,
+        now_ms: Callable[[], int],
     ) -> None:
         self.session = session
         self._registry = registry
         self._http = http
         self._connection = connection
         self._settings = settings
+        self._now_ms = now_ms
         self._begun = False
         self._common: list[tuple[bytes, bytes]] = []
         self._head_only = False
@@ -170,7 +190,9 @@ class HttpCalls:
     # Answers
 
     def _render(self, answer: Answer, *, closes: bool) -> bytes:
-        headers = [*self._common, (b"Connection", b"close")] if closes else self._common
+        headers = [*self._common, date(self._now_ms())]
+        if closes:
+            headers.append((b"Connection", b"close"))
         return render(self._http, answer, headers, head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
@@ -179,7 +201,7 @@ class HttpCalls:
 
     def _stream_head(self) -> bytes:
         """The head of a response that ends with the connection: what follows is shared with other clients."""
-        headers = [*self._common, (b"Content-Type", EVENT_STREAM), (b"Connection", b"close")]
+        headers = [*self._common, date(self._now_ms()), (b"Content-Type", EVENT_STREAM), (b"Connection", b"close")]
         headers.append((b"X-Accel-Buffering", b"no"))  # nginx would gather events before it passes them on
         lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % pair for pair in headers), b"", b""]
         return b"\r\n".join(lines)

@@ -1,6 +1,8 @@
 """What the HTTP interface answers with: statuses for the wire's errors, the headers all answers have, CORS. Sans-IO."""
 
 from collections.abc import Iterable
+from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Any, NamedTuple
 
@@ -85,6 +87,16 @@ def refused(error: WireError, status: int | None = None, headers: RawHeaders = (
 def etag(offset: int) -> tuple[bytes, bytes]:
     """The header ETag of a key's word."""
     return b"ETag", b'"%d"' % offset
+
+
+@lru_cache(maxsize=1)
+def _date(unix_s: int) -> tuple[bytes, bytes]:
+    return b"Date", formatdate(unix_s, usegmt=True).encode()
+
+
+def date(now_ms: int) -> tuple[bytes, bytes]:
+    """The header Date, which every response has (RFC 9110, section 6.6.1); `now_ms` is Unix time."""
+    return _date(now_ms // 1000)
 
 
 def common_headers(headers: Headers, origins: Iterable[str]) -> list[tuple[bytes, bytes]]:
