@@ -114,7 +114,11 @@ class HttpCalls:
         if call.resource is Resource.EVENTS and not self._head_only:
             await self._stream(call, headers)
             return None
-        return await self.session.answer(call, headers, body)
+        answer = await self.session.answer(call, headers, body)
+        if call.resource is Resource.EVENTS:  # of a HEAD, which has the head of GET: no length, and closes
+            self._connection.outbox.write(self._stream_head())
+            return None
+        return answer
 
     def _refuse(self, request: h11.Request, refusal: HttpRefusal) -> Answer:
         error = WireError(_REFUSED_CODES.get(refusal.status, "bad_request"), refusal.reason, closes=True)
