@@ -29,6 +29,9 @@ GARBAGE = {
     "a WebSocket frame": b"\x81\x85\x37\xfa\x21\x3d\x7f\x9f\x4d\x51\x58\r\n\r\n",
     "HTTP/0.9": b"GET /\r\n\r\n",
     "HTTP/2 with prior knowledge": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
+    "HTTP/2.0": b"GET /health HTTP/2.0\r\nHost: localhost\r\n\r\n",
+    "HTTP/9.9": b"GET /health HTTP/9.9\r\nHost: localhost\r\n\r\n",
+    "HTTP/1.2": b"GET /health HTTP/1.2\r\nHost: localhost\r\n\r\n",
     "no version": b"GET / HTTP\r\nHost: localhost\r\n\r\n",
     "a space in the target": b"GET /a b HTTP/1.1\r\nHost: localhost\r\n\r\n",
     "a control character in the target": b"GET /\x00 HTTP/1.1\r\nHost: localhost\r\n\r\n",
@@ -172,6 +175,13 @@ async def test_a_plain_get_is_the_page_and_head_is_its_head(undisturbed: Undistu
         assert (head.status, head.headers["content-length"]) == (200, str(len(page.body)))
         await peer.send_raw(GET)  # so nothing followed the head
         assert (await peer.get_response()).body == page.body
+
+
+async def test_http_1_0_with_a_host_is_served_a_request_a_connection(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=0) as arena, arena.web() as peer:
+        await peer.send_raw(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        assert (await peer.get_response()).status == 200
+        assert await peer.receive_rest() == b""
 
 
 async def test_every_response_has_a_date(undisturbed: Undisturbed) -> None:

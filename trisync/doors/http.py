@@ -34,6 +34,7 @@ from trisync.wire.http_rules import (
     refuse_origin,
     refuse_two_lengths,
     refuse_upgrade,
+    refuse_version,
     wants_upgrade,
 )
 from trisync.wire.plain_upgrade import read_plain_upgrade
@@ -96,7 +97,9 @@ class HttpDoor:
         if self.draining:
             return HttpRefusal(503, "the server is stopping")
         upgrade = wants_upgrade(headers)
-        refusal = refuse_two_lengths(headers) or refuse_host(headers, loopback=self._loopback)
+        refusal = refuse_version(version) or refuse_two_lengths(headers)
+        if refusal is None:
+            refusal = refuse_host(headers, loopback=self._loopback)
         if refusal is None and (upgrade or method not in _READING):
             refusal = refuse_origin(headers, self.settings.origins)
         if refusal is None and upgrade:

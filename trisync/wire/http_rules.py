@@ -99,6 +99,13 @@ def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
     return None
 
 
+def refuse_version(version: bytes) -> HttpRefusal | None:
+    """What a version deserves that nobody here speaks: its heads may mean something else."""
+    return (
+        None if version in (b"1.1", b"1.0") else HttpRefusal(400, "the versions served here are HTTP/1.1 and HTTP/1.0")
+    )
+
+
 def refuse_two_lengths(headers: Headers) -> HttpRefusal | None:
     """What a body that ends in two ways deserves: somebody in between may see two requests (RFC 9112, section 6.1)."""
     if header(headers, b"transfer-encoding") is None or header(headers, b"content-length") is None:
