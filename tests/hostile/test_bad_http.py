@@ -253,6 +253,26 @@ async def test_a_connection_serves_one_request_after_the_other_also_when_they_co
         assert await peer.receive_rest() == b""
 
 
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /channels HTTP/1.1\r\n\r\n", 400),
+        (request(b"GET /channels", b"Host: localhost", b"X: " + b"y" * 20_000), 431),
+        (request(b"POST /channels/c/messages", b"Host: localhost", b"Transfer-Encoding: gzip"), 501),
+        (request(b"GET /channels", b"Host: localhost")[:-2], 408),
+        (UPGRADE.replace(b"GET /", b"GET /channels").replace(b"Version: 13", b"Version: 8"), 426),
+        (UPGRADE.replace(b"GET /", b"GET /channels").replace(b"localhost", b"evil.example"), 421),
+    ],
+    ids=["400", "431", "501", "408", "426", "421"],
+)
+async def test_what_was_not_read_and_an_upgrade_is_refused_in_a_line_of_text_whatever_its_path(
+    undisturbed: Undisturbed, head: bytes, status: int
+) -> None:
+    async with undisturbed(handshake_s=0.2) as arena, arena.web() as peer:
+        await peer.send_raw(head)
+        await peer.refused_with(status)
+
+
 # Heads that do not end
 
 
