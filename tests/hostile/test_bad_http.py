@@ -177,6 +177,20 @@ async def test_a_plain_get_is_the_page_and_head_is_its_head(undisturbed: Undistu
         assert (await peer.get_response()).body == page.body
 
 
+async def test_an_empty_line_before_a_request_is_ignored(undisturbed: Undisturbed) -> None:
+    health = request(b"GET /health", b"Host: localhost")
+    post = request(b"POST /channels/c/messages", b"Host: localhost", b"Content-Length: 1") + b"1"
+    async with undisturbed(log_lines=0) as arena, arena.web() as peer:
+        await peer.send_raw(b"\r\n")
+        await wait_all_tasks_blocked(0.01)
+        for piece in (health + b"\r\n" + health, b"\r\n" + health, post + b"\r\n" + post + b"\r\n", b"\r\n"):
+            await peer.send_raw(piece)
+            for _ in range(piece.count(b"HTTP/1.1")):
+                assert (await peer.get_response()).status in (200, 201)
+        await peer.send_raw(UPGRADE)
+        assert (await peer.get_response()).status == 101
+
+
 async def test_http_1_0_with_a_host_is_served_a_request_a_connection(undisturbed: Undisturbed) -> None:
     async with undisturbed(log_lines=0) as arena, arena.web() as peer:
         await peer.send_raw(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")

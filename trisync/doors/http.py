@@ -131,8 +131,7 @@ class _Exchange:
             del first, upgrade
             await self._door.websockets.converse(self._websocket)
         elif first:
-            self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
-            self._http.receive_data(first)
+            self._http = _new_reader(first)
             await self._answer_requests()
 
     async def _first_bytes(self) -> bytes:
@@ -191,7 +190,7 @@ class _Exchange:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
         assert self._http is not None
         self._asked = ""
-        held_bytes = len(self._http.trailing_data[0])
+        held_bytes = self._begin_request()
         begun = held_bytes > 0
         if begun:
             idle_s = self._door.settings.handshake_s
@@ -213,7 +212,7 @@ class _Exchange:
                         chunk = await self._connection.receive()
                         held_bytes += len(chunk)
                         self._http.receive_data(bytes(chunk))
-                        if not begun:
+                        if not begun and (held_bytes := self._begin_request()):
                             begun = True
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s
             except h11.RemoteProtocolError as error:
@@ -225,6 +224,20 @@ class _Exchange:
             await self._connection.outbox.flush()
             return await self._next_request(idle_s)
         return None
+
+    def _begin_request(self) -> int:
+        """Pass over an empty line before a request (RFC 9112, section 2.2), which some clients send behind a body.
+
+        Returns how many bytes of the request are here already.
+        """
+        assert self._http is not None
+        held, _ = self._http.trailing_data
+        if held.startswith(b"\r\n"):
+            held = held.removeprefix(b"\r\n")
+            self._http = _new_reader(held)
+            if self.calls is not None:
+                self.calls.http = self._http
+        return len(held)
 
     def _next_cycle(self) -> bool:
         """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
@@ -269,3 +282,11 @@ class _Exchange:
         answer = Answer(status, file.body, content_type=file.content_type)
         headers = [*headers, date(self._door.now_ms())]
         self._connection.outbox.write(render(self._http, answer, headers, head_only=self._head_only))
+
+
+def _new_reader(data: bytes) -> h11.Connection:
+    """Of a client that has sent this."""
+    http = h11.Connection(h11.SERVER, max_incomplete_event_size=HEAD_BYTES_MAX)
+    if data:  # nothing would be the end
+        http.receive_data(data)
+    return http

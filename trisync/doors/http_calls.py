@@ -47,10 +47,10 @@ class HttpCalls:
         "_common",
         "_connection",
         "_head_only",
-        "_http",
         "_now_ms",
         "_registry",
         "_settings",
+        "http",
         "session",
     )
 
@@ -65,7 +65,8 @@ class HttpCalls:
     ) -> None:
         self.session = session
         self._registry = registry
-        self._http = http
+        self.http = http
+        """What reads and writes the connection; http.py replaces it between two calls."""
         self._connection = connection
         self._settings = settings
         self._now_ms = now_ms
@@ -151,9 +152,9 @@ class HttpCalls:
         limit = self._settings.message_bytes_max
         if int(header(headers, b"content-length") or 0) > limit:
             raise too_large(limit)
-        if self._http.they_are_waiting_for_100_continue:
+        if self.http.they_are_waiting_for_100_continue:
             go_on = h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[])
-            self._connection.outbox.write(self._http.send(go_on) or b"")
+            self._connection.outbox.write(self.http.send(go_on) or b"")
         with trio.move_on_after(self._settings.half_message_s) as self.session.body:
             try:
                 return await self._gather_body(limit)
@@ -171,21 +172,21 @@ class HttpCalls:
     async def _gather_body(self, limit: int) -> bytes:
         body = bytearray()
         while True:
-            event = self._http.next_event()
+            event = self.http.next_event()
             if type(event) is h11.Data:
                 body += event.data
                 if len(body) > limit:
                     raise too_large(limit)
             elif event is h11.NEED_DATA:
-                self._http.receive_data(bytes(await self._connection.receive()))
+                self.http.receive_data(bytes(await self._connection.receive()))
             else:
                 return bytes(body)
 
     def _is_whole(self) -> bool:
         """Whether the request has come to its end, apart from what was not wanted of it and is here already."""
         try:
-            while self._http.their_state is h11.SEND_BODY:
-                if self._http.next_event() is h11.NEED_DATA:
+            while self.http.their_state is h11.SEND_BODY:
+                if self.http.next_event() is h11.NEED_DATA:
                     return False
         except h11.RemoteProtocolError:
             return False
@@ -197,7 +198,7 @@ class HttpCalls:
         headers = [*self._common, date(self._now_ms())]
         if closes:
             headers.append((b"Connection", b"close"))
-        return render(self._http, answer, headers, head_only=self._head_only)
+        return render(self.http, answer, headers, head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
         """The response to a call that has met a fault of the server."""
