@@ -162,6 +162,56 @@ async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) ->
             assert [message.get("from") for message in messages][:2] == ["ann", None]
 
 
+@pytest.mark.parametrize(
+    ("path", "body", "reason"),
+    [
+        ("/channels/closed/messages", b"1", "the client hung up"),
+        (LOBBY, b"x" * 2000, "too_large: a message is at most 1024 bytes"),
+    ],
+)
+async def test_a_hook_is_told_why_a_caller_has_gone(tmp_path: Path, path: str, body: bytes, reason: str) -> None:
+    async with running_server(tmp_path, message_bytes_max=1024) as running:
+        ended: list[str | None] = []
+        gone = trio.Event()
+
+        @running.server.on_publish("closed")
+        async def refuse(publish: PublishRequest) -> None:
+            raise Refuse("closed")
+
+        @running.server.on_disconnect
+        async def part(client: Client) -> None:
+            ended.append(client.ended)
+            gone.set()
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.ok("POST", LOBBY, 1)
+            assert (await caller.call("POST", path, body)).status >= 400
+        await gone.wait()
+        assert ended == [reason]
+
+
+async def test_a_caller_whom_a_hook_refuses_has_gone_for_that(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running:
+        ended: list[str | None] = []
+        gone = trio.Event()
+
+        @running.server.on_connect
+        async def meet(client: Client) -> None:
+            raise Refuse("no entry")
+
+        @running.server.on_disconnect
+        async def part(client: Client) -> None:
+            ended.append(client.ended)
+            gone.set()
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.denied(403, "GET", LOBBY)
+        await gone.wait()
+        assert ended == ["forbidden: no entry"]
+
+
 async def test_a_caller_is_a_client_for_as_long_as_its_connection_lasts(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running:
         told: list[str] = []

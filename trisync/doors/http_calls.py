@@ -9,7 +9,7 @@ import h11
 import trio
 
 from trisync.doors.http_api import HttpSession
-from trisync.sessions.connection import Connection
+from trisync.sessions.connection import DRAINING, Connection
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.storage.log import LogUnavailable
@@ -93,11 +93,23 @@ class HttpCalls:
         self.session.calling = False
         if answer is None:
             return False
-        if answer.error is not None and answer.error.code not in _ORDINARY:
-            self._connection.note(f"{answer.status} {answer.error.code}: {answer.error.message}")
         closes = answer.closes or self.session.leaving is not None or not self._is_whole()
         self._connection.outbox.write(self._render(answer, closes=closes))
+        self._take_note(answer, closes=closes)
         return not closes
+
+    def _take_note(self, answer: Answer, *, closes: bool) -> None:
+        """Log a refusal, and have the program's hooks told why the connection ends, if it does for that."""
+        error, stopping = answer.error, self.session.leaving is not None
+        if error is not None and error.code not in _ORDINARY:
+            told = f"{error.code}: {error.message}"
+            stopping = stopping or error.code == "draining"
+            if closes and not stopping:
+                self._connection.end(told)
+            else:
+                self._connection.note(f"{answer.status} {told}")
+        if stopping:
+            self._connection.end(DRAINING)
 
     async def _answer(self, request: h11.Request, headers: Headers, refusal: HttpRefusal | None) -> Answer | None:
         """The answer to a request; None where that was a stream, which has ended."""
