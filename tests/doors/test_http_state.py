@@ -231,3 +231,5 @@ async def test_a_deleted_channel_is_empty_and_its_subscribers_are_told(tmp_path:
         assert await caller.ok("POST", "/channels/doc/messages", 3) == {"offset": 3}
         assert await caller.ok("DELETE", "/channels/nobody") == {"offset": 0}
         await caller.denied(400, "DELETE", "/channels/doc", if_match='"3"')
+        await caller.denied(400, "DELETE", "/channels/doc", idempotency_key="k")
+        assert (await caller.ok("GET", "/channels/doc/messages"))["offset"] == 3

@@ -64,6 +64,24 @@ async def test_a_transfer_coding_unknown_gets_501(undisturbed: Undisturbed) -> N
         await peer.refused_with(501)
 
 
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        (request(b"GET /", b"Host: localhost", b"Host : x"), b"'Host : x'\n"),
+        (request(b"GET /\x00", b"Host: localhost"), b"'GET /\\x00 HTTP/1.1'\n"),
+    ],
+    ids=["header", "line"],
+)
+async def test_what_is_not_http_is_shown_without_words_of_python(
+    undisturbed: Undisturbed, wrong: bytes, told: bytes
+) -> None:
+    async with undisturbed() as arena, arena.web() as peer:
+        await peer.send_raw(wrong)
+        response = await peer.get_response()
+        assert response.body.endswith(told), response
+        assert b"bytearray" not in response.body
+
+
 @pytest.mark.parametrize("host", [b"", b"a b", b"user@localhost", b"localhost:http", b"[::1", b"[::1]x", b"\xe4", b"/"])
 async def test_a_malformed_host_gets_400(undisturbed: Undisturbed, host: bytes) -> None:
     async with undisturbed() as arena, arena.web() as peer:

@@ -94,6 +94,18 @@ def test_parameters_come_as_the_fields_that_they_are() -> None:
     }
 
 
+def test_who_names_an_unknown_parameter_is_told_which_there_are() -> None:
+    for method, target, told in (
+        (b"GET", b"/channels/a/messages?last=1", "'last' is no parameter here: there are since, limit"),
+        (b"DELETE", b"/channels/a?last=1", "'last' is no parameter here: there are none"),
+    ):
+        with pytest.raises(HttpError) as refused:
+            read_call(method, target, [])
+        error = refused.value.answer.error
+        assert error is not None
+        assert error.message == told
+
+
 @pytest.mark.parametrize(
     ("headers", "asks"),
     [

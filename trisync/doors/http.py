@@ -22,7 +22,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import Answer, date, render
+from trisync.wire.http_answers import Answer, date, explain, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -216,7 +216,7 @@ class _Exchange:
                             begun = True
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s
             except h11.RemoteProtocolError as error:
-                self._refuse(HttpRefusal(error.error_status_hint, shortened(str(error), 200)))
+                self._refuse(HttpRefusal(error.error_status_hint, explain(error)))
                 return None
         if begun:
             self._refuse(HttpRefusal(408, "the request did not come in time"))

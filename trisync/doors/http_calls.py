@@ -23,13 +23,13 @@ from trisync.wire.http_answers import (
     HttpError,
     common_headers,
     date,
+    explain,
     preflight,
     refused,
     render,
 )
 from trisync.wire.http_routes import Call, Resource, allowed_methods, find_resource, is_for_events, read_call
 from trisync.wire.http_rules import Headers, HttpRefusal, header
-from trisync.wire.protocol import shortened
 from trisync.wire.replies import encode_goodbye
 
 _REFUSED_CODES = {403: "forbidden", 503: "draining"}
@@ -171,7 +171,7 @@ class HttpCalls:
             try:
                 return await self._gather_body(limit)
             except h11.RemoteProtocolError as error:
-                problem = f"the body is cut off or malformed: {shortened(str(error), 200)}"
+                problem = f"the body is cut off or malformed: {explain(error)}"
                 raise WireError("bad_request", problem, closes=True) from None
             finally:
                 self.session.body = None

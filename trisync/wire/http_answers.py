@@ -1,5 +1,6 @@
 """What the HTTP interface answers with: statuses for the wire's errors, the headers all answers have, CORS. Sans-IO."""
 
+import re
 from collections.abc import Iterable
 from email.utils import formatdate
 from functools import lru_cache
@@ -11,6 +12,7 @@ import msgspec
 
 from trisync.wire.errors import WireError
 from trisync.wire.http_rules import Headers, header
+from trisync.wire.protocol import shortened
 
 STATUSES = {
     "bad_json": 400,
@@ -87,6 +89,11 @@ def refused(error: WireError, status: int | None = None, headers: RawHeaders = (
 def etag(offset: int) -> tuple[bytes, bytes]:
     """The header ETag of a key's word."""
     return b"ETag", b'"%d"' % offset
+
+
+def explain(error: h11.RemoteProtocolError) -> str:
+    """What h11 says is wrong, without Python's name for the bytes that it shows."""
+    return shortened(re.sub(r"bytearray\(b(.*)\)", r"\1", str(error)), 200)
 
 
 @lru_cache(maxsize=1)

@@ -192,8 +192,8 @@ def _read_query(query: bytes, parameters: tuple[str, ...]) -> dict[str, Any]:
         )
         for name, text in pairs:
             if name not in parameters:
-                known = f"are {', '.join(parameters)}" if parameters else "there are none"
-                raise ValueError(f"{shortened(name, 40)!r} is no parameter here: {known}")
+                known = ", ".join(parameters) or "none"
+                raise ValueError(f"{shortened(name, 40)!r} is no parameter here: there are {known}")
             if name in fields:
                 raise ValueError(f"{name} is given twice")
             try:
@@ -234,6 +234,8 @@ def _check_conditions(call: Call, headers: Headers) -> None:
             raise WireError("bad_request", "an Idempotency-Key and If-Match: * do not go together")
     elif header(headers, b"if-match") is not None or header(headers, b"if-none-match") is not None:
         raise WireError("bad_request", "If-Match and If-None-Match are for /channels/{channel}/state/{key}")
+    elif repeatable and call.resource is Resource.CHANNEL:
+        raise WireError("bad_request", "emptying a channel has no Idempotency-Key: it can be done again")
     elif repeatable and call.query.get("ephemeral"):
         raise WireError("bad_request", "an ephemeral message has no Idempotency-Key: it is not stored")
 
