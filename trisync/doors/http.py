@@ -22,7 +22,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import Answer, date, explain, render
+from trisync.wire.http_answers import Answer, explain, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -212,7 +212,9 @@ class _Exchange:
                         chunk = await self._connection.receive()
                         held_bytes += len(chunk)
                         self._http.receive_data(bytes(chunk))
-                        if not begun and (held_bytes := self._begin_request()):
+                        if chunk.startswith(b"\r\n") and not begun:
+                            held_bytes = self._begin_request()
+                        if held_bytes and not begun:
                             begun = True
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s
             except h11.RemoteProtocolError as error:
@@ -280,8 +282,8 @@ class _Exchange:
     def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
         answer = Answer(status, file.body, content_type=file.content_type)
-        headers = [*headers, date(self._door.now_ms())]
-        self._connection.outbox.write(render(self._http, answer, headers, head_only=self._head_only))
+        now_ms = self._door.now_ms()
+        self._connection.outbox.write(render(self._http, answer, headers, now_ms=now_ms, head_only=self._head_only))
 
 
 def _new_reader(data: bytes) -> h11.Connection:

@@ -207,10 +207,8 @@ class HttpCalls:
     # Answers
 
     def _render(self, answer: Answer, *, closes: bool) -> bytes:
-        headers = [*self._common, date(self._now_ms())]
-        if closes:
-            headers.append((b"Connection", b"close"))
-        return render(self.http, answer, headers, head_only=self._head_only)
+        headers = [*self._common, (b"Connection", b"close")] if closes else self._common
+        return render(self.http, answer, headers, now_ms=self._now_ms(), head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
         """The response to a call that has met a fault of the server."""
@@ -218,7 +216,7 @@ class HttpCalls:
 
     def _stream_head(self) -> bytes:
         """The head of a response that ends with the connection: what follows is shared with other clients."""
-        headers = [*self._common, date(self._now_ms()), (b"Content-Type", EVENT_STREAM), (b"Connection", b"close")]
+        headers = [*self._common, (b"Content-Type", EVENT_STREAM), (b"Connection", b"close")]
         headers.append((b"X-Accel-Buffering", b"no"))  # nginx would gather events before it passes them on
-        lines = [b"HTTP/1.1 200 OK", *(b"%b: %b" % pair for pair in headers), b"", b""]
+        lines = [b"HTTP/1.1 200 OK", date(self._now_ms()), *(b"%b: %b" % pair for pair in headers), b"", b""]
         return b"\r\n".join(lines)
