@@ -18,7 +18,7 @@ from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load
 from trisync.loadtest.peer_servers import PEERS, apply, missing, running
 from trisync.loadtest.plan import Transport
-from trisync.loadtest.problems import Problem, describe
+from trisync.loadtest.problems import Problem, Problems, describe
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.run import describe_machine
 from trisync.loadtest.target import spawned
@@ -240,7 +240,8 @@ async def compare(
 async def measure(row: Row, contender: Contender, duration_s: float, modules: list[Path]) -> Measurement:
     """One contender once, on a server of its own. Raises as compare()."""
     warmup_s = min(WARMUP_S_MAX, WARMUP_SHARE * duration_s)
-    async with _server(contender, modules) as (host, port, pid):
+    problems = Problems()
+    async with _server(contender, modules, problems) as (host, port, pid):
         outcome = await apply(
             Load(
                 transport=contender.transport,
@@ -257,19 +258,20 @@ async def measure(row: Row, contender: Contender, duration_s: float, modules: li
                 sweep_s=row.sweep_s,
             )
         )
-    problems = [_in_words(problem) for problem in outcome.problems]
-    return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, problems)
+    problems.merge(outcome.problems)
+    said = [_in_words(problem) for problem in problems.listed()]
+    return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, said)
 
 
 @asynccontextmanager
-async def _server(contender: Contender, modules: list[Path]) -> AsyncIterator[tuple[str, int, int]]:
-    """A new server for a contender: host, port and process."""
+async def _server(contender: Contender, modules: list[Path], problems: Problems) -> AsyncIterator[tuple[str, int, int]]:
+    """A new server for a contender: host, port and process. How trisync failed to stop is added to `problems`."""
     if contender.peer is not None:
         async with running(contender.peer, modules) as (port, pid):
             yield "127.0.0.1", port, pid
     else:
         assert contender.transport is not None
-        async with spawned("full") as target:
+        async with spawned("full", problems) as target:
             assert target.pid is not None
             yield *target.door(contender.transport), target.pid
 

@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trisync.loadtest.cli import run_until_signal
+from trisync.loadtest.problems import Problems, describe
 from trisync.loadtest.target import TargetRefused, serving
 from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable, Submission
@@ -37,6 +38,10 @@ DATA = Raw(b'{"text":"sixty bytes of data, more or less","number":12345}')
 
 class PublishFailed(Exception):
     """A publish was refused, or not answered; the message says what came instead."""
+
+
+class ServerFailed(Exception):
+    """The server crashed, or did not stop; the message says how."""
 
 
 class _Answer(Struct):
@@ -114,10 +119,13 @@ async def publish_all(door: tuple[str, int], names: Sequence[str]) -> float:
 async def measure(folder: Path, names: Sequence[str], publishes: int, chance: random.Random) -> Costs:
     """Serve the log in a folder, and publish to it: so often to one of the channels, then to any of them."""
     begun = trio.current_time()
-    async with serving(folder, "full") as target:
+    problems = Problems()
+    async with serving(folder, "full", problems) as target:
         ready = trio.current_time()
         one_s = await publish_all(target.tcp, [chance.choice(names)] * publishes)
         any_s = await publish_all(target.tcp, chance.choices(names, k=publishes))
+    for problem in problems.listed():
+        raise ServerFailed(": ".join([describe(problem), *problem.examples]))
     return Costs(ready - begun, one_s / publishes, any_s / publishes)
 
 
@@ -144,7 +152,7 @@ def figures(empty: Sequence[Costs], large: Sequence[Costs]) -> Iterator[tuple[st
         yield title, shown[0], shown[1], f"{medians[1] / medians[0]:.2f}"
 
 
-_FAILURES = (PublishFailed, TargetRefused, LogRefused, LogUnavailable, msgspec.DecodeError, OSError)
+_FAILURES = (PublishFailed, ServerFailed, TargetRefused, LogRefused, LogUnavailable, msgspec.DecodeError, OSError)
 _COUNT = click.IntRange(min=1)
 
 

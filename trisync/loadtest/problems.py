@@ -6,6 +6,7 @@ EXAMPLES_MAX = 4
 """Of a million lost messages the first few tell the story."""
 
 KINDS = {
+    "crashed": "server that crashed, or did not stop as it should",
     "closed": "connections that the server ended, or could not be made",
     "malformed": "connections given up over bytes that are not this protocol",
     "lost": "messages that never came",
@@ -19,7 +20,7 @@ KINDS = {
     "stalled": "waits that nothing moved in",
     "unchecked": "deliveries not checked: their connections were refused or ended",
 }
-"""Every kind, in words that fit behind a number. Connections come first: the rest may be of their making."""
+"""Every kind, in words that fit behind a number. Server and connections come first: the rest may be of their making."""
 
 
 class Problem(Struct):

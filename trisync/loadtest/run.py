@@ -12,6 +12,7 @@ import trio
 
 from trisync.loadtest.crew import Crew, hire
 from trisync.loadtest.plan import Plan
+from trisync.loadtest.problems import Problems
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Effort, Result, distribution
 from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
@@ -44,7 +45,8 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
     `show` is called every SHOW_S. Raises TargetRefused, CrewFailed and OSError. Cancelled, it stops the load and
     its own server, and removes that one's data.
     """
-    async with spawned(target) if isinstance(target, str) else _given(target) as server:
+    at_the_stop = Problems()
+    async with spawned(target, at_the_stop) if isinstance(target, str) else _given(target) as server:
         started = datetime.now(UTC)
         recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()))
         shares = share_out(plan, server, secrets.token_hex(3))
@@ -54,7 +56,8 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
                 stage = await _play(plan, crew, recorder, server, shares[0].audience)
             nursery.cancel_scope.cancel()
         show(recorder)
-        return _result(stage, recorder, started, command)
+    recorder.problems.merge(at_the_stop.listed())
+    return _result(stage, recorder, started, command)
 
 
 async def _show_on(show: Show, recorder: Recorder) -> None:

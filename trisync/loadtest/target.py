@@ -17,6 +17,7 @@ import trio
 
 from trisync.loadtest.crew import environment
 from trisync.loadtest.plan import Transport
+from trisync.loadtest.problems import Problems
 
 START_S = 20.0
 STOP_S = 15.0
@@ -67,16 +68,20 @@ def resolve(address: str, default_port: int, *, allow_remote: bool) -> tuple[str
 
 
 @asynccontextmanager
-async def spawned(durability: str) -> AsyncIterator[Target]:
-    """A server of this run's own, with a new data folder that is removed at the end. Raises TargetRefused."""
+async def spawned(durability: str, problems: Problems) -> AsyncIterator[Target]:
+    """A server of this run's own, with a new data folder that is removed at the end.
+
+    Raises TargetRefused where it does not start. How it failed to stop is added to `problems`: what was measured until
+    then is not lost.
+    """
     with tempfile.TemporaryDirectory(prefix="trisync-loadtest-", ignore_cleanup_errors=True) as folder:
-        async with serving(Path(folder) / "data", durability) as target:
+        async with serving(Path(folder) / "data", durability, problems) as target:
             yield target
 
 
 @asynccontextmanager
-async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
-    """A server of what is in a data folder, on free ports, until the end. Raises TargetRefused."""
+async def serving(folder: Path, durability: str, problems: Problems) -> AsyncIterator[Target]:
+    """A server of what is in a data folder, on free ports, until the end. Raises and reports as spawned()."""
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; no pipe: nobody reads it meanwhile
     process = None
     try:
@@ -89,7 +94,7 @@ async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
             stdout=subprocess.PIPE,
             stderr=complaints,
             env=environment(),
-            start_new_session=True,  # Ctrl-C is for the load test, which then stops the server in good order
+            start_new_session=True,  # Ctrl-C is for the load test, which then ends the server
         )
         assert process.stdout is not None
         line = b""
@@ -98,12 +103,12 @@ async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
                 line += chunk
         match = re.match(rb"trisync ready tcp=(\S+):(\d+) web=\S+:(\d+) ", line)
         if match is None:
-            complaints.seek(0)
-            said = complaints.read().decode(errors="replace").strip()
-            raise TargetRefused(f"the server did not start: {said or 'it said nothing'}")
+            raise TargetRefused(f"the server did not start: {_all_of(complaints)}")
         host = match[1].decode()
         yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
-        await _stop(process, complaints)
+        how = await _stop(process)
+        if how is not None:
+            problems.add("crashed", f"it {how}: {_all_of(complaints)}")
     finally:
         with trio.CancelScope(shield=True):
             if process is not None:
@@ -114,16 +119,19 @@ async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
             complaints.close()
 
 
-async def _stop(process: trio.Process, complaints: BinaryIO) -> None:
-    """Have the server drain. Raises TargetRefused where that fails: a load must not break a stop."""
+async def _stop(process: trio.Process) -> str | None:
+    """Have the server drain. Returns how that failed, if it did: a load must not break a stop."""
     process.send_signal(signal.SIGTERM)
     with trio.move_on_after(STOP_S):
         await process.wait()
-    if process.returncode != 0:
-        complaints.seek(0)
-        said = complaints.read().decode(errors="replace").strip()
-        how = "did not stop" if process.returncode is None else f"ended with status {process.returncode}"
-        raise TargetRefused(f"the server {how}: {said or 'it said nothing'}")
+    if process.returncode is None:
+        return f"did not stop within {STOP_S:g} s"
+    return f"ended with status {process.returncode}" if process.returncode else None
+
+
+def _all_of(complaints: BinaryIO) -> str:
+    complaints.seek(0)
+    return complaints.read().decode(errors="replace").strip() or "it said nothing"
 
 
 class Usage(NamedTuple):
