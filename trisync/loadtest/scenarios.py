@@ -6,6 +6,7 @@ compared. What is common to all of them (processes, display, results) is in run.
 
 import random
 from collections.abc import Awaitable, Callable
+from heapq import nsmallest
 from typing import Any
 
 import trio
@@ -45,6 +46,10 @@ BRIEF_S = 1.0
 
 BEFORE_THE_DROP = 20
 """Messages that everybody gets in `resume` before they drop: who returns has been there."""
+
+
+DRAWS = 8
+"""For each channel that a subscriber follows: in most plans enough to have found different ones."""
 
 
 def tick_s(plan: Plan) -> float:
@@ -108,9 +113,13 @@ def _choose_channels(plan: Plan) -> list[list[int]]:
     wanted = min(plan.follow, plan.channels)
     everybody = []
     for _ in range(plan.subscribers):
-        chosen: set[int] = set()
-        while len(chosen) < wanted:
-            chosen.update(chance.choices(range(plan.channels), cum_weights=ends, k=wanted - len(chosen)))
+        drawn = chance.choices(range(plan.channels), cum_weights=ends, k=DRAWS * wanted)
+        chosen = list(dict.fromkeys(drawn))[:wanted]
+        if len(chosen) < wanted:  # draws would repeat the popular ones for ever
+            others = set(range(plan.channels)).difference(chosen)
+            # Each rings after a random time, the popular ones sooner; who rings first is chosen (Efraimidis, Spirakis).
+            rings = {one: chance.expovariate((one + 1) ** -plan.zipf) for one in others}
+            chosen += nsmallest(wanted - len(chosen), rings, key=rings.__getitem__)
         everybody.append(sorted(chosen))
     return everybody
 
