@@ -74,9 +74,10 @@ class Gauge:
         if self.measure_from_us <= due_us < self.measure_until_us:
             note(self._acks, max(0, self.now_us - due_us), count)
 
-    def sent_late(self, late_us: int) -> None:
-        """A paced message was sent so long behind its time."""
-        note(self._lateness, late_us)
+    def sent_late(self, due_us: int, late_us: int) -> None:
+        """A paced message was sent, and the generator was late with it by so much."""
+        if self.measure_from_us <= due_us < self.measure_until_us:
+            note(self._lateness, late_us)
 
     def tick(self, at_us: int, cpu_s: float) -> Tick:
         """What has happened since the last tick."""

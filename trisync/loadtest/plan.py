@@ -173,6 +173,8 @@ class Totals(Struct):
 
     opened: int = 0
     sent: int = 0
+    unsent: int = 0
+    """Publishes that were due in an open loop, and that the server had not taken when patience ended."""
     acked: int = 0
     due: int = 0
     """Deliveries that acknowledged publishes must lead to, by the subscribers that their channels have."""

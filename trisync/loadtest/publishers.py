@@ -92,8 +92,9 @@ class Publisher(Speaker):
     @property
     def full(self) -> bool:
         """Whether it must not send more now: the server does not keep up with the pace."""
-        unsent = self.link.unsent if self.link is not None else 0
-        return self._sent_all - self._answered >= UNANSWERED_MAX or unsent > UNSENT_BYTES_MAX
+        if self.link is None:
+            return False
+        return self._sent_all - self._answered >= UNANSWERED_MAX or self.link.unsent > UNSENT_BYTES_MAX
 
     def start(self, left: int, window: int) -> None:
         """Send up to `left` publishes, `window` of them unanswered at a time; 0 leaves the pace to somebody else."""

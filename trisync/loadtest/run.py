@@ -121,6 +121,11 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"The rate was not kept: {recorder.throughput().acked_per_s:,.0f} of {plan.rate:,.0f} publishes a second "
             "were acknowledged while it was measured."
         )
+    if recorder.totals.unsent:
+        remarks.append(
+            f"{recorder.totals.unsent:,} messages were due and never sent, as the server still did not take them "
+            f"{plan.patience_s:g} s after the end: they are in none of the latencies, which would be worse with them."
+        )
     if plan.scenario == "soak" and not shows_growth(plan) and effort.server_memory_max_bytes is not None:
         remarks.append(
             f"The run was too short to say whether the server's memory grows: {plan.duration_s:g} s were measured, and "

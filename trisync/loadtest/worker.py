@@ -19,6 +19,7 @@ from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surrou
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
+from trisync.loadtest.pacing import Pacer
 from trisync.loadtest.plan import (
     AnyOrder,
     Done,
@@ -41,9 +42,6 @@ from trisync.loadtest.trails import TRAIL_BYTES, TRAIL_BYTES_MIN, Trail
 FOLLOWED_MAX = 500
 """Channels that one reader follows when channels are read back; a server allows 1000 by default."""
 
-BURST_MAX = 1000
-"""Overdue messages that a pacer sends before answers and deliveries get their turn."""
-
 _orders = msgspec.json.Decoder(AnyOrder)
 
 
@@ -57,34 +55,6 @@ def cumulated_popularity(channels: int, exponent: float) -> list[float]:
         end += weight / total
         ends.append(end)
     return ends  # the last one's is 1, whatever rounding says
-
-
-class Pacer:
-    """An open loop: messages are due at fixed times, and however late they are sent, these times count."""
-
-    def __init__(self, publishers: list[Publisher], rate: float, phase: float, gauge: Gauge) -> None:
-        self._publishers = publishers
-        self._interval_us = 1e6 / rate
-        self._gauge = gauge
-        # Workers begin at different places within an interval, so that they do not publish in step.
-        self._began_us = clock_us() + self._interval_us * phase
-        self._count = 0
-
-    def wait_s(self) -> float:
-        """How long until a message is due."""
-        return max(0.0, (self._began_us + self._count * self._interval_us - clock_us()) / 1e6)
-
-    def send_due(self) -> None:
-        """Send what is due, at most BURST_MAX messages."""
-        now_us = clock_us()
-        for _ in range(BURST_MAX):
-            due_us = int(self._began_us + self._count * self._interval_us)
-            publisher = self._publishers[self._count % len(self._publishers)]
-            if due_us > now_us or publisher.left <= 0 or publisher.full:
-                return
-            self._gauge.sent_late(now_us - due_us)
-            publisher.publish(1, due_us)
-            self._count += 1
 
 
 class Worker:
@@ -153,19 +123,22 @@ class Worker:
         self._loop.watch(sys.stdin.fileno(), self, select.EPOLLIN)
         self._read_orders()
         while not self._finished:
-            wait_s = (self._next_tick_us - clock_us()) / 1e6
-            if self._pacer is not None:
-                wait_s = min(wait_s, self._pacer.wait_s())
-            self._loop.turn(wait_s)
-            if self._pacer is not None:
-                self._pacer.send_due()
-            if self._to_open:
-                self._open_some()
-            if self._order is not None and (not self._around.pending or clock_us() >= self._next_tick_us):
-                self._proceed()
-            if clock_us() >= self._next_tick_us:
-                self._tick()
-        self._loop.close()
+            self.turn()
+
+    def turn(self) -> None:
+        """Do what there is to do, or wait for it."""
+        wait_s = (self._next_tick_us - clock_us()) / 1e6
+        if self._pacer is not None:
+            wait_s = min(wait_s, self._pacer.wait_s())
+        self._loop.turn(wait_s)
+        if self._pacer is not None:
+            self._pacer.send_due()
+        if self._to_open:
+            self._open_some()
+        if self.busy and (not self._around.pending or clock_us() >= self._next_tick_us):
+            self._proceed()
+        if clock_us() >= self._next_tick_us:
+            self._tick()
 
     def ready(self, events: int) -> None:
         """Read orders."""
@@ -178,7 +151,7 @@ class Worker:
     def _read_orders(self) -> None:
         *lines, self._input = self._input.split(b"\n")
         for line in lines:
-            self._obey(_orders.decode(line))
+            self.obey(_orders.decode(line))
 
     def _tick(self) -> None:
         now_us = clock_us()
@@ -187,7 +160,13 @@ class Worker:
 
     # Orders
 
-    def _obey(self, order: AnyOrder) -> None:
+    @property
+    def busy(self) -> bool:
+        """Whether it has an order that it has not reported as done."""
+        return self._order is not None
+
+    def obey(self, order: AnyOrder) -> None:
+        """Begin to carry out an order; turns do the rest."""
         self._tick()  # so that what is measured begins with the order
         self._order = order
         self._flushed = False
@@ -241,7 +220,7 @@ class Worker:
             publisher.start(count, 0 if paced else self._plan.window)
         if paced:
             phase = self._share.worker / self._plan.workers
-            self._pacer = Pacer(self._publishers, self._share.rate, phase, self._gauge)
+            self._pacer = Pacer(self._publishers, self._share.rate, phase, self._gauge, self._load_until_us)
         if self._plan.faults:
             victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
             rate = self._plan.faults / self._plan.workers
@@ -262,16 +241,10 @@ class Worker:
     def _proceed(self) -> None:
         """See whether the order is done, or will never be."""
         now_us = clock_us()
-        if self._load_until_us and now_us >= self._load_until_us:
-            self._load_until_us = 0
-            self._pacer = None
-            if self._mischief is not None:
-                self._mischief.stop()
-                self._mischief = None
-            for publisher in self._publishers:
-                publisher.stop()
+        if self._load_until_us and now_us >= self._load_until_us + self._extra_us():
+            self._end_load()
         if self._around.pending or self._to_open:
-            waited_us = now_us - max(self._gauge.moved_us, self._load_until_us)
+            waited_us = clock_us() - max(self._gauge.moved_us, self._load_until_us)
             if waited_us < self._plan.patience_s * 1e6:
                 return
             for awaited in self._around.pending:
@@ -287,6 +260,22 @@ class Worker:
             self._ping_all()
             return
         self._report_done()
+
+    def _extra_us(self) -> float:
+        """How long the load goes on behind its end, for what was due and the server did not take."""
+        return self._plan.patience_s * 1e6 if self._pacer is not None and self._pacer.unsent else 0.0
+
+    def _end_load(self) -> None:
+        self._load_until_us = 0
+        self._gauge.moved_us = clock_us()  # silence counts from here: nobody had to say anything before
+        if self._pacer is not None:
+            self._gauge.totals.unsent += self._pacer.unsent
+            self._pacer = None
+        if self._mischief is not None:
+            self._mischief.stop()
+            self._mischief = None
+        for publisher in self._publishers:
+            publisher.stop()
 
     def _report_done(self) -> None:
         ended_us = self._ended_us if self._flushed else self._gauge.now_us
@@ -311,6 +300,7 @@ class Worker:
             speaker.close()
         self._report_done()
         self._finished = True
+        self._loop.close()
 
 
 def _say(report: object) -> None:
