@@ -8,9 +8,10 @@ from trisync.loadtest.problems import Problems
 PRECISION_BITS = 11
 """Bits of a latency that are kept: 1 in 2048, finer than the three digits of the histograms behind it."""
 
-SAMPLES_PER_CHUNK = 4
-"""Latencies taken of the messages in one read, evenly spread, each standing for its neighbours; up to so many
-messages in a read, every single one is measured."""
+SAMPLES_PER_READ = 6
+"""Latencies taken between the oldest and the newest message of one read, evenly spread, each standing for its
+neighbours; of up to so many, every single one is measured. Messages of a window were sent, and are due, in pieces: a
+read has few different times. In an open loop each has its own, and all are measured."""
 
 Sketch = dict[int, int]
 """Values to how often they were seen; a dict update is a tenth of the cost of a histogram's."""
@@ -34,6 +35,7 @@ class Gauge:
         self.moved_us = 0
         """When something last happened that brings a run forward."""
         self.measure_from_us = self.measure_until_us = 0
+        self.samples_per_read = SAMPLES_PER_READ
         self._worker = worker
         self._latencies: Sketch = {}
         self._acks: Sketch = {}
@@ -47,19 +49,25 @@ class Gauge:
             return
         self.totals.delivered += count
         self.moved_us = self.now_us
-        for sample in range(min(count, SAMPLES_PER_CHUNK)):
-            begin = first + count * sample // SAMPLES_PER_CHUNK if count > SAMPLES_PER_CHUNK else first + sample
-            end = first + count * (sample + 1) // SAMPLES_PER_CHUNK if count > SAMPLES_PER_CHUNK else begin + 1
-            due_us = dues_us[(begin + end) // 2]
-            if self.measure_from_us <= due_us < self.measure_until_us:
-                note(self._latencies, max(0, self.now_us - due_us), end - begin)
+        self._note_due(dues_us[first], 1)
+        self._note_due(dues_us[last - 1], 1)
+        between = count - 2
+        samples = min(between, self.samples_per_read)
+        begin = 0
+        for sample in range(1, samples + 1):
+            end = between * sample // samples
+            self._note_due(dues_us[first + 1 + (begin + end) // 2], end - begin)
+            begin = end
+
+    def _note_due(self, due_us: int, count: int) -> None:
+        if self.measure_from_us <= due_us < self.measure_until_us:
+            note(self._latencies, max(0, self.now_us - due_us), count)
 
     def delivered_one(self, due_us: int) -> None:
         """One message that was due at `due_us` has reached a subscriber now."""
         self.totals.delivered += 1
         self.moved_us = self.now_us
-        if self.measure_from_us <= due_us < self.measure_until_us:
-            note(self._latencies, max(0, self.now_us - due_us))
+        self._note_due(due_us, 1)
 
     def took(self, since_us: int) -> None:
         """Something that began at `since_us` is done now; for scenarios whose latency is not of messages."""
