@@ -95,6 +95,22 @@ def test_rates_are_of_the_measured_part_alone() -> None:
     assert recorder.series[0].max_us == 9000
 
 
+def test_what_is_measured_anew_begins_anew() -> None:
+    recorder = recorded(*steady())
+    recorder.measure(20_000_000, 22_000_000)
+    for second in range(4):
+        recorder.add(tick(19 + second, acked=1000 + 7 * second, latencies={700: 1}, lateness={3: 1}))
+    assert [(sample.at_s, sample.acked_per_s) for sample in recorder.series] == [(1, 7), (2, 7)]
+    assert recorder.throughput().acked_per_s == 7
+    assert recorder.latencies.get_total_count() == recorder.lateness.get_total_count() == 4
+
+
+def test_rates_are_between_the_first_ticks_behind_both_ends() -> None:
+    ticks = [tick(at_s, acked=round(100 * at_s)) for at_s in (9.9, 10.1, 11.5, 13.9, 14.2, 15.0)]
+    throughput = recorded(*ticks).throughput()
+    assert (throughput.measured_s, throughput.acked_per_s) == (4.1, 100.0)
+
+
 def test_rates_of_workers_add_up() -> None:
     recorder = recorded(
         *(tick(9 + second, worker=worker, acked=50 * second) for second in range(6) for worker in (0, 1))

@@ -76,6 +76,8 @@ def test_a_scenario_passes_and_says_what_it_found(
             assert found["fairness"]["p99_times"] == round(flooded["p99_us"] / alone["p99_us"], 2)
             assert 0 < alone["count"] <= flooded["count"] + 20 < throughput["acked"]
             assert "times as long" in result.output
+            times = [sample["at_s"] for sample in found["series"]]
+            assert times == sorted(set(times))  # of the flood alone
         case "soak":
             assert found["effort"]["server_growth_bytes_per_h"] is None
             assert "an hour" not in result.output

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import msgspec
 import pytest
 
 from tests.loadtest.fake_server import fake_server
@@ -44,7 +45,8 @@ class WorkerHere:
 def here(monkeypatch: pytest.MonkeyPatch, scenario: str, fault: str = "none", **plan: object) -> Iterator[WorkerHere]:
     """A worker for a plan, over lines."""
     reports: list[Report] = []
-    monkeypatch.setattr(working, "_say", reports.append)
+    crew = msgspec.json.Decoder(Report)
+    monkeypatch.setattr(working, "_say", lambda report: reports.append(crew.decode(msgspec.json.encode(report))))
     with fake_server(fault) as fake:
         door = ("127.0.0.1", fake.port)
         whole = Plan(scenario=scenario, transport="lines", **plan)  # type: ignore[arg-type]

@@ -105,7 +105,7 @@ class Load(Order, tag="load", kw_only=True):
     messages: int = 0
     measure_from_us: int = 0
     measure_until_us: int = 0
-    """Latencies count of messages that were due between the two."""
+    """Latencies count of messages that were due between the two. Rates do too, so there is a tick right behind each."""
     flood: bool = True
     """Whether workers whose latencies do not count publish too."""
 

@@ -4,8 +4,9 @@ Fed by the crew and read by the live display; knows no processes and no clock of
 ticks made by hand.
 """
 
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 from trisync.loadtest.measuring import Sketch
 from trisync.loadtest.plan import Tick, Totals
@@ -37,92 +38,83 @@ def percentile_us(sketch: Sketch, percentile: float) -> int | None:
     return None
 
 
-class Recorder:
-    """Everything that is known of a run so far. begin() and end() enclose its measured part."""
+class Look(NamedTuple):
+    """At a server and its machine."""
 
-    def __init__(self, sample_s: float, look: Callable[[], tuple[Usage | None, float]]) -> None:
-        self.problems = Problems()
-        self.latencies = new_histogram()
-        self.ack_latencies = new_histogram()
-        self.lateness = new_histogram()
+    at_us: int
+    used: Usage | None
+    idle_s: float
+    """Processor time that the machine has idled away since its start."""
+
+    def server_cpu(self, later: "Look") -> float | None:
+        """The server's processor time from here to a later look, in cores."""
+        if self.used is None or later.used is None or later.at_us <= self.at_us:
+            return None
+        return (later.used.cpu_s - self.used.cpu_s) * 1e6 / (later.at_us - self.at_us)
+
+    def machine_idle(self, later: "Look") -> float | None:
+        """Processor time that nobody used from here to a later look, in cores."""
+        if later.at_us <= self.at_us:
+            return None
+        return max(0.0, (later.idle_s - self.idle_s) * 1e6 / (later.at_us - self.at_us))
+
+
+class Window:
+    """A measured part of a run: each worker's ticks at its two ends, looks at the server, and its course.
+
+    Workers tick as soon as it begins and ends (see Load). So it is from a worker's first tick in it to the first one
+    that is not.
+    """
+
+    def __init__(self, from_us: int, until_us: int | None) -> None:
+        self.until_us = until_us
+        """None is until further notice."""
+        self.first: dict[int, Tick] = {}
+        self.last: dict[int, Tick] = {}
+        self.looks: list[Look] = []
+        """The first one, and the newest."""
+        self.memories: list[tuple[float, int]] = []
+        """The server's, by the time in seconds."""
         self.series: list[Sample] = []
-        self.phase = ""
-        self._sample_us = sample_s * 1e6
-        self._look = look
-        self._newest: dict[int, Tick] = {}
-        self._first: dict[int, Tick] = {}
-        self._last: dict[int, Tick] = {}
-        self._from_us: int | None = None
-        self._until_us: int | None = None
+        self._from_us = from_us
         self._interval: Sketch = {}
         self._sampled: dict[int, Tick] = {}
-        self._sampled_us = 0
-        self._usage: Usage | None = None
-        self._usages: list[tuple[int, Usage | None, float]] = []
-        self._memories: list[tuple[float, int]] = []
+        self._sampled_us = from_us
 
-    @property
-    def totals(self) -> Totals:
-        """What all workers have counted."""
-        return _sum([tick.totals for tick in self._newest.values()])
+    def add(self, tick: Tick, latencies: Sketch) -> bool:
+        """Take a worker's tick, and what it says of latency. One of another time is not taken; returns False then."""
+        before = self.last.get(tick.worker)
+        is_over = before is not None and self.until_us is not None and before.at_us >= self.until_us
+        if tick.at_us < self._from_us or is_over:
+            return False
+        self.first.setdefault(tick.worker, tick)
+        self._sampled.setdefault(tick.worker, tick)
+        self.last[tick.worker] = tick
+        for value, count in latencies.items():
+            self._interval[value] = self._interval.get(value, 0) + count
+        return True
 
-    def measure(self, from_us: int, until_us: int | None = None) -> None:
-        """Rates and the series are of this time; until further notice where there is no end."""
-        self._from_us, self._until_us = from_us, until_us
-        self._sampled = dict(self._newest)
-        self._sampled_us = max((tick.at_us for tick in self._newest.values()), default=from_us)
-        self._interval = {}
-        self._first = dict(self._newest)
-        self._usages.clear()
-        self._memories.clear()
-        self._note_memory(from_us, self._look()[0])
+    def is_sample_due(self, now_us: int, sample_us: float) -> bool:
+        """Whether the one before is so long ago."""
+        return now_us - self._sampled_us >= sample_us
 
-    def _note_memory(self, at_us: int, used: Usage | None) -> None:
+    def note(self, look: Look) -> None:
+        """Note a look at the server."""
+        self.looks[1:] = [look]
+        self.note_memory(look.at_us, look.used)
+
+    def note_memory(self, at_us: int, used: Usage | None) -> None:
+        """Note the server's memory."""
         if used is not None:
-            self._memories.append((at_us / 1e6, used.memory_bytes))
+            self.memories.append((at_us / 1e6, used.memory_bytes))
 
-    def stop_measuring(self) -> None:
-        """What comes from now on is not measured."""
-        self._until_us = max((tick.at_us for tick in self._newest.values()), default=0)
-        self._note_memory(self._until_us, self._look()[0])
-
-    def add(self, tick: Tick) -> None:
-        """Take a worker's tick."""
-        self._newest[tick.worker] = tick
-        self.problems.merge(tick.problems)
-        record(self.latencies, tick.latencies)
-        record(self.ack_latencies, tick.ack_latencies)
-        record(self.lateness, tick.lateness)
-        if self._from_us is None:
-            return
-        if tick.at_us <= self._from_us:
-            self._first[tick.worker] = self._sampled[tick.worker] = tick
-            self._sampled_us = tick.at_us
-            return
-        if self._until_us is None or tick.at_us <= self._until_us:
-            self._first.setdefault(tick.worker, tick)
-            self._last[tick.worker] = tick
-            for value, count in (tick.latencies or tick.ack_latencies).items():
-                self._interval[value] = self._interval.get(value, 0) + count
-            self._sample(tick.at_us)
-
-    def _sample(self, now_us: int) -> None:
-        if not self._usages:
-            self._usages.append((now_us, *self._look()))
-        elapsed_s = (now_us - self._sampled_us) / 1e6
-        if now_us - self._sampled_us < self._sample_us or len(self._last) < len(self._newest):
-            return
-        assert self._from_us is not None
-        before, after = _sum([tick.totals for tick in self._sampled.values()]), self.totals
-        used, idle_s = self._look()
-        self._usages[1:] = [(now_us, used, idle_s)]
-        server_cpu = None
-        if used is not None and self._usage is not None:
-            server_cpu = (used.cpu_s - self._usage.cpu_s) / elapsed_s
-        self._note_memory(now_us, used)
+    def sample(self, look: Look) -> None:
+        """Make a point of the series."""
+        elapsed_s = (look.at_us - self._sampled_us) / 1e6
+        before, after = _sum(self._sampled), _sum(self.last)
         self.series.append(
             Sample(
-                at_s=round((now_us - self._from_us) / 1e6, 3),
+                at_s=round((look.at_us - self._from_us) / 1e6, 3),
                 opened_per_s=(after.opened - before.opened) / elapsed_s,
                 acked_per_s=(after.acked - before.acked) / elapsed_s,
                 delivered_per_s=(after.delivered - before.delivered) / elapsed_s,
@@ -131,35 +123,88 @@ class Recorder:
                 p50_us=percentile_us(self._interval, 50),
                 p99_us=percentile_us(self._interval, 99),
                 max_us=max(self._interval, default=None),
-                server_cpu=server_cpu,
-                server_memory_bytes=None if used is None else used.memory_bytes,
-                generator_cpu=max(
-                    (_cpu(self._sampled.get(number), tick) for number, tick in self._newest.items()), default=0.0
-                ),
+                server_cpu=self.looks[-1].server_cpu(look),
+                server_memory_bytes=None if look.used is None else look.used.memory_bytes,
+                generator_cpu=max(_cpu(self._sampled[number], tick) for number, tick in self.last.items()),
             )
         )
-        self._usage = used
-        self._sampled, self._sampled_us, self._interval = dict(self._newest), now_us, {}
+        self.note(look)
+        self._sampled, self._sampled_us, self._interval = dict(self.last), look.at_us, {}
+
+    def rate(self, name: str) -> float:
+        """One of the Totals, a second. Each worker's is taken between its own ticks, then added up."""
+        total = 0.0
+        for number, last in self.last.items():
+            first = self.first[number]
+            if last.at_us > first.at_us:
+                count = getattr(last.totals, name) - getattr(first.totals, name)
+                total += count * 1e6 / (last.at_us - first.at_us)
+        return round(total, 1)
+
+    def length_s(self) -> float:
+        """How long it was, by the worker that saw most of it."""
+        spans = [last.at_us - self.first[number].at_us for number, last in self.last.items()]
+        return round(max(spans, default=0) / 1e6, 3)
+
+    def workers_cpu(self) -> list[float]:
+        """Each worker's processor time, in cores."""
+        return [round(_cpu(self.first[number], last), 3) for number, last in sorted(self.last.items())]
+
+
+class Recorder:
+    """Everything that is known of a run so far; measure() begins its measured part."""
+
+    def __init__(self, sample_s: float, look: Callable[[], tuple[Usage | None, float]]) -> None:
+        self.problems = Problems()
+        self.phase = ""
+        self._sample_us = sample_s * 1e6
+        self._look = look
+        self._newest: dict[int, Tick] = {}
+        self.measure(sys.maxsize)  # nothing yet
+
+    @property
+    def totals(self) -> Totals:
+        """What all workers have counted."""
+        return _sum(self._newest)
+
+    @property
+    def series(self) -> list[Sample]:
+        """The measured part over time."""
+        return self._window.series
+
+    def measure(self, from_us: int, until_us: int | None = None) -> None:
+        """Rates, latencies and the series are of this time, and of none before; or until further notice."""
+        self._window = Window(from_us, until_us)
+        self._window.note_memory(from_us, self._look()[0])
+        self.latencies, self.ack_latencies, self.lateness = new_histogram(), new_histogram(), new_histogram()
+
+    def stop_measuring(self) -> None:
+        """What comes from now on is not measured."""
+        self._window.until_us = max((tick.at_us for tick in self._newest.values()), default=0)
+        self._window.note_memory(self._window.until_us, self._look()[0])
+
+    def add(self, tick: Tick) -> None:
+        """Take a worker's tick."""
+        self._newest[tick.worker] = tick
+        self.problems.merge(tick.problems)
+        record(self.latencies, tick.latencies)
+        record(self.ack_latencies, tick.ack_latencies)
+        record(self.lateness, tick.lateness)
+        window = self._window
+        if window.add(tick, tick.latencies or tick.ack_latencies) and len(window.last) == len(self._newest):
+            if not window.looks:
+                window.note(Look(tick.at_us, *self._look()))
+            elif window.is_sample_due(tick.at_us, self._sample_us):
+                window.sample(Look(tick.at_us, *self._look()))
 
     def throughput(self) -> Throughput:
-        """Rates of the measured part. Each worker's are taken between its own ticks, then added up."""
-
-        def rate(name: str) -> float:
-            total = 0.0
-            for number, last in self._last.items():
-                first = self._first[number]
-                if last.at_us > first.at_us:
-                    count = getattr(last.totals, name) - getattr(first.totals, name)
-                    total += count * 1e6 / (last.at_us - first.at_us)
-            return round(total, 1)
-
-        totals = self.totals
-        spans = [last.at_us - self._first[number].at_us for number, last in self._last.items()]
+        """Rates of the measured part."""
+        window, totals = self._window, self.totals
         return Throughput(
-            measured_s=round(max(spans, default=0) / 1e6, 3),
-            acked_per_s=rate("acked"),
-            delivered_per_s=rate("delivered"),
-            delivered_bytes_per_s=rate("delivered_bytes"),
+            measured_s=window.length_s(),
+            acked_per_s=window.rate("acked"),
+            delivered_per_s=window.rate("delivered"),
+            delivered_bytes_per_s=window.rate("delivered_bytes"),
             sent=totals.sent,
             acked=totals.acked,
             delivered=totals.delivered,
@@ -167,14 +212,13 @@ class Recorder:
 
     def effort(self, *, paced: bool, with_growth: bool) -> Effort:
         """Who worked how hard, and whether the pace was the generator's."""
-        workers = [round(_cpu(self._first[number], last), 3) for number, last in sorted(self._last.items())]
+        window = self._window
+        workers = window.workers_cpu()
         server_cpu, idle = None, None
-        if len(self._usages) == 2 and self._usages[1][0] > self._usages[0][0]:
-            (first_us, first, first_idle_s), (last_us, last, last_idle_s) = self._usages
-            idle = round(max(0.0, (last_idle_s - first_idle_s) * 1e6 / (last_us - first_us)), 3)
-            if first is not None and last is not None:
-                server_cpu = round((last.cpu_s - first.cpu_s) * 1e6 / (last_us - first_us), 3)
-        memories = [bytes_ for _, bytes_ in self._memories]
+        if window.looks:
+            server_cpu = _rounded(window.looks[0].server_cpu(window.looks[-1]))
+            idle = _rounded(window.looks[0].machine_idle(window.looks[-1]))
+        memories = [bytes_ for _, bytes_ in window.memories]
         busiest = max(workers, default=0.0)
         limited = busiest > BUSY_CPU and (server_cpu is None or server_cpu < BUSY_CPU)
         if paced and self.lateness.get_total_count():
@@ -186,7 +230,7 @@ class Recorder:
             server_memory_first_bytes=memories[0] if memories else None,
             server_memory_last_bytes=memories[-1] if memories else None,
             server_memory_max_bytes=max(memories, default=None),
-            server_growth_bytes_per_h=slope_per_h(self._memories[len(memories) // 2 :]) if with_growth else None,
+            server_growth_bytes_per_h=slope_per_h(window.memories[len(memories) // 2 :]) if with_growth else None,
             generator_limited=limited,
         )
 
@@ -206,11 +250,15 @@ def slope_per_h(points: list[tuple[float, int]]) -> float | None:
     return round(3600 * sum((x - mean_x) * (y - mean_y) for x, y in points) / spread, 1)
 
 
-def _cpu(first: Tick | None, last: Tick) -> float:
-    if first is None or last.at_us <= first.at_us:
+def _cpu(first: Tick, last: Tick) -> float:
+    if last.at_us <= first.at_us:
         return 0.0
     return (last.cpu_s - first.cpu_s) * 1e6 / (last.at_us - first.at_us)
 
 
-def _sum(totals: list[Totals]) -> Totals:
-    return Totals(*(sum(getattr(one, name) for one in totals) for name in Totals.__struct_fields__))
+def _rounded(cores: float | None) -> float | None:
+    return None if cores is None else round(cores, 3)
+
+
+def _sum(ticks: dict[int, Tick]) -> Totals:
+    return Totals(*(sum(getattr(tick.totals, name) for tick in ticks.values()) for name in Totals.__struct_fields__))

@@ -91,7 +91,8 @@ class Display:
             return
         if self._live is not None:
             self._live.update(self._picture(recorder), refresh=True)
-        elif recorder.series and recorder.series[-1].at_s - self._said_s >= PLAIN_EVERY_S:
+        elif recorder.series and not 0 <= recorder.series[-1].at_s - self._said_s < PLAIN_EVERY_S:
+            # Time goes back where another part is measured.
             sample = recorder.series[-1]
             self._said_s = sample.at_s
             parts = [

@@ -33,7 +33,7 @@ from trisync.loadtest.plan import (
     clock_us,
 )
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
-from trisync.loadtest.results import Connecting, Fairness, Returning, distribution, new_histogram
+from trisync.loadtest.results import Connecting, Fairness, Returning, distribution
 from trisync.loadtest.target import Target, TargetRefused, usage
 from trisync.loadtest.trails import FINGERPRINT_MODULUS
 from trisync.loadtest.worker import cumulated_popularity
@@ -263,7 +263,6 @@ async def _fairness(stage: Stage) -> None:
     await stage.open()
     await stage.measured_load(flood=False)
     alone = distribution(recorder.ack_latencies)
-    recorder.ack_latencies = new_histogram()
     await stage.measured_load()
     flooded = distribution(recorder.ack_latencies)
     times = round(flooded.p99_us / alone.p99_us, 2) if alone is not None and flooded is not None else None

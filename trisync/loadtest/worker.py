@@ -90,6 +90,8 @@ class Worker:
         self._order: AnyOrder | None = None
         self._began_us = 0
         self._load_until_us = 0
+        self._edges_us: tuple[int, ...] = ()
+        """Of what is measured: there is a tick right behind each."""
         self._pacer: Pacer | None = None
         self._mischief: Mischief | None = None
         self._flushed = False
@@ -158,6 +160,9 @@ class Worker:
     def _tick(self) -> None:
         now_us = clock_us()
         self._next_tick_us = now_us + int(self._share.tick_s * 1e6)
+        for edge_us in self._edges_us:
+            if edge_us > now_us:
+                self._next_tick_us = min(self._next_tick_us, edge_us)
         _say(self._gauge.tick(now_us, time.process_time()))
 
     # Orders
@@ -169,6 +174,8 @@ class Worker:
 
     def obey(self, order: AnyOrder) -> None:
         """Begin to carry out an order; turns do the rest."""
+        if isinstance(order, Load):
+            self._edges_us = order.measure_from_us, order.measure_until_us
         self._tick()  # so that what is measured begins with the order
         self._order = order
         self._flushed = False
