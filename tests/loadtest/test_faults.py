@@ -1,12 +1,16 @@
 """A load test catches every promise that a server breaks, says which, and fails."""
 
+import json
+import tempfile
+
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.harness import PATIENCE_S
-from tests.loadtest.fake_server import FAULTS, fake_server
+from tests.loadtest.fake_server import FAULTS, VICTIM, fake_server
 from trisync.loadtest.cli import BROKEN, loadtest_command
 from trisync.loadtest.problems import KINDS
+from trisync.loadtest.scenarios import BEFORE_THE_DROP
 
 
 def load(port: int, *options: str, patience_s: float = 0.6) -> Result:
@@ -109,6 +113,15 @@ def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> 
 @pytest.mark.parametrize("fault", ["forgets", "doubles", "misnumbers", "corrupts", "redates"])
 def test_what_nobody_listened_to_is_read_back_and_checked(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *INGEST)
+
+
+def test_what_was_missed_is_what_was_acknowledged() -> None:
+    with fake_server("silent") as fake, tempfile.NamedTemporaryFile() as file:
+        options = ("--subscribers", "2", "--missed", "50", "--window", "1", "--transport", "lines", "--json", file.name)
+        result = load(fake.port, "resume", *options)
+        found = json.load(file)
+    assert result.exit_code == BROKEN, result.output
+    assert found["returning"]["missed"] == VICTIM - 1 - BEFORE_THE_DROP
 
 
 def test_a_message_lost_between_drop_and_return_is_found() -> None:

@@ -21,3 +21,10 @@ def test_a_measured_part_that_ends_before_the_next_tick_is_measured(monkeypatch:
     assert throughput.measured_s > 0
     assert throughput.delivered_per_s > 0
     assert recorder.latencies.get_total_count() > 0
+
+
+def test_so_many_messages_are_all_published_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    with here(monkeypatch, "resume", publishers=1, subscribers=1, window=8) as worker:
+        worker.obey(Open())
+        worker.obey(Load(seconds=0.0, messages=10_000))
+        assert worker.totals.acked == 10_000

@@ -69,6 +69,7 @@ def test_a_scenario_passes_and_says_what_it_found(
             assert found["connecting"]["connections"] == found["latency"]["count"] == 20
         case "resume":
             assert found["returning"]["caught_up_s"] > 0
+            assert found["returning"]["missed"] == 30
             assert found["latency"]["count"] == 10
             assert throughput["delivered"] == 10 * throughput["acked"]
         case "fairness":

@@ -99,9 +99,9 @@ class Open(Order, tag="open"):
 
 
 class Load(Order, tag="load", kw_only=True):
-    """Publish for so long, or so many messages each where that is not 0, and await all answers."""
+    """Publish, either for so long or so many messages each, and await all answers."""
 
-    seconds: float
+    seconds: float = 0.0
     messages: int = 0
     measure_from_us: int = 0
     measure_until_us: int = 0

@@ -247,15 +247,17 @@ async def _connect(stage: Stage) -> None:
 async def _resume(stage: Stage) -> None:
     plan = stage.plan
     await stage.open()
-    await stage.load(Load(seconds=plan.patience_s, messages=BEFORE_THE_DROP), "publishing")
+    await stage.load(Load(messages=BEFORE_THE_DROP), "publishing")
     await stage.settle()
     await stage.obey(Drop(), "dropping everybody")
-    await stage.load(Load(seconds=plan.patience_s, messages=plan.missed), "publishing what they miss")
+    before = sum(stage.heads())
+    await stage.load(Load(messages=plan.missed), "publishing what they miss")
+    missed = sum(stage.heads()) - before
     stage.recorder.measure(clock_us())
     dones = await stage.obey(Return(stage.heads()), "everybody returns")
     stage.recorder.stop_measuring()
     took_s = (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
-    stage.returning = Returning(subscribers=plan.subscribers, missed=plan.missed, caught_up_s=round(took_s, 3))
+    stage.returning = Returning(subscribers=plan.subscribers, missed=missed, caught_up_s=round(took_s, 3))
 
 
 async def _fairness(stage: Stage) -> None:
