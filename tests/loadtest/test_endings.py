@@ -8,10 +8,12 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import trio
+import trio.testing
 from click.testing import CliRunner
 
 from trisync.loadtest import run as running
-from trisync.loadtest.cli import BROKEN, loadtest_command
+from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.target import Target, spawned
 
@@ -39,3 +41,23 @@ def test_a_server_that_crashes_fails_the_run_and_the_figures_are_kept(
     found = json.loads(file.read_bytes())
     assert not found["passed"]
     assert found["throughput"]["acked"] > 0
+
+
+@pytest.mark.parametrize("outlives", [True, False])
+def test_a_terminal_that_is_gone_ends_a_run_unless_that_was_started_to_outlive_it(outlives: bool) -> None:
+    async def work() -> str:
+        os.kill(os.getpid(), signal.SIGHUP)
+        await trio.testing.wait_all_tasks_blocked()
+        return "done"
+
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if outlives else signal.SIG_DFL)
+    others = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
+    try:
+        if outlives:
+            assert run_until_signal(work, ()) == "done"
+        else:
+            with pytest.raises(Interrupted):
+                run_until_signal(work, ())
+    finally:
+        for each, handler in {signal.SIGHUP: before, **others}.items():
+            signal.signal(each, handler)

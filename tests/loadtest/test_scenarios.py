@@ -110,7 +110,10 @@ def test_a_server_of_its_own_is_stopped_and_its_data_removed(tmp_path: Path) -> 
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("how", [[signal.SIGINT], [signal.SIGTERM], [signal.SIGINT] * 2, [signal.SIGINT] * 50])
+ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
+
+
+@pytest.mark.parametrize("how", [*([each] for each in ENDING), [signal.SIGINT] * 2, [signal.SIGINT] * 50])
 def test_a_signal_stops_the_load_and_its_server_and_leaves_nothing_behind(
     tmp_path: Path, how: list[signal.Signals]
 ) -> None:

@@ -28,7 +28,7 @@ T = TypeVar("T")
 
 BROKEN, UNUSABLE, NO_RUN, UNWRITTEN, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit status: a check failed; the command line is wrong (click's own); the run could not be made; all was kept, and
-a file could not be written; Ctrl-C."""
+a file could not be written; a signal ended it."""
 
 WORKERS_MAX = 4
 """Workers by default, where the machine has so many cores to spare."""
@@ -55,7 +55,10 @@ class Interrupted(click.ClickException):
         click.echo(self.message, file=file, err=True)
 
 
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+def _signals() -> list[signal.Signals]:
+    """What ends a run in good order: also that the terminal is gone, unless it was started to outlive it (nohup)."""
+    hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
+    return [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, *hangup]
 
 
 def spare_cores() -> int:
@@ -130,7 +133,7 @@ Exit status:
   2    the command line is wrong
   3    the run could not be made
   4    everything was kept, but a file could not be written
-  130  the run was ended by Ctrl-C or SIGTERM, and nothing was judged"""
+  130  the run was ended by Ctrl-C or another signal, and nothing was judged"""
 
 
 def called(group: click.Context) -> list[str]:
@@ -322,16 +325,16 @@ def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
 def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exception], ...]) -> T:
     """Run a load to its end, and return its result.
 
-    Raises NotRun where one of these failures ended it, and Interrupted where Ctrl-C or SIGTERM came first: then the
-    load has stopped and all that it started has ended. More signals change nothing about that, then and until the
-    process ends.
+    Raises NotRun where one of these failures ended it, and Interrupted where a signal came first: then the load has
+    stopped and all that it started has ended. More signals change nothing about that, then and until the process ends.
     """
     came: list[int] = []
-    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in _SIGNALS}
+    signals = _signals()
+    before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
     results: list[T] = []
     failure: BaseException | None = None
     try:
-        results = trio.run(_until_signal, work, came)
+        results = trio.run(_until_signal, work, signals, came)
     except* failures as group:
         failure = first_of(group)
     finally:
@@ -345,16 +348,16 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     return results[0]
 
 
-async def _until_signal(work: Callable[[], Awaitable[T]], came: list[int]) -> list[T]:
+async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int]) -> list[T]:
     """The result, in a list that is empty where a signal came first, or had come already."""
     results: list[T] = []
     # Around the nursery: a second signal must not meet a handler that raises while the first one's work is done.
-    with trio.open_signal_receiver(*_SIGNALS) as signals:
+    with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:
 
             async def heed_signals() -> None:
                 if not came:
-                    came.append(await anext(signals))
+                    came.append(await anext(received))
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(heed_signals)
