@@ -16,6 +16,7 @@ from tests.loadtest.fake_server import fake_server
 from trisync.cli import main
 from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
+from trisync.loadtest.publishers import UNANSWERED_MAX
 from trisync.loadtest.scenarios import SCENARIOS
 
 HOME = Path(__file__).parent.parent.parent
@@ -72,6 +73,13 @@ def test_a_server_that_would_not_be_the_one_under_load_is_refused(scenario: str,
     done = call(scenario, *options)
     assert done.exit_code == UNUSABLE, done.output
     assert said in done.stderr
+
+
+@pytest.mark.parametrize("scenario", ["fanout", "ingest", "fairness", "resume"])
+def test_a_window_is_no_larger_than_a_publisher_can_keep(scenario: str) -> None:
+    done = call(scenario, "--web", "127.0.0.1:1", "--window", str(UNANSWERED_MAX + 1))
+    assert done.exit_code == UNUSABLE, done.output
+    assert f"1<=x<={UNANSWERED_MAX}" in done.stderr
 
 
 def test_a_flood_needs_somebody_who_floods() -> None:

@@ -17,6 +17,7 @@ from trisync.cli_errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import Number, OutputFile, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
+from trisync.loadtest.publishers import UNANSWERED_MAX
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
 from trisync.loadtest.results import Result, to_json
@@ -74,6 +75,7 @@ class _Positive(Number):
 
 
 _COUNT = click.IntRange(min=1)
+_WINDOW = click.IntRange(min=1, max=UNANSWERED_MAX)
 
 _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "publishers": (_COUNT, "Connections that publish."),
@@ -81,7 +83,7 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "channels": (_COUNT, "Channels, all of them new."),
     "follow": (_COUNT, "Channels that each subscriber follows."),
     "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 as in life."),
-    "window": (_COUNT, "Publishes that each publisher keeps unanswered."),
+    "window": (_WINDOW, "Publishes that each publisher keeps unanswered."),
     "rate": (_Positive(), "Publishes a second, by all publishers together."),
     "slowest": (Number(min=1), "Times that the slowest subscriber is slower than the load."),
     "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
@@ -100,9 +102,9 @@ _SPECIAL_OPTIONS: dict[tuple[str, str], tuple[click.ParamType[Any], str]] = {
         "Connections that publish: the polite one, and those that flood.",
     ),
     ("fairness", "rate"): (_Positive(), "Publishes a second, by the polite one."),
-    ("fairness", "window"): (_COUNT, "Publishes that each of the others keeps unanswered."),
+    ("fairness", "window"): (_WINDOW, "Publishes that each of the others keeps unanswered."),
     ("fairness", "duration_s"): (_Positive(), "Seconds that are measured, first alone and then again in the flood."),
-    ("resume", "window"): (_COUNT, "Publishes kept unanswered, by the one publisher there is."),
+    ("resume", "window"): (_WINDOW, "Publishes kept unanswered, by the one publisher there is."),
 }
 """The same, where they are something else in a scenario."""
 

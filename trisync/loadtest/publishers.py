@@ -20,14 +20,14 @@ from trisync.loadtest.trails import FINGERPRINT_MODULUS, PADDING, fingerprints
 
 UNANSWERED_MAX = 100_000
 UNSENT_BYTES_MAX = 8 * 1024 * 1024
-"""Bounds on what an open loop's publisher piles up before a server that stalls: past them it waits, and what it
-then sends is late by the clock of its latency."""
+"""Bounds on what a publisher piles up before a server that stalls: past them it waits. What an open loop then sends
+is late by the clock of its latency; a window is no larger than they allow."""
 
 REFUSED_MAX = 1000
 """Refused publishes that each publisher remembers. If there are more, the channel is said to lack them too."""
 
 PIECE = 128
-"""Messages of a window that are sent together."""
+"""Messages of a window that are sent together, fewer where they are large."""
 
 
 class Answer(Struct):
@@ -80,6 +80,7 @@ class Publisher(Speaker):
         self._cumulated = popularity
         self._random = random.Random(seed * 1_000_003 + number)
         self._message_bytes = message_bytes
+        self._piece = max(1, min(PIECE, UNSENT_BYTES_MAX // message_bytes))
         self._sent = [0] * len(channels)
         self._sent_all = 0
         self._answered = 0
@@ -104,13 +105,15 @@ class Publisher(Speaker):
         self._window = window
         self.around.pending.add(self)
         if window:
-            self._refill(min(window, left))
+            self._refill()
 
-    def _refill(self, count: int) -> None:
-        """Send so many messages in pieces: the server reads one while the next one is made."""
-        while count > 0:
-            self.publish(min(count, PIECE), clock_us())
-            count -= PIECE
+    def _refill(self) -> None:
+        """Fill the window, in pieces: the server reads one while the next one is made."""
+        while self.link is not None and not self.full:
+            room = min(self._window - (self._sent_all - self._answered), self.left)
+            if room <= 0:
+                return
+            self.publish(min(room, self._piece), clock_us())
 
     def stop(self) -> None:
         """Send nothing more; it is pending until everything is answered."""
@@ -158,9 +161,8 @@ class Publisher(Speaker):
             self._tail = data = data[end:]
         if data:
             self.read(data)
-        answered = self._answered - before
-        if self.left > 0 and self._window and answered:
-            self._refill(min(answered, self.left))
+        if self.left > 0 and self._window and self._answered > before:
+            self._refill()
         elif self.left <= 0 and not self._unanswered:
             self.around.done(self)
 

@@ -1,0 +1,66 @@
+"""Publishers: how much they send before they hear of it."""
+
+from typing import Any, cast
+
+import pytest
+
+from trisync.loadtest import publishers
+from trisync.loadtest.clients import Surroundings
+from trisync.loadtest.measuring import Gauge
+from trisync.loadtest.problems import Problems
+from trisync.loadtest.publishers import PIECE, Publisher
+from trisync.loadtest.transports import AS_LINES, SPLIT, join_lines
+
+
+class StalledLine:
+    """A link to a server that takes nothing until it is told to."""
+
+    split = staticmethod(SPLIT["lines"])
+    as_lines = staticmethod(AS_LINES["lines"])
+    join = staticmethod(join_lines)
+
+    def __init__(self) -> None:
+        self.sent: list[bytes] = []
+        self.unsent = 0
+
+    def send(self, data: bytes) -> None:
+        self.sent += data.splitlines()
+        self.unsent += len(data)
+
+
+def publisher(message_bytes: int) -> tuple[Publisher, StalledLine]:
+    line = StalledLine()
+    around = Surroundings(Gauge(0, Problems()), lambda client: cast(Any, line))
+    one = Publisher(0, around, ["c"], [0], [], message_bytes, seed=1)
+    one.link = cast(Any, line)
+    return one, line
+
+
+def answers(first: int, last: int) -> memoryview:
+    return memoryview(b"".join(b'{"op":"ok","id":%d,"offset":%d}\n' % (id, id) for id in range(first, last + 1)))
+
+
+@pytest.mark.parametrize(("message_bytes", "piece"), [(60, PIECE), (10_000, 10)])
+def test_a_window_stops_where_the_server_takes_no_more_and_is_filled_when_it_does(
+    message_bytes: int, piece: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishers, "UNSENT_BYTES_MAX", 100_000)
+    one, line = publisher(message_bytes)
+    one.start(10**9, 5000)
+    sent = len(line.sent)
+    assert sent % piece == 0
+    assert 100_000 < line.unsent < 100_000 + 2 * piece * (message_bytes + 100)
+    line.unsent = 0
+    one.receive(answers(1, 10))
+    assert len(line.sent) >= 2 * sent - piece
+
+
+def test_a_window_is_full_and_no_fuller() -> None:
+    one, line = publisher(60)
+    one.start(1000, 300)
+    assert len(line.sent) == 300
+    one.receive(answers(1, 200))
+    assert len(line.sent) == 500
+    one.receive(answers(201, 500))
+    one.receive(answers(501, 800))
+    assert len(line.sent) == 1000
