@@ -6,7 +6,10 @@ import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
+import msgspec
 import pytest
 import trio
 import trio.testing
@@ -14,6 +17,8 @@ from click.testing import CliRunner
 
 from trisync.loadtest import run as running
 from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
+from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed
+from trisync.loadtest.plan import Tick, Totals
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.target import Target, spawned
 
@@ -61,3 +66,25 @@ def test_a_terminal_that_is_gone_ends_a_run_unless_that_was_started_to_outlive_i
     finally:
         for each, handler in {signal.SIGHUP: before, **others}.items():
             signal.signal(each, handler)
+
+
+async def test_a_worker_that_is_stopped_ends_the_run(autojump_clock: trio.testing.MockClock) -> None:
+    _, stdout = trio.testing.memory_stream_one_way_pair()
+    worker = cast(Any, SimpleNamespace(stdout=stdout))
+    with trio.fail_after(SILENCE_S + 1), pytest.raises(CrewFailed, match="a worker has been silent for 30 s"):
+        await Crew([worker], lambda tick: None)._listen(worker)
+
+
+async def test_a_worker_that_ticks_may_take_its_time(autojump_clock: trio.testing.MockClock) -> None:
+    tell, stdout = trio.testing.memory_stream_one_way_pair()
+    worker = cast(Any, SimpleNamespace(stdout=stdout, wait=trio.lowlevel.checkpoint))
+    ticks: list[Tick] = []
+    crew = Crew([worker], ticks.append)
+    crew.dismiss()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(crew._listen, worker)
+        for number in range(5):
+            await trio.sleep(SILENCE_S - 1)
+            await tell.send_all(msgspec.json.encode(Tick(0, number, 0.0, Totals(), {}, {}, {}, [])) + b"\n")
+        await tell.aclose()
+    assert len(ticks) == 5

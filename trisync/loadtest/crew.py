@@ -15,12 +15,14 @@ from trisync.loadtest.plan import Done, Order, Report, Share, Tick
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 GRACE_S = 5.0
 """How long a worker may take to end once nothing is asked of it."""
+SILENCE_S = 30.0
+"""A worker that has said nothing for so long is stopped, or hangs: else it ticks, whatever the server does."""
 
 _reports = msgspec.json.Decoder(Report)
 
 
 class CrewFailed(Exception):
-    """A worker has ended that should not have; what it said is on standard error."""
+    """A worker has ended that should not have, or does nothing; what it said is on standard error."""
 
 
 def environment() -> dict[str, str]:
@@ -58,9 +60,8 @@ class Crew:
             raise CrewFailed("a worker ended before its time") from None
 
     async def _listen(self, process: trio.Process) -> None:
-        assert process.stdout is not None
         rest = b""
-        async for chunk in process.stdout:
+        while chunk := await _hear(process):
             *lines, rest = (rest + chunk).split(b"\n")
             for line in lines:
                 report = _reports.decode(line)
@@ -78,6 +79,13 @@ class Crew:
     def dismiss(self) -> None:
         """From now on, workers may end."""
         self._dismissed = True
+
+
+async def _hear(process: trio.Process) -> bytes:
+    assert process.stdout is not None
+    with trio.move_on_after(SILENCE_S):
+        return bytes(await process.stdout.receive_some())
+    raise CrewFailed(f"a worker has been silent for {SILENCE_S:g} s: it is stopped, or hangs")
 
 
 @asynccontextmanager
