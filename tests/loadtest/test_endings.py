@@ -3,7 +3,7 @@
 import json
 import os
 import signal
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,11 +15,14 @@ import trio
 import trio.testing
 from click.testing import CliRunner
 
+from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import run as running
-from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
+from trisync.loadtest.cli import BROKEN, INTERRUPTED, Interrupted, loadtest_command, run_until_signal
 from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed
 from trisync.loadtest.plan import Tick, Totals
 from trisync.loadtest.problems import Problems
+from trisync.loadtest.recording import Recorder
+from trisync.loadtest.report_terminal import Display
 from trisync.loadtest.target import Target, spawned
 
 BRIEF = ("fanout", "--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0", "--quiet")
@@ -48,24 +51,58 @@ def test_a_server_that_crashes_fails_the_run_and_the_figures_are_kept(
     assert found["throughput"]["acked"] > 0
 
 
+@pytest.fixture
+def signals_restored() -> Iterator[None]:
+    """A run that was interrupted leaves them ignored, as its process is about to end."""
+    before = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, signal.SIGHUP)}
+    yield
+    for each, handler in before.items():
+        signal.signal(each, handler)
+
+
 @pytest.mark.parametrize("outlives", [True, False])
+@pytest.mark.usefixtures("signals_restored")
 def test_a_terminal_that_is_gone_ends_a_run_unless_that_was_started_to_outlive_it(outlives: bool) -> None:
     async def work() -> str:
         os.kill(os.getpid(), signal.SIGHUP)
         await trio.testing.wait_all_tasks_blocked()
         return "done"
 
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if outlives else signal.SIG_DFL)
-    others = {each: signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM, signal.SIGQUIT)}
-    try:
-        if outlives:
-            assert run_until_signal(work, ()) == "done"
-        else:
-            with pytest.raises(Interrupted):
-                run_until_signal(work, ())
-    finally:
-        for each, handler in {signal.SIGHUP: before, **others}.items():
-            signal.signal(each, handler)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN if outlives else signal.SIG_DFL)
+    if outlives:
+        assert run_until_signal(work, ()) == "done"
+    else:
+        with pytest.raises(Interrupted):
+            run_until_signal(work, ())
+
+
+@pytest.mark.parametrize("fault", ["none", "repeats"])
+@pytest.mark.usefixtures("signals_restored")
+def test_what_was_found_before_a_run_was_interrupted_is_told(
+    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = Display.show
+
+    def show_and_interrupt(display: Display, recorder: Recorder) -> None:
+        show(display, recorder)
+        if recorder.problems or (fault == "none" and recorder.totals.delivered):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Display, "show", show_and_interrupt)
+    file = tmp_path / "result.json"
+    with fake_server(fault) as fake:
+        options = ["--duration", "60", "--web", f"127.0.0.1:{fake.port}", "--json", str(file)]
+        done = CliRunner().invoke(loadtest_command, [*BRIEF, *options])
+    first, *found, last = done.stderr.splitlines()
+    assert last == f"{file} was not written."
+    if fault == "none":
+        assert (done.exit_code, found) == (INTERRUPTED, [])
+        assert first == "Interrupted: the run did not come to its end, and nothing was judged."
+    else:
+        assert done.exit_code == BROKEN
+        assert first == "Interrupted: the run did not come to its end. Until then it had found:"
+        assert found[0] == "  1 messages that came more than once"
+        assert "offset 40 came after 40, repeated" in found[1]
 
 
 async def test_a_worker_that_is_stopped_ends_the_run(autojump_clock: trio.testing.MockClock) -> None:

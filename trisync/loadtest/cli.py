@@ -4,7 +4,7 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -17,6 +17,7 @@ from trisync.cli_errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import Number, OutputFile, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
+from trisync.loadtest.problems import Problem, describe
 from trisync.loadtest.publishers import UNANSWERED_MAX
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
@@ -49,11 +50,23 @@ class Interrupted(click.ClickException):
 
     exit_code = INTERRUPTED
 
-    def __init__(self) -> None:
-        super().__init__("Interrupted: the run did not come to its end, and nothing was judged.")
+    def __init__(self, problems: Sequence[Problem] = (), unwritten: Sequence[Path | None] = ()) -> None:
+        lines = ["Interrupted: the run did not come to its end, and nothing was judged."]
+        if problems:
+            lines = ["Interrupted: the run did not come to its end. Until then it had found:"]
+            for problem in problems:
+                lines += [f"  {describe(problem)}", *(f"    {example}" for example in problem.examples)]
+        lines += [f"{file} was not written." for file in unwritten if file is not None]
+        super().__init__("\n".join(lines))
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(self.message, file=file, err=True)
+
+
+class InterruptedBroken(Interrupted):
+    """The same, and what had broken until then has broken all the same."""
+
+    exit_code = BROKEN
 
 
 def _signals() -> list[signal.Signals]:
@@ -131,11 +144,11 @@ none twice, the same for all; every acknowledged publish delivered, at the offse
 \b
 Exit status:
   0    everything was kept
-  1    something broke; it says what
+  1    something broke, also before a signal ended the run; it says what
   2    the command line is wrong
   3    the run could not be made
   4    everything was kept, but a file could not be written
-  130  the run was ended by Ctrl-C or another signal, and nothing was judged"""
+  130  a signal (Ctrl-C) ended the run, and until then nothing had broken"""
 
 
 def called(group: click.Context) -> list[str]:
@@ -252,10 +265,16 @@ for _name, _scenario in SCENARIOS.items():
 def _invoke(name: str, given: dict[str, Any]) -> None:
     plan = _plan(name, given)
     target = _target(plan.transport, given)
-    result = _run(plan, target, quiet=given["quiet"])
+    files = [given["json_file"], given["html_file"]]
+    display = Display(plan, Console(stderr=True), quiet=given["quiet"])
+    try:
+        result = _run(plan, target, display)
+    except Interrupted:
+        ended = InterruptedBroken if display.problems else Interrupted
+        raise ended(display.problems, files) from None
     problems = [
-        write_output(given["json_file"], lambda: to_json(result)),
-        write_output(given["html_file"], lambda: to_html(result).encode()),
+        write_output(files[0], lambda: to_json(result)),
+        write_output(files[1], lambda: to_html(result).encode()),
     ]
     print_result(result, Console(stderr=str(given["json_file"]) == "-"))
     conclude(problems, passed=result.passed)
@@ -316,11 +335,11 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
     return Plan(scenario=name, **fields | {"workers": min(workers, clients)})
 
 
-def _run(plan: Plan, target: Target | str, *, quiet: bool) -> Result:
+def _run(plan: Plan, target: Target | str, display: Display) -> Result:
     group = click.get_current_context().parent
     assert group is not None
     command = shlex.join([*called(group), *_arguments()])
-    with Display(plan, Console(stderr=True), quiet=quiet) as display:
+    with display:
         return run_until_signal(lambda: run(plan, target, display.show, command), (TargetRefused, CrewFailed, OSError))
 
 
@@ -333,26 +352,26 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     came: list[int] = []
     signals = _signals()
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
-    results: list[T] = []
+    result: T | None = None
     failure: BaseException | None = None
     try:
-        results = trio.run(_until_signal, work, signals, came)
+        result = trio.run(_until_signal, work, signals, came)
     except* failures as group:
         failure = first_of(group)
     finally:
         for each, handler in before.items():
             # Ignored, and not with a handler: Python takes those back in its last moments.
-            signal.signal(each, signal.SIG_IGN if came and not results else handler)
+            signal.signal(each, signal.SIG_IGN if came and result is None else handler)
     if failure is not None:  # raised here: Python before 3.11.4 makes a group of what an except* raises
         raise NotRun(in_words(failure))
-    if not results:
+    if result is None:
         raise Interrupted
-    return results[0]
+    return result
 
 
-async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int]) -> list[T]:
-    """The result, in a list that is empty where a signal came first, or had come already."""
-    results: list[T] = []
+async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int]) -> T | None:
+    """The result; None where a signal came first, or had come already."""
+    result: T | None = None
     # Around the nursery: a second signal must not meet a handler that raises while the first one's work is done.
     with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:
@@ -363,9 +382,9 @@ async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.S
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(heed_signals)
-            results.append(await work())
+            result = await work()
             nursery.cancel_scope.cancel()
-    return results
+    return result
 
 
 def _arguments() -> list[str]:

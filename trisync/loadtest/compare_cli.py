@@ -10,7 +10,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import conclude, run_until_signal
+from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import Number, OutputFile, write_output
@@ -88,10 +88,13 @@ def compare_command(
     say: Say = (lambda line: None) if quiet else (lambda line: errors.print(line, soft_wrap=True))
     chosen = list(dict.fromkeys(rows)) or list(ROWS)
     command = shlex.join(sys.argv)
-    comparison = run_until_signal(
-        lambda: compare(chosen, duration_s, rounds, modules, say, command),
-        (PeerFailed, TargetRefused, CrewFailed, OSError),
-    )
+    try:
+        comparison = run_until_signal(
+            lambda: compare(chosen, duration_s, rounds, modules, say, command),
+            (PeerFailed, TargetRefused, CrewFailed, OSError),
+        )
+    except Interrupted:
+        raise Interrupted(unwritten=[json_file]) from None
     problem = write_output(json_file, lambda: msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
     if markdown:
         click.echo(to_markdown(comparison))

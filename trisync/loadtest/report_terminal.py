@@ -6,7 +6,7 @@ from rich.table import Table
 from rich.text import Text
 
 from trisync.loadtest.plan import Plan
-from trisync.loadtest.problems import describe
+from trisync.loadtest.problems import Problem, describe
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Distribution, Result, Sample
 
@@ -75,6 +75,12 @@ class Display:
         self._quiet = quiet
         self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
         self._said_s = 0.0
+        self._recorder: Recorder | None = None
+
+    @property
+    def problems(self) -> list[Problem]:
+        """What had broken when it was last shown."""
+        return [] if self._recorder is None else self._recorder.problems.listed()
 
     def __enter__(self) -> "Display":
         if self._live is not None and not self._quiet:
@@ -87,6 +93,7 @@ class Display:
 
     def show(self, recorder: Recorder) -> None:
         """Show how it goes."""
+        self._recorder = recorder
         if self._quiet:
             return
         if self._live is not None:
