@@ -105,6 +105,22 @@ def test_what_is_measured_anew_begins_anew() -> None:
     assert recorder.latencies.get_total_count() == recorder.lateness.get_total_count() == 4
 
 
+@pytest.mark.parametrize("of_acks", [False, True])
+def test_the_latency_over_time_is_that_of_one_thing_with_gaps_where_there_is_none(of_acks: bool) -> None:
+    recorder = Recorder(1.0, lambda: (None, 0.0), of_acks=of_acks)
+    recorder.measure(10_000_000, 14_000_000)
+    for second in range(5):
+        latencies = {} if second == 2 else {900: 1}
+        recorder.add(tick(10 + second, latencies=latencies, ack_latencies={30: 1}))
+    found = [(sample.p50_us, sample.p99_us, sample.max_us) for sample in recorder.series]
+    assert found == ([(30,) * 3] * 4 if of_acks else [(900,) * 3, (None,) * 3, (900,) * 3, (900,) * 3])
+    plan = Plan(scenario="ingest", publishers=1) if of_acks else Plan(scenario="fanout", publishers=1, subscribers=1)
+    text = to_html(result(recorder, plan=plan))
+    name = "Time to acknowledgement" if of_acks else "Time to delivery"
+    ((svg, _),) = re.findall(rf'<svg[^>]*aria-label="{name}">(.*?)</svg>()', text)
+    assert (svg.count("<circle"), svg.count('<path class="line')) == ((0, 3) if of_acks else (3, 3))
+
+
 def test_rates_are_between_the_first_ticks_behind_both_ends() -> None:
     ticks = [tick(at_s, acked=round(100 * at_s)) for at_s in (9.9, 10.1, 11.5, 13.9, 14.2, 15.0)]
     throughput = recorded(*ticks).throughput()

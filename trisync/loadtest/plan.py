@@ -63,6 +63,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     """How long nothing may move before what is awaited counts as lost."""
     seed: int = 1
 
+    @property
+    def of_acks(self) -> bool:
+        """Whether the latency that it is about is that of acknowledgements: nobody listens, or arrives."""
+        return not self.subscribers and not self.connections
+
 
 class Share(Struct, frozen=True, kw_only=True):
     """What one worker has of a plan."""

@@ -11,7 +11,8 @@ NINES_MAX = 5
 """How far the percentile axis goes: to 99.999 %."""
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 40
 
-Points = Sequence[tuple[float, float]]
+Points = Sequence[tuple[float, float | None]]
+"""None is a gap in the line."""
 
 
 class Line(NamedTuple):
@@ -127,14 +128,21 @@ def _grid(x_axis: Axis, y_axis: Axis) -> str:
 
 
 def _draw(line: Line, number: int, x_axis: Axis, y_axis: Axis) -> str:
-    places = [(_x(x_axis, x), _y(y_axis, y)) for x, y in line.points]
-    if not places:
-        return ""
+    pieces: list[list[tuple[float, float]]] = [[]]
+    for x, y in line.points:
+        if y is None:
+            pieces.append([])
+        else:
+            pieces[-1].append((_x(x_axis, x), _y(y_axis, y)))
+    return "".join(_draw_piece(places, number, filled=line.filled) for places in pieces if places)
+
+
+def _draw_piece(places: list[tuple[float, float]], number: int, *, filled: bool) -> str:
     path = "M" + "L".join(f"{x} {y}" for x, y in places)
     if len(places) == 1:
         return f'<circle class="line s{number}" cx="{places[0][0]}" cy="{places[0][1]}" r="3"/>'
     area = ""
-    if line.filled:
+    if filled:
         floor = HEIGHT - _BOTTOM
         area = f'<path class="area s{number}" d="{path}L{places[-1][0]} {floor}L{places[0][0]} {floor}Z"/>'
     return f'{area}<path class="line s{number}" d="{path}"/>'

@@ -154,11 +154,15 @@ class Window:
 class Recorder:
     """Everything that is known of a run so far; measure() begins its measured part."""
 
-    def __init__(self, sample_s: float, look: Callable[[], tuple[Usage | None, float]]) -> None:
+    def __init__(
+        self, sample_s: float, look: Callable[[], tuple[Usage | None, float]], *, of_acks: bool = False
+    ) -> None:
         self.problems = Problems()
         self.phase = ""
         self._sample_us = sample_s * 1e6
         self._look = look
+        self._of_acks = of_acks
+        """Whether the latency over time is that of acknowledgements."""
         self._newest: dict[int, Tick] = {}
         self.measure(sys.maxsize)  # nothing yet
 
@@ -191,7 +195,8 @@ class Recorder:
         record(self.ack_latencies, tick.ack_latencies)
         record(self.lateness, tick.lateness)
         window = self._window
-        if window.add(tick, tick.latencies or tick.ack_latencies) and len(window.last) == len(self._newest):
+        latencies = tick.ack_latencies if self._of_acks else tick.latencies
+        if window.add(tick, latencies) and len(window.last) == len(self._newest):
             if not window.looks:
                 window.note(Look(tick.at_us, *self._look()))
             elif window.is_sample_due(tick.at_us, self._sample_us):

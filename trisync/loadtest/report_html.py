@@ -127,7 +127,8 @@ def _remarks(result: Result) -> str:
 
 
 def _tiles(result: Result) -> str:
-    throughput, latency = result.throughput, result.latency or result.ack_latency
+    throughput = result.throughput
+    latency = result.ack_latency if result.plan.of_acks else result.latency
     tiles: list[tuple[str, str]] = []
     if result.connecting is not None:
         tiles.append((f"{result.connecting.handshakes_per_s:,.0f}", "handshakes a second"))
@@ -153,7 +154,7 @@ def _latency_name(result: Result) -> str:
         return "to shake hands"
     if result.returning is not None:
         return "to catch up"
-    return "to delivery" if result.latency is not None else "to acknowledgement"
+    return "to acknowledgement" if result.plan.of_acks else "to delivery"
 
 
 def _plots(result: Result) -> list[str]:
@@ -170,7 +171,7 @@ def _plots(result: Result) -> list[str]:
             Line("99 %", _points(series, "p99_us")),
             Line("max", _points(series, "max_us")),
         ]
-        axis = log_axis("", [us for line in lines for _, us in line.points], time_text)
+        axis = log_axis("", [us for line in lines for _, us in line.points if us is not None], time_text)
         plots.append(plot(f"Time {_latency_name(result)}", lines, seconds, axis))
     curves = [
         Line(name, [(point.percentile, float(point.us)) for point in latency.curve])
@@ -178,7 +179,11 @@ def _plots(result: Result) -> list[str]:
     ]
     if curves:
         count = max(latency.count for _, latency in _distributions(result))
-        axis = log_axis("", [us for line in curves for percentile, us in line.points if percentile >= 20], time_text)
+        axis = log_axis(
+            "",
+            [us for line in curves for percentile, us in line.points if us is not None and percentile >= 20],
+            time_text,
+        )
         plots.append(plot("The same by percentile", curves, percentile_axis("percentile", count), axis))
     memory = [
         (sample.at_s, float(sample.server_memory_bytes)) for sample in series if sample.server_memory_bytes is not None
@@ -191,7 +196,7 @@ def _plots(result: Result) -> list[str]:
         Line("generator's busiest worker", [(each.at_s, each.generator_cpu) for each in series]),
     ]
     if len(series) > 1:
-        axis = linear_axis("", [cores for line in busy for _, cores in line.points], cores_text)
+        axis = linear_axis("", [cores for line in busy for _, cores in line.points if cores is not None], cores_text)
         plots.append(plot("Processor time, of a core", busy, seconds, axis))
     if len(series) > 1 and plan.subscribers and result.returning is None:
         backlog = [(sample.at_s, float(sample.backlog)) for sample in series]
@@ -201,7 +206,7 @@ def _plots(result: Result) -> list[str]:
 
 
 def _points(series: list[Sample], name: str) -> Points:
-    return [(sample.at_s, getattr(sample, name)) for sample in series if getattr(sample, name) is not None]
+    return [(sample.at_s, getattr(sample, name)) for sample in series]
 
 
 def _distributions(result: Result) -> list[tuple[str, Distribution]]:

@@ -48,7 +48,7 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
     at_the_stop = Problems()
     async with spawned(target, at_the_stop) if isinstance(target, str) else _given(target) as server:
         started = datetime.now(UTC)
-        recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()))
+        recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()), of_acks=plan.of_acks)
         shares = share_out(plan, server, secrets.token_hex(3))
         async with trio.open_nursery() as nursery:
             nursery.start_soon(_show_on, show, recorder)
