@@ -241,8 +241,10 @@ def test_who_lost_messages_is_named_and_fails_the_comparison(monkeypatch: pytest
         return Measurement(1e6, 0.95, None, ["2 messages that never came"])
 
     monkeypatch.setattr(comparing, "measure", lossy)
-    result = compare("--only", "ingest", "--rounds", "1", "--quiet")
+    result = compare("--only", "ingest", "--rounds", "2", "--quiet", "--markdown")
     assert result.exit_code == BROKEN
+    assert "1.00 M" not in result.stdout
+    assert "| trisync, WebSocket, window of 512 | –, 2 of 2 broke | –" in result.stdout
     assert "ingest: trisync, WebSocket, window of 512: 2 messages that never came" in result.stdout
     assert "the generator's core was full" in result.stdout
 
@@ -255,6 +257,27 @@ def test_ratios_are_of_medians_with_the_range_of_rounds() -> None:
     ]
     (ratio,) = ratios(row, figures)
     assert (ratio.median, ratio.min, ratio.max, ratio.at_least) == (3.0, 1.0, 5.0, 0.5)
+
+
+def test_rounds_that_broke_are_in_no_median_and_no_ratio() -> None:
+    row = small("nats")
+    ours = [Measurement(rate, 0.5, 0.5, problems) for rate, problems in [(100.0, []), (9.0, ["lost"]), (300.0, [])]]
+    theirs = [Measurement(rate, 0.5, 0.5, problems) for rate, problems in [(50.0, []), (50.0, []), (7.0, ["lost"])]]
+    figures = [summarise(each, rounds) for each, rounds in zip(row.contenders, [ours, theirs], strict=True)]
+    assert [(each.median, each.min, each.max) for each in figures] == [(200.0, 100.0, 300.0), (50.0, 50.0, 50.0)]
+    (ratio,) = ratios(row, figures)
+    assert (ratio.median, ratio.min, ratio.max) == (4.0, 2.0, 2.0)
+
+
+@pytest.mark.parametrize("theirs", [Measurement(0.0, 0.5, 0.5, []), Measurement(5.0, 0.5, 0.5, ["lost"])])
+def test_a_ratio_to_nothing_is_none(theirs: Measurement) -> None:
+    row = small("nats")
+    figures = [
+        summarise(each, [one])
+        for each, one in zip(row.contenders, [Measurement(5.0, 0.5, 0.5, []), theirs], strict=True)
+    ]
+    (ratio,) = ratios(row, figures)
+    assert (ratio.median, ratio.min, ratio.max) == (None, None, None)
 
 
 @pytest.mark.parametrize("row", ROWS.values(), ids=list(ROWS))

@@ -144,24 +144,26 @@ class Measurement(Struct, frozen=True):
 
 
 class Figures(Struct, frozen=True):
-    """One contender in all rounds. Rates are a second, of the row's unit."""
+    """One contender in all rounds. Rates are a second, of the row's unit, in the rounds without problems."""
 
     name: str
     window: int
-    median: float
-    min: float
-    max: float
+    median: float | None
+    """None, as the next two, where there was no such round."""
+    min: float | None
+    max: float | None
     rounds: list[Measurement]
 
 
 class Ratio(Struct, frozen=True):
-    """Two contenders' medians, and the lowest and highest ratio within a round."""
+    """Two contenders' medians, and the lowest and highest ratio within a round that neither had problems in."""
 
     of: str
     to: str
-    median: float
-    min: float
-    max: float
+    median: float | None
+    """None where one of them has none, or one that is 0; so the next two, where there was no such round."""
+    min: float | None
+    max: float | None
     at_least: float | None
     """What the project wants to reach, where it has said so."""
 
@@ -281,9 +283,14 @@ def _in_words(problem: Problem) -> str:
 
 
 def summarise(contender: Contender, rounds: list[Measurement]) -> Figures:
-    """A contender's rounds."""
-    rates = [one.per_s for one in rounds]
-    return Figures(contender.name, contender.window, statistics.median(rates), min(rates), max(rates), rounds)
+    """A contender's rounds. What was measured while something broke is no rate."""
+    rates = [one.per_s for one in rounds if not one.problems]
+    return Figures(contender.name, contender.window, *_spread(rates), rounds)
+
+
+def _spread(rates: list[float]) -> tuple[float | None, float | None, float | None]:
+    """Median, lowest and highest."""
+    return (statistics.median(rates), min(rates), max(rates)) if rates else (None, None, None)
 
 
 def ratios(row: Row, figures: list[Figures]) -> list[Ratio]:
@@ -296,9 +303,10 @@ def ratios(row: Row, figures: list[Figures]) -> list[Ratio]:
 
 
 def _ratio(of: Figures, to: Figures, at_least: float | None) -> Ratio:
-    by_round = [_divide(one.per_s, other.per_s) for one, other in zip(of.rounds, to.rounds, strict=True)]
-    return Ratio(of.name, to.name, _divide(of.median, to.median), min(by_round), max(by_round), at_least)
-
-
-def _divide(one: float, other: float) -> float:
-    return round(one / other, 3) if other else 0.0
+    by_round = [
+        round(one.per_s / other.per_s, 3)
+        for one, other in zip(of.rounds, to.rounds, strict=True)
+        if other.per_s and not one.problems and not other.problems
+    ]
+    median = None if of.median is None or not to.median else round(of.median / to.median, 3)
+    return Ratio(of.name, to.name, median, *_spread(by_round)[1:], at_least)

@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
@@ -106,18 +107,27 @@ def compare_command(
 def _cells(row: RowResult, each: Figures) -> tuple[str, str, str]:
     """A table's line for one contender."""
     ratios = [
-        f"{ratio.median:.2f} × {ratio.to}"
-        + _range(each, f"{ratio.min:.2f}", f"{ratio.max:.2f}")
+        f"{_text(ratio.median, '{:.2f}'.format)} × {ratio.to}"
+        + _range(each, ratio.min, ratio.max, "{:.2f}".format)
         + ("" if ratio.at_least is None else f", wanted {ratio.at_least:.2g}")
         for ratio in row.ratios
         if ratio.of == each.name
     ]
-    rate = count_text(each.median) + _range(each, count_text(each.min), count_text(each.max))
+    rate = _text(each.median, count_text) + _range(each, each.min, each.max, count_text)
+    broken = sum(bool(one.problems) for one in each.rounds)
+    if broken:
+        rate += f", {broken} of {len(each.rounds)} broke"
     return each.name, rate, "\n".join(ratios)
 
 
-def _range(figures: Figures, lowest: str, highest: str) -> str:
-    return f" ({lowest}–{highest})" if len(figures.rounds) > 1 else ""
+def _text(figure: float | None, text: Callable[[float], str]) -> str:
+    return "–" if figure is None else text(figure)
+
+
+def _range(figures: Figures, lowest: float | None, highest: float | None, text: Callable[[float], str]) -> str:
+    if lowest is None or highest is None or len(figures.rounds) == 1:
+        return ""
+    return f" ({text(lowest)}–{text(highest)})"
 
 
 def notes(comparison: Comparison) -> list[str]:
