@@ -3,7 +3,7 @@
 import pytest
 
 from tests.loadtest.worker_here import here
-from trisync.loadtest.plan import Load, Open, clock_us
+from trisync.loadtest.plan import Load, Open, Ping, clock_us
 from trisync.loadtest.recording import Recorder
 
 
@@ -21,6 +21,14 @@ def test_a_measured_part_that_ends_before_the_next_tick_is_measured(monkeypatch:
     assert throughput.measured_s > 0
     assert throughput.delivered_per_s > 0
     assert recorder.latencies.get_total_count() > 0
+
+
+def test_a_connection_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    with here(monkeypatch, "fanout", publishers=2, subscribers=3, connections=4, channels=3, follow=2) as worker:
+        worker.obey(Open())
+        assert worker.totals.opened == 9
+        worker.obey(Ping())
+        assert worker.totals.opened == 9
 
 
 def test_so_many_messages_are_all_published_however_long_that_takes(monkeypatch: pytest.MonkeyPatch) -> None:

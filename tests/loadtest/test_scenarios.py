@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -148,6 +149,27 @@ def test_where_nothing_listens_there_is_no_run_and_it_says_so(scenario: str, tra
     assert re.fullmatch(
         r"Error: nobody could connect to 127\.0\.0\.1 port 1: \w+ [\d.]+: Connection refused\n", result.stderr
     )
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+@pytest.mark.parametrize("scenario", ["fanout", "ingest", "connect"])
+def test_a_server_that_only_accepts_connections_is_no_run(scenario: str, transport: str) -> None:
+    with socket.create_server(("127.0.0.1", 0), backlog=100) as mute:
+        address = f"127.0.0.1:{mute.getsockname()[1]}"
+        options = ["--transport", transport, "--patience", "0.3", "--web" if transport == "ws" else "--tcp", address]
+        result = CliRunner().invoke(loadtest_command, [scenario, *BRIEF[scenario], *options, "--quiet"])
+    assert result.exit_code == NO_RUN, result.output
+    assert result.stderr.startswith("Error: nobody could connect to ")
+    assert result.stderr.endswith(" got no answer\n")
+
+
+@pytest.mark.parametrize("transport", ["lines", "frames"])
+@pytest.mark.parametrize("scenario", ["fanout", "ingest"])
+def test_the_wrong_door_is_no_run(server: ServerProcess, scenario: str, transport: str) -> None:
+    options = ["--transport", transport, "--tcp", f"127.0.0.1:{server.web_port}", "--patience", "2"]
+    result = CliRunner().invoke(loadtest_command, [scenario, *BRIEF[scenario], *options, "--quiet"])
+    assert result.exit_code == NO_RUN, result.output
+    assert result.stderr.startswith("Error: nobody could connect to ")
 
 
 def test_a_server_that_cannot_start_is_no_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -80,6 +80,8 @@ class Speaker:
         self._tail = b""
         self._pings = 0
         """Those without a pong yet."""
+        self._greeted = False
+        """Whether the next pong is the server's first word."""
 
     def open(self) -> None:
         """Connect; the worker waits for this client until it has."""
@@ -114,8 +116,16 @@ class Speaker:
             self.gauge.problems.add("unanswered", f"{self.name} got no answer")
 
     def opened(self) -> None:
-        """The link can be used."""
+        """The link can be used. TCP itself has no word from the server, so there it is asked for one."""
         assert self.link is not None
+        if self.link.masker is None:
+            self._greeted = True
+            self.ping()
+        else:
+            self._arrived()
+
+    def _arrived(self) -> None:
+        """The server is there, and speaks this protocol."""
         self.gauge.now_us = clock_us()
         self.gauge.totals.opened += 1
         self.around.done(self)
@@ -157,6 +167,9 @@ class Speaker:
         """Take one word of the server, if it is one that every client may get; who expects others overrides this."""
         if word.op == "pong" and word.id == ID_PING and self._pings:
             self._pings -= 1
+            if self._greeted:
+                self._greeted = False
+                self._arrived()
             self.around.done(self)
         elif word.op == "error":
             self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
@@ -177,27 +190,10 @@ class Speaker:
 class Visitor(Speaker):
     """A connection that is opened, measured, pinged and closed. Its handshake ends when the server has answered."""
 
-    def opened(self) -> None:
-        assert self.link is not None
-        if self.link.masker is None:
-            self.ping()  # TCP itself has no word from the server
-        else:
-            self._arrived()
-
     def _arrived(self) -> None:
+        super()._arrived()
         assert self.link is not None
-        self.gauge.now_us = clock_us()
-        self.gauge.totals.opened += 1
         self.gauge.took(self.link.began_us)
-        self._counted = True
-        self.around.done(self)
-
-    def hear(self, word: Word, wire: bytes) -> None:
-        if word.op == "pong" and not self._counted:
-            self._arrived()
-        super().hear(word, wire)
-
-    _counted = False
 
 
 class Subscriber(Speaker):
@@ -215,7 +211,6 @@ class Subscriber(Speaker):
 
     def opened(self) -> None:
         assert self.link is not None
-        self.gauge.totals.opened += 1
         self._unsubscribed = set(range(1, len(self.cursors) + 1))
         requests = [
             b'{"op":"subscribe","channel":"%b","since":%d,"id":%d}' % (channel.encode(), cursor.expected - 1, number)
@@ -280,6 +275,7 @@ class Subscriber(Speaker):
             cursor.take(word.offset, word.data, wire, word.time)
         elif word.op == "ok" and word.id in self._unsubscribed:
             self._unsubscribed.remove(word.id)
+            self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)
         else:
