@@ -45,7 +45,7 @@ def tick(at_s: float, **changes: object) -> Tick:
 def recorded(*ticks: Tick, server_cpu: float = 0.5) -> Recorder:
     """A run measured from 10 s to 14 s, whose server uses so much of a core."""
     now_s = 0.0
-    recorder = Recorder(1.0, lambda: (Usage(now_s * server_cpu, 50 * MEBIBYTE), now_s))
+    recorder = Recorder(1.0, lambda: (Usage(now_s * server_cpu, 50 * MEBIBYTE, 60 * MEBIBYTE), now_s))
     recorder.measure(10_000_000, 14_000_000)
     for each in ticks:
         now_s = each.at_us / 1e6
@@ -236,6 +236,26 @@ def test_a_sketch_keeps_three_digits() -> None:
     assert kept == pytest.approx(1_234_567, rel=1e-3)
     assert percentile_us({10: 98, 20: 1, 30: 1}, 99) == 20
     assert percentile_us({}, 50) is None
+
+
+@pytest.mark.parametrize(("before", "after", "peak"), [(60, 165, 165), (200, 200, 50), (60, None, 50), (None, 165, 50)])
+def test_the_servers_peak_is_of_the_whole_run_and_not_of_the_time_before(
+    before: int | None, after: int | None, peak: int
+) -> None:
+    used = {"peak": before}
+
+    def look() -> tuple[Usage | None, float]:
+        high = used["peak"]
+        return None if high is None else Usage(0.0, 50 * MEBIBYTE, high * MEBIBYTE), 0.0
+
+    recorder = Recorder(1.0, look)
+    used["peak"] = before or 60
+    recorder.measure(10_000_000, 14_000_000)
+    for each in steady():
+        recorder.add(each)
+    used["peak"] = after
+    recorder.look_back()
+    assert recorder.effort(paced=False, with_growth=False).server_memory_max_bytes == peak * MEBIBYTE
 
 
 def test_growth_is_the_slope_of_the_memory() -> None:

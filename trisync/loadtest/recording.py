@@ -164,6 +164,8 @@ class Recorder:
         self._of_acks = of_acks
         """Whether the latency over time is that of acknowledgements."""
         self._newest: dict[int, Tick] = {}
+        self._before = look()[0]
+        self._after: Usage | None = None
         self.measure(sys.maxsize)  # nothing yet
 
     @property
@@ -186,6 +188,16 @@ class Recorder:
         """What comes from now on is not measured."""
         self._window.until_us = max((tick.at_us for tick in self._newest.values()), default=0)
         self._window.note_memory(self._window.until_us, self._look()[0])
+
+    def look_back(self) -> None:
+        """See what the server's memory came to, when all is over: much of it may be behind the measured part."""
+        self._after = self._look()[0]
+
+    def _memory_max_bytes(self) -> int | None:
+        seen = [bytes_ for _, bytes_ in self._window.memories]
+        if self._before is not None and self._after is not None and self._after.peak_bytes > self._before.peak_bytes:
+            seen.append(self._after.peak_bytes)  # else its peak was before this run
+        return max(seen, default=None)
 
     def add(self, tick: Tick) -> None:
         """Take a worker's tick."""
@@ -234,7 +246,7 @@ class Recorder:
             machine_idle=idle,
             server_memory_first_bytes=memories[0] if memories else None,
             server_memory_last_bytes=memories[-1] if memories else None,
-            server_memory_max_bytes=max(memories, default=None),
+            server_memory_max_bytes=self._memory_max_bytes(),
             server_growth_bytes_per_h=slope_per_h(window.memories[len(memories) // 2 :]) if with_growth else None,
             generator_limited=limited,
         )

@@ -129,7 +129,7 @@ class Effort(Struct, frozen=True, kw_only=True):
     machine_idle: Annotated[float | None, Meta(description="Processor time that nobody used, in cores, if known")]
     server_memory_first_bytes: Annotated[int | None, Meta(description="The server's memory at the beginning")]
     server_memory_last_bytes: Annotated[int | None, Meta(description="The server's memory at the end")]
-    server_memory_max_bytes: Annotated[int | None, Meta(description="The server's largest memory seen")]
+    server_memory_max_bytes: Annotated[int | None, Meta(description="The server's largest memory in the whole run")]
     server_growth_bytes_per_h: Annotated[
         float | None, Meta(description="Slope of its memory over the later half, in a soak of 10 minutes or more")
     ]

@@ -55,6 +55,7 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
             async with hire(shares, recorder.add) as crew:
                 stage = await _play(plan, crew, recorder, server, shares[0].audience)
             nursery.cancel_scope.cancel()
+        recorder.look_back()
         show(recorder)
     recorder.problems.merge(at_the_stop.listed())
     return _result(stage, recorder, started, command)

@@ -139,6 +139,8 @@ class Usage(NamedTuple):
 
     cpu_s: float
     memory_bytes: int
+    peak_bytes: int
+    """The most memory that it has had since its start."""
 
 
 def usage(pid: int | None) -> Usage | None:
@@ -148,9 +150,12 @@ def usage(pid: int | None) -> Usage | None:
     try:
         # The name in the second field may hold spaces; the fields behind its bracket do not (proc(5)).
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
     except OSError:
         return None
-    return Usage((int(fields[11]) + int(fields[12])) / _CLOCK_TICKS, int(fields[21]) * _PAGE_BYTES)
+    memory_bytes = int(fields[21]) * _PAGE_BYTES
+    peak_bytes = memory_bytes if peak is None else int(peak[1]) * 1024  # a process that has ended has none
+    return Usage((int(fields[11]) + int(fields[12])) / _CLOCK_TICKS, memory_bytes, max(memory_bytes, peak_bytes))
 
 
 def machine_idle_s() -> float:
