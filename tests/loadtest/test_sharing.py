@@ -1,11 +1,16 @@
 """How a load is shared out: who follows what, and what each worker has of it."""
 
+from math import ceil
+
 import pytest
 
+from tests.loadtest.worker_here import here
 from trisync.loadtest import scenarios
-from trisync.loadtest.plan import Plan, Share
+from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
+from trisync.loadtest.plan import Load, Open, Plan, Settle, Share
 from trisync.loadtest.scenarios import share_out
 from trisync.loadtest.target import Target
+from trisync.loadtest.worker import Worker
 
 TARGET = Target(("127.0.0.1", 1), ("127.0.0.1", 2), None, None)
 
@@ -27,3 +32,24 @@ def test_popular_channels_are_followed_by_zipfs_law(draws: int, monkeypatch: pyt
     expected = {(0, 1): 0.532, (0, 2): 0.339, (1, 2): 0.129}
     for channels, part in expected.items():
         assert share.subscribers.count([*channels]) / 5000 == pytest.approx(part, abs=0.02)
+
+
+@pytest.mark.parametrize("workers", [1, 2, 4])
+def test_one_subscriber_in_so_many_is_a_victim_however_they_are_shared_out(workers: int) -> None:
+    victims = 0
+    for share in shares("soak", publishers=1, subscribers=7, channels=4, faults=1.0, workers=workers):
+        worker = Worker(share)
+        victims += sum(worker._is_victim(number) for number in range(len(share.subscribers)))
+        worker._loop.close()
+    assert victims == ceil(7 / VICTIM_EVERY)
+
+
+def test_a_worker_that_has_no_publisher_makes_its_share_of_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
+    for trouble in ("_intrude", "_stall", "_vanish"):
+        monkeypatch.setattr(Mischief, trouble, Mischief._cut_off)
+    with here(monkeypatch, "soak", number=1, publishers=1, subscribers=20, workers=2, faults=400.0) as worker:
+        worker.obey(Open())
+        before = worker.totals.opened
+        worker.obey(Load(seconds=0.3))
+        worker.obey(Settle([0]))
+        assert worker.totals.opened > before  # who was cut off has come back

@@ -15,7 +15,7 @@ from trisync.loadtest.worker import Worker
 
 
 class WorkerHere:
-    """One worker, of one."""
+    """One worker."""
 
     def __init__(self, worker: Worker, reports: list[Report]) -> None:
         self._worker = worker
@@ -42,15 +42,17 @@ class WorkerHere:
 
 
 @contextmanager
-def here(monkeypatch: pytest.MonkeyPatch, scenario: str, fault: str = "none", **plan: object) -> Iterator[WorkerHere]:
-    """A worker for a plan, over lines."""
+def here(
+    monkeypatch: pytest.MonkeyPatch, scenario: str, fault: str = "none", number: int = 0, **plan: object
+) -> Iterator[WorkerHere]:
+    """A worker for a plan, over lines; one of its workers, of which the others do not exist."""
     reports: list[Report] = []
     crew = msgspec.json.Decoder(Report)
     monkeypatch.setattr(working, "_say", lambda report: reports.append(crew.decode(msgspec.json.encode(report))))
     with fake_server(fault) as fake:
         door = ("127.0.0.1", fake.port)
         whole = Plan(scenario=scenario, transport="lines", **plan)  # type: ignore[arg-type]
-        (share,) = share_out(whole, Target(door, door, None, None), "run")
+        share = share_out(whole, Target(door, door, None, None), "run")[number]
         worker = WorkerHere(Worker(share), reports)
         try:
             yield worker

@@ -104,14 +104,18 @@ class Worker:
     def _subscriber(self, number: int, channels: list[int]) -> Subscriber:
         plan, trails = self._plan, [self._trail(index) for index in channels]
         name = f"subscriber {self._share.worker}.{number}"
-        place = number * plan.workers + self._share.worker
+        place = self._place(number)
         if plan.slowest > 1 and place:
             slower = 1 + (plan.slowest - 1) * place / plan.subscribers
             return SlowSubscriber(name, self._around, trails, plan.rate / slower)
         return Subscriber(name, self._around, trails, aside=self._is_victim(number))
 
+    def _place(self, number: int) -> int:
+        """A subscriber's among those of all workers, however they are shared out."""
+        return number * self._plan.workers + self._share.worker
+
     def _is_victim(self, number: int) -> bool:
-        return self._plan.faults > 0 and number % VICTIM_EVERY == 0
+        return self._plan.faults > 0 and self._place(number) % VICTIM_EVERY == 0
 
     def _trail(self, index: int) -> Trail:
         if index not in self._trails:
@@ -220,23 +224,25 @@ class Worker:
     def _load(self, order: Load) -> None:
         if self._share.measured:
             self._gauge.measure_from_us, self._gauge.measure_until_us = order.measure_from_us, order.measure_until_us
-        if not self._publishers or not (self._share.measured or order.flood):
+        publishers = self._publishers if self._share.measured or order.flood else []
+        if not publishers and not self._plan.faults:
             return
         # So many messages take as long as they take, if only answers come.
         self._load_until_us = 0 if order.messages else self._began_us + int(order.seconds * 1e6)
-        count = order.messages or sys.maxsize
+        if self._plan.faults and not order.messages:
+            self._begin_mischief()
         paced = self._share.rate > 0 and not order.messages
-        for publisher in self._publishers:
-            publisher.start(count, 0 if paced else self._plan.window)
-        if paced:
+        for publisher in publishers:
+            publisher.start(order.messages or sys.maxsize, 0 if paced else self._plan.window)
+        if publishers and paced:
             phase = self._share.worker / self._plan.workers
-            self._pacer = Pacer(self._publishers, self._share.rate, phase, self._gauge, self._load_until_us)
-        if self._plan.faults:
-            victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
-            rate = self._plan.faults / self._plan.workers
-            chance = random.Random(self._plan.seed * 1_000_003 + self._share.worker)
-            after = self._loop.after
-            self._mischief = Mischief(victims, self._share.channels, self._connect, after, rate, chance)
+            self._pacer = Pacer(publishers, self._share.rate, phase, self._gauge, self._load_until_us)
+
+    def _begin_mischief(self) -> None:
+        victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
+        rate = self._plan.faults / self._plan.workers
+        chance = random.Random(self._plan.seed * 1_000_003 + self._share.worker)
+        self._mischief = Mischief(victims, self._share.channels, self._connect, self._loop.after, rate, chance)
 
     def _expect(self, heads: list[int], returned_us: int = 0) -> None:
         by_name = dict(zip(self._share.channels, heads, strict=True))
@@ -253,6 +259,8 @@ class Worker:
         now_us = clock_us()
         if self._load_until_us and now_us >= self._load_until_us + self._extra_us():
             self._end_load()
+        if self._mischief is not None:
+            return  # for as long as the load lasts elsewhere, whether or not anybody publishes here
         if self._around.pending or self._to_open:
             waited_us = clock_us() - max(self._gauge.moved_us, self._load_until_us)
             if waited_us < self._plan.patience_s * 1e6:
