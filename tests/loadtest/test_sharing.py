@@ -1,11 +1,16 @@
 """How a load is shared out: who follows what, and what each worker has of it."""
 
+import json
 from math import ceil
+from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
+from tests.loadtest.fake_server import fake_server
 from tests.loadtest.worker_here import here
 from trisync.loadtest import scenarios
+from trisync.loadtest.cli import loadtest_command
 from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
 from trisync.loadtest.plan import Load, Open, Plan, Settle, Share
 from trisync.loadtest.scenarios import share_out
@@ -53,3 +58,20 @@ def test_a_worker_that_has_no_publisher_makes_its_share_of_trouble(monkeypatch: 
         worker.obey(Load(seconds=0.3))
         worker.obey(Settle([0]))
         assert worker.totals.opened > before  # who was cut off has come back
+
+
+@pytest.mark.parametrize("concurrency", [4, 6, 7, 256])
+def test_handshakes_under_way_at_once_are_as_many_as_were_asked_for(concurrency: int) -> None:
+    found = shares("connect", connections=1000, concurrency=concurrency, workers=4)
+    assert sum(share.concurrency for share in found) == concurrency
+    assert min(share.concurrency for share in found) >= 1
+
+
+def test_there_are_no_more_workers_than_hands_to_shake(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with fake_server("none") as fake:
+        options = ["connect", "--connections", "5", "--concurrency", "1", "--workers", "4", "--quiet"]
+        options += ["--web", f"127.0.0.1:{fake.port}", "--json", str(file)]
+        done = CliRunner().invoke(loadtest_command, options)
+    assert done.exit_code == 0, done.output
+    assert json.loads(file.read_bytes())["plan"]["workers"] == 1

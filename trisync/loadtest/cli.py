@@ -332,7 +332,8 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
         fields["publishers"] = 1
     clients = max(fields.get("publishers", 0), fields.get("subscribers", 0), fields.get("connections", 0))
     workers = max(fields["workers"], 2) if name == "fairness" else fields["workers"]
-    return Plan(scenario=name, **fields | {"workers": min(workers, clients)})
+    # A worker that may shake no hands could not begin.
+    return Plan(scenario=name, **fields | {"workers": min(workers, clients, fields.get("concurrency", clients))})
 
 
 def _run(plan: Plan, target: Target | str, display: Display) -> Result:

@@ -84,6 +84,8 @@ class Share(Struct, frozen=True, kw_only=True):
     """Numbers of this worker's publishers; they are unique among all workers."""
     subscribers: list[list[int]]
     """The channels of each of this worker's subscribers, by index."""
+    concurrency: int
+    """Handshakes under way at once."""
     visitors: int = 0
     """Connections that only come, are pinged, and go."""
     rate: float = 0.0

@@ -84,6 +84,7 @@ def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
             audience=audience,
             publishers=publishers[number],
             subscribers=followed[number :: plan.workers],
+            concurrency=len(range(number, plan.concurrency, plan.workers)),
             visitors=len(range(number, plan.connections, plan.workers)),
             rate=plan.rate * len(publishers[number]) / max(1, paced) if measured[number] else 0.0,
             measured=measured[number],

@@ -214,9 +214,8 @@ class Worker:
         self._open_some()
 
     def _open_some(self) -> None:
-        concurrency = max(1, self._plan.concurrency // self._plan.workers)
         self._opening &= self._around.pending
-        while self._to_open and len(self._opening) < concurrency:
+        while self._to_open and len(self._opening) < self._share.concurrency:
             speaker = self._to_open.popleft()
             self._opening.add(speaker)
             speaker.open()
