@@ -1,6 +1,7 @@
 """The command line of the load test: what it refuses before it runs, and how it ends where something goes wrong."""
 
 import json
+import os
 import re
 import shlex
 import subprocess
@@ -125,6 +126,51 @@ def test_the_figures_survive_a_full_disk(option: str) -> None:
     assert "deliveries" in done.stdout
     assert "PASSED" in done.stdout
     assert done.stderr == f"Error: {FULL} was not written: No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("option", "name", "said"),
+    [
+        ("--json", "", "a file needs a name"),
+        ("--html", "", "a file needs a name"),
+        ("--html", "-", "standard output has the figures"),
+        ("--json", "x" * 300, "File name too long"),
+    ],
+)
+def test_what_cannot_be_a_report_is_refused_before_anything_runs(option: str, name: str, said: str) -> None:
+    done = call("fanout", "--web", "127.0.0.1:1", option, name)
+    assert done.exit_code == UNUSABLE, done.output
+    assert said in done.stderr
+
+
+@pytest.mark.parametrize("host", ["foo..bar", "x" * 64 + ".example"])
+def test_what_cannot_be_a_hosts_name_is_refused(host: str) -> None:
+    done = call("fanout", "--web", f"{host}:80")
+    assert done.exit_code == UNUSABLE, done.output
+    assert "cannot be a host's name" in done.stderr
+
+
+def test_figures_that_nobody_reads_are_not_written_and_nothing_broke() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    with fake_server("none") as fake:
+        command = [sys.executable, TOOL, "fanout", *BRIEF, "--web", f"127.0.0.1:{fake.port}", "--quiet"]
+        done = subprocess.run(command, cwd=HOME, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (UNWRITTEN, "Error: standard output was not written: Broken pipe\n")
+
+
+def test_a_report_that_ctrl_c_ends_is_not_written_and_nothing_broke(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("click.open_file", interrupted)
+    done = load_fake("none", "--json", str(tmp_path / "pipe"), "--patience", str(PATIENCE_S))
+    assert done.exit_code == UNWRITTEN, done.output
+    assert done.stderr == f"Error: {tmp_path / 'pipe'} was not written: interrupted\n"
+    assert "PASSED" in done.stdout
 
 
 def test_a_broken_promise_outweighs_a_file_that_was_not_written() -> None:

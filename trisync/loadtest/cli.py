@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any, TypeVar
 
@@ -15,7 +16,7 @@ from rich.console import Console
 
 from trisync.cli_errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import Number, OutputFile, write_output
+from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
 from trisync.loadtest.problems import Problem, describe
 from trisync.loadtest.publishers import UNANSWERED_MAX
@@ -276,7 +277,9 @@ def _invoke(name: str, given: dict[str, Any]) -> None:
         write_output(files[0], lambda: to_json(result)),
         write_output(files[1], lambda: to_html(result).encode()),
     ]
-    print_result(result, Console(stderr=str(given["json_file"]) == "-"))
+    console = Output(stderr=str(given["json_file"]) == "-")
+    name = "standard error" if console.stderr else STANDARD_OUTPUT
+    problems.append(unwritten(name, lambda: print_result(result, console)))
     conclude(problems, passed=result.passed)
 
 
@@ -314,13 +317,14 @@ def _target(transport: Transport, given: dict[str, Any]) -> Target | str:
         raise click.UsageError(str(problem)) from None
 
 
-def conclude(unwritten: list[str | None], *, passed: bool) -> None:
+def conclude(problems: list[str | None], *, passed: bool) -> None:
     """Say what could not be written, behind the figures, and exit with BROKEN or UNWRITTEN unless all is well."""
-    for problem in filter(None, unwritten):
-        click.echo(f"Error: {problem}", err=True)
+    for problem in filter(None, problems):
+        with suppress(OSError):  # the exit status says it too
+            click.echo(f"Error: {problem}", err=True)
     if not passed:
         sys.exit(BROKEN)
-    if any(unwritten):
+    if any(problems):
         sys.exit(UNWRITTEN)
 
 

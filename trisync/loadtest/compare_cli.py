@@ -14,7 +14,7 @@ from rich.table import Table
 from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import Number, OutputFile, write_output
+from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.target import TargetRefused
@@ -96,12 +96,11 @@ def compare_command(
         )
     except Interrupted:
         raise Interrupted(unwritten=[json_file]) from None
-    problem = write_output(json_file, lambda: msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n")
-    if markdown:
-        click.echo(to_markdown(comparison))
-    else:
-        print_comparison(comparison, Console(highlight=False, markup=False))
-    conclude([problem], passed=comparison.passed)
+    problems = [
+        write_output(json_file, lambda: msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"),
+        unwritten(STANDARD_OUTPUT, lambda: print_comparison(comparison, markdown=markdown)),
+    ]
+    conclude(problems, passed=comparison.passed)
 
 
 def _cells(row: RowResult, each: Figures) -> tuple[str, str, str]:
@@ -147,8 +146,12 @@ def notes(comparison: Comparison) -> list[str]:
     return lines
 
 
-def print_comparison(comparison: Comparison, console: Console) -> None:
-    """The tables and their notes, for a terminal."""
+def print_comparison(comparison: Comparison, *, markdown: bool) -> None:
+    """The tables and their notes, for a terminal or a README. Raises OSError."""
+    console = Output(highlight=False, markup=False)
+    if markdown:
+        console.out(to_markdown(comparison))
+        return
     for row in comparison.rows:
         table = Table("who", row.unit + _A_SECOND, _RATIO, title=row.title, title_justify="left", show_lines=True)
         for each in row.contenders:

@@ -1,11 +1,15 @@
 """What the commands of this folder share: the types of their options, and the files they are told to write."""
 
+import errno
 import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import click
+from rich.console import Console
+
+STANDARD_OUTPUT = "standard output"
 
 NUMBER_MAX = 1e9
 """Seconds of 30 years, whose microseconds are whole numbers everywhere; and more than any rate."""
@@ -30,9 +34,17 @@ class OutputFile(click.Path):
     def convert(
         self, value: str | os.PathLike[str], param: click.Parameter | None, ctx: click.Context | None
     ) -> str | bytes | os.PathLike[str]:
+        if not os.fspath(value):
+            self.fail("a file needs a name", param, ctx)
+        if os.fspath(value) == "-" and not self.allow_dash:
+            self.fail("standard output has the figures; name a file", param, ctx)
         path = super().convert(value, param, ctx)
         assert isinstance(path, Path)
-        if str(path) != "-" and not path.exists():
+        try:
+            exists = path.exists()
+        except OSError as error:
+            self.fail(f"{error.strerror}: {str(path)!r}", param, ctx)
+        if str(path) != "-" and not exists:
             if not path.parent.is_dir():
                 self.fail(f"there is no folder {str(path.parent)!r}", param, ctx)
             if not os.access(path.parent, os.W_OK | os.X_OK):
@@ -48,14 +60,30 @@ def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
     if path is None:
         return None
     data = content()
+
+    def write() -> None:
+        with click.open_file(str(path), "wb") as file:
+            file.write(data)
+            file.flush()
+
+    return unwritten(STANDARD_OUTPUT if str(path) == "-" else str(path), write)
+
+
+def unwritten(name: str, write: Callable[[], None]) -> str | None:
+    """Write something. Returns what went wrong, if anything, also that Ctrl-C ended it: what reads a pipe may wait."""
     try:
-        if str(path) == "-":
-            with click.open_file("-", "wb") as file:
-                file.write(data)
-                file.flush()
-        else:
-            path.write_bytes(data)
+        write()
     except OSError as error:
-        name = "standard output" if str(path) == "-" else path
         return f"{name} was not written: {error.strerror or error}"
+    except KeyboardInterrupt:
+        return f"{name} was not written: interrupted"
     return None
+
+
+class Output(Console):
+    """Where figures are printed. Raises BrokenPipeError where nobody reads them; rich would exit with a 1."""
+
+    def on_broken_pipe(self) -> None:
+        # What is left in the buffer goes nowhere: Python would try it again at its end, and exit with a 120.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.file.fileno())
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

@@ -57,6 +57,8 @@ def resolve(address: str, default_port: int, *, allow_remote: bool) -> tuple[str
         found = socket.getaddrinfo(name, port, type=socket.SOCK_STREAM)
     except OSError as error:
         raise TargetRefused(f"{name}: {error.strerror}") from None
+    except UnicodeError:  # of its encoding, IDNA
+        raise TargetRefused(f"{name!r} cannot be a host's name: a part of it is empty, or too long") from None
     # IPv4 first: where localhost is both, a server on its default address 127.0.0.1 is meant.
     host = str(sorted(found, key=lambda entry: entry[0] != socket.AF_INET)[0][4][0])
     if not ipaddress.ip_address(host).is_loopback and not allow_remote:
