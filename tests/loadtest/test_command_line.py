@@ -51,9 +51,17 @@ def test_a_number_that_is_none_is_a_mistake_of_the_command_line(scenario: str, o
     assert option in done.stderr
 
 
-def test_the_comparison_takes_no_such_number_either() -> None:
-    done = CliRunner().invoke(compare_command, ["--duration", "nan"])
+@pytest.mark.parametrize("option", ["--rate", "--duration", "--warmup", "--patience", "--faults"])
+def test_a_number_that_is_next_to_nothing_is_a_mistake_too(option: str) -> None:
+    done = call("soak", "--web", "127.0.0.1:1", option, "1e-320")
     assert done.exit_code == UNUSABLE, done.output
+    assert option in done.stderr
+
+
+def test_the_comparison_takes_no_such_number_either() -> None:
+    for number in ("nan", "1e-320"):
+        done = CliRunner().invoke(compare_command, ["--duration", number])
+        assert done.exit_code == UNUSABLE, done.output
 
 
 @pytest.mark.parametrize(

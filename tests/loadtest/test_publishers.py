@@ -1,14 +1,17 @@
 """Publishers: how much they send before they hear of it."""
 
+import re
 from typing import Any, cast
 
 import pytest
+from click.testing import CliRunner
 
 from trisync.loadtest import publishers
+from trisync.loadtest.cli import UNUSABLE, loadtest_command
 from trisync.loadtest.clients import Surroundings
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problems
-from trisync.loadtest.publishers import PIECE, Publisher
+from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, PIECE, Publisher
 from trisync.loadtest.transports import AS_LINES, SPLIT, join_lines
 
 
@@ -64,3 +67,18 @@ def test_a_window_is_full_and_no_fuller() -> None:
     one.receive(answers(201, 500))
     one.receive(answers(501, 800))
     assert len(line.sent) == 1000
+
+
+@pytest.mark.parametrize("message_bytes", [MESSAGE_BYTES_MIN, 60, 1000])
+def test_every_message_is_of_the_size_that_was_asked_for(message_bytes: int) -> None:
+    one, line = publisher(message_bytes)
+    one.number = 9999
+    one._sent[0] = 10**9
+    one.publish(1, 10 * 365 * 86400 * 10**6)  # of a machine that has been up for ten years
+    (request,) = line.sent
+    assert len(re.search(rb'"data":(.*)}$', request)[1]) == message_bytes  # type: ignore[index]
+
+
+def test_less_than_that_is_refused() -> None:
+    options = ["fanout", "--web", "127.0.0.1:1", "--message-bytes", str(MESSAGE_BYTES_MIN - 1)]
+    assert CliRunner().invoke(loadtest_command, options).exit_code == UNUSABLE

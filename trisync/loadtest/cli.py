@@ -19,7 +19,7 @@ from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
 from trisync.loadtest.problems import Problem, describe
-from trisync.loadtest.publishers import UNANSWERED_MAX
+from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, UNANSWERED_MAX
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
 from trisync.loadtest.results import Result, to_json
@@ -81,11 +81,21 @@ def spare_cores() -> int:
     return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)) - 1))
 
 
+LEAST = 0.001
+"""Of seconds and rates: with far less, the times between are no numbers any more."""
+
+
 class _Positive(Number):
     """Seconds and rates."""
 
     def __init__(self, *, or_zero: bool = False) -> None:
-        super().__init__(min=0, min_open=not or_zero)
+        super().__init__(min=0 if or_zero else LEAST)
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        number = super().convert(value, param, ctx)
+        if 0 < number < LEAST:
+            self.fail(f"{value} is neither 0 nor at least {LEAST}.", param, ctx)
+        return number
 
 
 _COUNT = click.IntRange(min=1)
@@ -104,7 +114,7 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "missed": (_COUNT, "Messages that everybody misses."),
     "connections": (_COUNT, "Connections to open."),
     "concurrency": (_COUNT, "Handshakes under way at once."),
-    "message_bytes": (click.IntRange(24, 900_000), "Size of a message's data."),
+    "message_bytes": (click.IntRange(MESSAGE_BYTES_MIN, 900_000), "Size of a message's data."),
     "duration_s": (_Positive(), "Seconds that are measured."),
     "warmup_s": (_Positive(or_zero=True), "Seconds of load before that, checked and not measured."),
 }

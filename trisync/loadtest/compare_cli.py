@@ -11,7 +11,7 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
+from trisync.loadtest.cli import LEAST, Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
@@ -46,7 +46,7 @@ _RATIO = "ratio of medians (lowest–highest of a round)"
 @click.option(
     "--duration",
     "duration_s",
-    type=Number(min=0, min_open=True),
+    type=Number(min=LEAST),
     default=4.0,
     metavar="SECONDS",
     help="What is measured of each, each time.",

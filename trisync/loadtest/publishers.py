@@ -26,6 +26,9 @@ is late by the clock of its latency; a window is no larger than they allow."""
 REFUSED_MAX = 1000
 """Refused publishes that each publisher remembers. If there are more, the channel is said to lack them too."""
 
+MESSAGE_BYTES_MIN = 48
+"""Room for the longest numbers and times that a message's data has: with less, some would be larger than was asked."""
+
 PIECE = 128
 """Messages of a window that are sent together, fewer where they are large."""
 
