@@ -342,6 +342,15 @@ def test_the_page_needs_nothing_but_itself() -> None:
     assert text.count("<svg") == 6
 
 
+@pytest.mark.parametrize(("ticks", "over_time"), [(1, False), (2, True)])
+def test_the_page_of_a_short_run_shows_what_there_is_by_names_that_stand_alone(ticks: int, over_time: bool) -> None:
+    recorder = recorded(*steady()[: ticks + 1])
+    assert len(recorder.series) == over_time
+    titles = re.findall("<figcaption>(.*?)</figcaption>", to_html(result(recorder)))
+    assert "Time to delivery, by percentile" in titles
+    assert ("Time to delivery" in titles) is ("Deliveries a second" in titles) is over_time
+
+
 def test_the_page_tells_of_what_broke() -> None:
     broken = result(recorded(), passed=False, problems=[Problem("lost", 3, ["<offset 7>"])], remarks=["mind the gap"])
     text = to_html(broken)

@@ -6,10 +6,11 @@ from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, HEIGHT = 640, 300
+WIDTH, HEIGHT = 480, 260
+"""Little wider than on a phone, where everything in a plot shrinks with it, its labels too."""
 NINES_MAX = 5
 """How far the percentile axis goes: to 99.999 %."""
-_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 14, 40
+_LEFT, _RIGHT, _TOP, _BOTTOM = 64, 14, 14, 40
 
 Points = Sequence[tuple[float, float | None]]
 """None is a gap in the line."""

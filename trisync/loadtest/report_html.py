@@ -53,7 +53,7 @@ svg { display: block; width: 100%; height: auto; margin-top: 6px; }
 .line { stroke: var(--c); stroke-width: 2; fill: none; stroke-linejoin: round; stroke-linecap: round; }
 circle.line { fill: var(--c); }
 .area { fill: var(--c); opacity: .13; }
-.tick, .name { fill: var(--soft); font-size: 12.5px; font-variant-numeric: tabular-nums; }
+.tick, .name { fill: var(--soft); font-size: 11.5px; font-variant-numeric: tabular-nums; }
 .note { padding: 12px 18px; margin: 14px 0; border-left: 4px solid var(--warn); }
 .note.broken { border-left-color: var(--bad); }
 .note p { margin: 0; } .note ul { margin: 4px 0 0; padding-left: 20px; }
@@ -67,6 +67,8 @@ code { font: 13px ui-monospace, "DejaVu Sans Mono", Menlo, monospace; overflow-w
 .columns { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 340px), 1fr)); gap: 4px 44px;
   align-items: start; }
 footer { margin-top: 36px; font-size: 13px; }
+@media (max-width: 600px) { main { padding: 24px 12px 40px; } figure { padding: 12px 8px 6px; }
+  figcaption { padding-left: 6px; } .tick, .name { font-size: 13px; } }
 @media print { body { background: #fff; } main { padding: 0; } }
 """
 
@@ -160,7 +162,7 @@ def _latency_name(result: Result) -> str:
 def _plots(result: Result) -> list[str]:
     plots = []
     series, plan = result.series, result.plan
-    if len(series) > 1:
+    if series:
         seconds = linear_axis("seconds", [sample.at_s for sample in series], lambda value: f"{value:g}", tight=True)
         rates = [(sample.at_s, rate_of(sample, plan)) for sample in series]
         what = "Handshakes" if plan.connections else "Deliveries" if plan.subscribers else "Acknowledged publishes"
@@ -184,21 +186,23 @@ def _plots(result: Result) -> list[str]:
             [us for line in curves for percentile, us in line.points if us is not None and percentile >= 20],
             time_text,
         )
-        plots.append(plot("The same by percentile", curves, percentile_axis("percentile", count), axis))
+        plots.append(
+            plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis("percentile", count), axis)
+        )
     memory = [
         (sample.at_s, float(sample.server_memory_bytes)) for sample in series if sample.server_memory_bytes is not None
     ]
-    if len(memory) > 1:
+    if memory:
         axis = linear_axis("", [size for _, size in memory], size_text, base=1024)
         plots.append(plot("The server's memory", [Line("memory", memory, filled=True)], seconds, axis))
     busy = [
         Line("server", [(each.at_s, each.server_cpu) for each in series if each.server_cpu is not None]),
         Line("generator's busiest worker", [(each.at_s, each.generator_cpu) for each in series]),
     ]
-    if len(series) > 1:
+    if series:
         axis = linear_axis("", [cores for line in busy for _, cores in line.points if cores is not None], cores_text)
         plots.append(plot("Processor time, of a core", busy, seconds, axis))
-    if len(series) > 1 and plan.subscribers and result.returning is None:
+    if series and plan.subscribers and result.returning is None:
         backlog = [(sample.at_s, float(sample.backlog)) for sample in series]
         axis = linear_axis("", [count for _, count in backlog], count_text)
         plots.append(plot("Deliveries outstanding", [Line("backlog", backlog, filled=True)], seconds, axis))
