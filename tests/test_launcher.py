@@ -10,7 +10,7 @@ import pytest
 from tests.harness import PATIENCE_S
 
 TOOLS = Path(__file__).parent.parent / "tools"
-LAUNCHED = ["loadtest", "compare", "large_log", "simulate", "torture"]
+LAUNCHED = ["loadtest", "client_speed", "compare", "large_log", "simulate", "torture"]
 
 
 def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str]:
