@@ -20,15 +20,13 @@ def count_text(value: float) -> str:
     """A count for people: 8.61 M, 173 k, 950."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= limit:
-            number = value / limit
-            return (
-                f"{number:.2f}{unit}"
-                if number < 10
-                else f"{number:.1f}{unit}"
-                if number < 100
-                else f"{number:.0f}{unit}"
-            )
+            return three_digits(value / limit) + unit
     return f"{value:.0f}"
+
+
+def three_digits(value: float) -> str:
+    """A number from 1 to 999 with three digits: 8.61, 17.3, 950."""
+    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
 
 
 def time_text(us: float | None) -> str:
@@ -38,7 +36,7 @@ def time_text(us: float | None) -> str:
     if us < 1000:
         return f"{us:.0f} µs"
     if us < 1e6:
-        return f"{us / 1e3:.2f} ms" if us < 1e4 else f"{us / 1e3:.1f} ms" if us < 1e5 else f"{us / 1e3:.0f} ms"
+        return f"{three_digits(us / 1e3)} ms"
     return f"{us / 1e6:.2f} s"
 
 
