@@ -1,6 +1,5 @@
 """The command line of the load-test tool: `trisync loadtest` and tools/loadtest.py."""
 
-import os
 import shlex
 import signal
 import sys
@@ -16,14 +15,14 @@ from rich.console import Console
 
 from trisync.cli_errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
-from trisync.loadtest.plan import TRANSPORTS, Plan, Transport
+from trisync.loadtest.options import STANDARD_OUTPUT, Output, unwritten, write_output
+from trisync.loadtest.plan import Plan, Transport
 from trisync.loadtest.problems import Problem, describe
-from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, UNANSWERED_MAX
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import Display, print_result
 from trisync.loadtest.results import Result, to_json
 from trisync.loadtest.run import run
+from trisync.loadtest.scenario_options import options_of
 from trisync.loadtest.scenarios import SCENARIOS, Scenario
 from trisync.loadtest.target import Target, TargetRefused, resolve, usage
 
@@ -32,12 +31,6 @@ T = TypeVar("T")
 BROKEN, UNUSABLE, NO_RUN, UNWRITTEN, INTERRUPTED = 1, 2, 3, 4, 130
 """Exit status: a check failed; the command line is wrong (click's own); the run could not be made; all was kept, and
 a file could not be written; a signal ended it."""
-
-WORKERS_MAX = 4
-"""Workers by default, where the machine has so many cores to spare."""
-
-ZIPF_MAX = 10
-"""A second channel with a thousandth of the first one's load; far above it, the weights are no numbers any more."""
 
 
 class NotRun(click.ClickException):
@@ -75,62 +68,6 @@ def _signals() -> list[signal.Signals]:
     hangup = [] if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN else [signal.SIGHUP]
     return [signal.SIGINT, signal.SIGTERM, signal.SIGQUIT, *hangup]
 
-
-def spare_cores() -> int:
-    """Workers that this machine has cores for, beside one for the server."""
-    return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)) - 1))
-
-
-LEAST = 0.001
-"""Of seconds and rates: with far less, the times between are no numbers any more."""
-
-
-class _Positive(Number):
-    """Seconds and rates."""
-
-    def __init__(self, *, or_zero: bool = False) -> None:
-        super().__init__(min=0 if or_zero else LEAST)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if 0 < number < LEAST:
-            self.fail(f"{value} is neither 0 nor at least {LEAST}.", param, ctx)
-        return number
-
-
-_COUNT = click.IntRange(min=1)
-_WINDOW = click.IntRange(min=1, max=UNANSWERED_MAX)
-
-_PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
-    "publishers": (_COUNT, "Connections that publish."),
-    "subscribers": (_COUNT, "Connections that subscribe."),
-    "channels": (_COUNT, "Channels, all of them new."),
-    "follow": (_COUNT, "Channels that each subscriber follows."),
-    "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 as in life."),
-    "window": (_WINDOW, "Publishes that each publisher keeps unanswered."),
-    "rate": (_Positive(), "Publishes a second, by all publishers together."),
-    "slowest": (Number(min=1), "Times that the slowest subscriber is slower than the load."),
-    "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
-    "missed": (_COUNT, "Messages that everybody misses."),
-    "connections": (_COUNT, "Connections to open."),
-    "concurrency": (_COUNT, "Handshakes under way at once."),
-    "message_bytes": (click.IntRange(MESSAGE_BYTES_MIN, 900_000), "Size of a message's data."),
-    "duration_s": (_Positive(), "Seconds that are measured."),
-    "warmup_s": (_Positive(or_zero=True), "Seconds of load before that, checked and not measured."),
-}
-"""Options that are fields of the plan; a scenario has those that are in its defaults."""
-
-_SPECIAL_OPTIONS: dict[tuple[str, str], tuple[click.ParamType[Any], str]] = {
-    ("fairness", "publishers"): (
-        click.IntRange(min=2),
-        "Connections that publish: the polite one, and those that flood.",
-    ),
-    ("fairness", "rate"): (_Positive(), "Publishes a second, by the polite one."),
-    ("fairness", "window"): (_WINDOW, "Publishes that each of the others keeps unanswered."),
-    ("fairness", "duration_s"): (_Positive(), "Seconds that are measured, first alone and then again in the flood."),
-    ("resume", "window"): (_WINDOW, "Publishes kept unanswered, by the one publisher there is."),
-}
-"""The same, where they are something else in a scenario."""
 
 _CALLED = "$CALLED"
 """In the help's examples: what was typed to get here, so that they can be pasted."""
@@ -193,69 +130,6 @@ def loadtest_command() -> None:
     """
 
 
-def _options(scenario_name: str, scenario: Scenario) -> list[click.Parameter]:
-    options: list[click.Parameter] = [
-        click.Option(["--transport"], type=click.Choice(TRANSPORTS), default="ws", help="What the clients speak.")
-    ]
-    for name, default in scenario.defaults.items():
-        kind, text = _SPECIAL_OPTIONS.get((scenario_name, name)) or _PLAN_OPTIONS[name]
-        flag = "--" + name.removesuffix("_s").replace("_", "-")
-        metavar = "SECONDS" if name.endswith("_s") else "N"
-        options.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
-    options += [
-        click.Option(
-            ["--tcp"],
-            default="localhost:2345",
-            metavar="HOST:PORT",
-            help="The server's TCP door, for lines and frames.",
-        ),
-        click.Option(
-            ["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door, for ws."
-        ),
-        click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
-        click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
-        click.Option(
-            ["--durability"],
-            type=click.Choice(["full", "normal"]),
-            default="full",
-            help="How durable the server is that --spawn starts.",
-        ),
-        click.Option(
-            ["--allow-remote"], is_flag=True, help="Load a server on another machine, if it is yours to load."
-        ),
-        click.Option(
-            ["--workers"],
-            type=click.IntRange(1, 64),
-            default=spare_cores,
-            show_default=f"one for each core but one, up to {WORKERS_MAX}",
-            metavar="N",
-            help="Processes of the generator.",
-        ),
-        click.Option(
-            ["--patience", "patience_s"],
-            type=_Positive(),
-            default=10.0,
-            metavar="SECONDS",
-            help="Seconds without any movement after which what is awaited counts as lost.",
-        ),
-        click.Option(["--seed"], type=int, default=1, metavar="N", help="For what is left to chance."),
-        click.Option(
-            ["--json", "json_file"],
-            type=OutputFile(allow_dash=True),
-            metavar="FILE",
-            help="Write the whole result; - is standard output. trisync/loadtest/results.py describes every field.",
-        ),
-        click.Option(
-            ["--html", "html_file"],
-            type=OutputFile(),
-            metavar="FILE",
-            help="Write a report with plots, one page that needs nothing else.",
-        ),
-        click.Option(["--quiet"], is_flag=True, help="Show nothing while it runs."),
-    ]
-    return options
-
-
 def _command(name: str, scenario: Scenario) -> click.Command:
     def invoke(**given: Any) -> None:
         _invoke(name, given)
@@ -263,7 +137,7 @@ def _command(name: str, scenario: Scenario) -> click.Command:
     return click.Command(
         name,
         callback=invoke,
-        params=_options(name, scenario),
+        params=options_of(name, scenario),
         short_help=scenario.summary,
         help=f"{scenario.summary}\n\n{scenario.explanation}",
     )

@@ -11,12 +11,13 @@ import msgspec
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import LEAST, Interrupted, conclude, run_until_signal
+from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.scenario_options import LEAST
 from trisync.loadtest.target import TargetRefused
 
 _EPILOG = (
