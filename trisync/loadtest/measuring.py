@@ -49,15 +49,21 @@ class Gauge:
             return
         self.totals.delivered += count
         self.moved_us = self.now_us
-        self._note_due(dues_us[first], 1)
-        self._note_due(dues_us[last - 1], 1)
         between = count - 2
         samples = min(between, self.samples_per_read)
-        begin = 0
+        begin, due_us, alike = 0, dues_us[first], 1  # many are due at one time, and noted together
         for sample in range(1, samples + 1):
             end = between * sample // samples
-            self._note_due(dues_us[first + 1 + (begin + end) // 2], end - begin)
+            other_us = dues_us[first + 1 + (begin + end) // 2]
+            if other_us != due_us:
+                self._note_due(due_us, alike)
+                due_us, alike = other_us, 0
+            alike += end - begin
             begin = end
+        if dues_us[last - 1] != due_us:
+            self._note_due(due_us, alike)
+            due_us, alike = dues_us[last - 1], 0
+        self._note_due(due_us, alike + 1)
 
     def _note_due(self, due_us: int, count: int) -> None:
         if self.measure_from_us <= due_us < self.measure_until_us:
