@@ -11,7 +11,6 @@ const ANSWER_TICKS = 10; // for that, and for opening a connection
 const PROBE_TICKS = 4; // the same, when the network has just come back
 const UPDATE_TRIES = 100;
 const DEPTH_MAX = 64;
-const ENVELOPE_BYTES = 64; // what `op` and `id` add to an item
 const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
@@ -28,7 +27,7 @@ export class TrisyncError extends Error {
 
 const failure = (code, message, details) => new TrisyncError({ code, message, ...details });
 
-const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
+const isObject = (value) => value instanceof Object && !Array.isArray(value);
 
 /** RFC 7396. */
 function mergePatch(target, patch) {
@@ -44,7 +43,7 @@ function mergePatch(target, patch) {
 /** What the server cannot read, it cannot answer. */
 function isReadable(data, depth = 1) {
   if (typeof data === "string") return !/\p{Surrogate}/u.test(data);
-  if (data === null || typeof data !== "object") return true;
+  if (!(data instanceof Object)) return true;
   return depth <= DEPTH_MAX && Object.entries(data).flat().every((part) => isReadable(part, depth + 1));
 }
 
@@ -57,7 +56,7 @@ class Emitter {
     return () => void those.delete(listener);
   }
 
-  _isHeard = (type) => this.#listeners[type]?.size > 0;
+  _isHeard = (type) => this.#listeners[type]?.size;
 
   _emit(type, event) {
     for (const listener of [...(this.#listeners[type] ?? [])]) {
@@ -130,9 +129,9 @@ export class Subscription extends Emitter {
     report(failure("gap", `#${this.channel} has a gap (${reason}), and nobody listens for it.`, gap));
   }
 
-  _presence({ members, joined = [], left = [], updated = [] }) {
+  _presence({ members, joined = members ?? [], left = [], updated = [] }) {
     if (members) this.members.clear();
-    for (const member of [...(members ?? []), ...joined, ...updated]) this.members.set(member.member, member);
+    for (const member of [...joined, ...updated]) this.members.set(member.member, member);
     for (const { member } of left) this.members.delete(member);
     this._emit("presence", this.members);
   }
@@ -600,7 +599,8 @@ export class Client extends Emitter {
   #sizeError(item) {
     const limit = "message_bytes_max";
     const value = this.limits[limit];
-    const bytes = new TextEncoder().encode(JSON.stringify(item)).length + ENVELOPE_BYTES;
+    const request = { ...item, op: "publish", id: Number.MAX_VALUE };
+    const bytes = new TextEncoder().encode(JSON.stringify(request)).length;
     return bytes > value ? failure("too_large", `The server takes ${value} bytes.`, { limit, value }) : null;
   }
 }
@@ -608,7 +608,7 @@ export class Client extends Emitter {
 // -- where queues are kept: {producer, seq: the last number given, items}
 
 const newQueue = () => ({
-  producer: Array.from(crypto.getRandomValues(new Uint32Array(4)), (number) => number.toString(36)).join("-"),
+  producer: crypto.getRandomValues(new Uint32Array(4)).join("-"),
   seq: 0,
   items: [],
 });
