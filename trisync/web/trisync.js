@@ -183,7 +183,7 @@ export class Replica extends Subscription {
   _end = (error) => this.#ready.reject(error);
 
   _request() {
-    this.#asksPages = !this.#isWhole; // what is whole only needs what came since
+    this.#asksPages = !(this.#isWhole && this.offset >= 0); // what is whole only needs what came since
     return { ...super._request(), state: this.#asksPages };
   }
 

@@ -191,6 +191,20 @@ test("a gap empties the replica only when what follows is there", async (t) => {
   assert.deepEqual(gaps, ["trimmed", "trimmed"]);
 });
 
+test("who asks for the newest messages again, as none had come, asks for the state again too", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc", { last: 1 });
+  socket.answer("subscribe", { offset: 10, epoch: "one" });
+  pages(socket, { a: { offset: 9, data: 1 } });
+  const next = await comeBack(client);
+  const [request] = next.asked("subscribe");
+  assert.deepEqual([request.last, request.state], [1, true]);
+  next.answer("subscribe", { offset: 12, epoch: "one" });
+  pages(next, { a: { offset: 11, data: 2 } });
+  word(next, 12, "b", 3);
+  assert.deepEqual(content(doc), { a: 2, b: 3 });
+});
+
 test("in another log, the replica is of that one", async (t) => {
   const { client, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
   const next = await comeBack(client);
