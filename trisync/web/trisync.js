@@ -216,9 +216,10 @@ export class Replica extends Subscription {
     this._refresh(key);
   }
 
-  // The `ok` comes before the message: without this the old word would show between the two.
+  // The `ok` comes before the message: without this the old word would show between the two. But that of a publish
+  // sent again may come behind what others made of it.
   _settle({ key, data, merge }, offset) {
-    if (offset) this.#put(key, { offset, data: merge ? mergePatch(this.#words.get(key)?.data, data) : data });
+    if (offset > (this.offset ?? this.head)) this.#put(key, { offset, data: merge ? mergePatch(this.#words.get(key)?.data, data) : data });
     this._refresh(key);
   }
 

@@ -119,6 +119,25 @@ test("a deletion of ours is not undone by an older message that is still to come
   assert.equal(doc.get("a"), "newer");
 });
 
+for (const options of [{}, { last: 1 }]) {
+  const how = "last" in options ? "at the newest messages" : "where it was";
+  test(`a write whose answer was lost does not come back over a later word, when the replica begins ${how}`, async (t) => {
+    const { client, socket } = await anOnlineClient(t);
+    const doc = client.replica("doc", options);
+    socket.answer("subscribe", { offset: 10, epoch: "one" });
+    pages(socket, {});
+    doc.set("a", "mine").catch(() => {});
+    await settle();
+    const next = await comeBack(client);
+    next.answer("subscribe", { offset: 12, epoch: "one" });
+    if (doc.offset === undefined) pages(next, {});
+    else word(next, 11, "a", "mine"), word(next, 12, "a", null);
+    next.answer("publish", { offset: 11, duplicate: true });
+    assert.deepEqual(content(doc), {});
+
+  });
+}
+
 test("patches are shown as the server will apply them", async (t) => {
   const { socket, doc } = await aReplica(t, { card: { offset: 3, data: { text: "tea", done: false, tags: { a: 1, b: 2 } } } });
   doc.merge("card", { done: true, tags: { a: null } }).catch(() => {});
