@@ -141,9 +141,7 @@ export class Subscription extends Emitter {
 // shows at once, lives as long as the queue, and is rolled back by leaving it.
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; data null is a deletion of ours whose message is still to come
-  #arriving; // the pages of a state that is not whole yet
-  #isWhole = false;
-  #asksPages;
+  #arriving = new Map(); // the pages of a state that is not whole yet
   #view = new Map();
   #ready;
   ready = new Promise((resolve, reject) => (this.#ready = { resolve, reject }));
@@ -183,19 +181,18 @@ export class Replica extends Subscription {
   _end = (error) => this.#ready.reject(error);
 
   _request() {
-    this.#asksPages = !(this.#isWhole && this.offset >= 0); // what is whole only needs what came since
-    return { ...super._request(), state: this.#asksPages };
+    if (this.offset === undefined) this.#arriving = new Map();
+    return { ...super._request(), state: !!this.#arriving }; // what is whole only needs what came since
   }
 
   _begin(ok) {
-    this.#arriving = this.#asksPages ? new Map() : undefined;
+    if (this.#arriving) this.#arriving = new Map();
     super._begin(ok);
   }
 
   _stale() {
-    this.#isWhole = false;
-    if (this.#asksPages) this.#arriving = new Map();
-    else this._client._subscribe(this);
+    this.#arriving = new Map();
+    this._client._subscribe(this);
   }
 
   _state({ entries, more }) {
@@ -204,7 +201,6 @@ export class Replica extends Subscription {
     const keys = new Set([...this.#view.keys(), ...this.#arriving.keys()]);
     this.#words = this.#arriving;
     this.#arriving = undefined;
-    this.#isWhole = true;
     for (const key of keys) this._refresh(key);
     this.#ready.resolve(this);
     this._emit("ready", this);

@@ -197,6 +197,7 @@ test("a gap empties the replica only when what follows is there", async (t) => {
   doc.on("gap", ({ reason }) => gaps.push(reason));
   socket.say("gap", { channel: "doc", reason: "trimmed", from: 11, to: 20 });
   assert.deepEqual(content(doc), { a: 1, b: 2 });
+  socket.answer("subscribe", { offset: 20, epoch: "one" });
   pages(socket, { b: { offset: 15, data: 3 } });
   assert.deepEqual(content(doc), { b: 3 });
   assert.deepEqual(changes, [["a", 1, undefined, false], ["b", 2, 3, false]]);
@@ -222,6 +223,22 @@ test("who asks for the newest messages again, as none had come, asks for the sta
   pages(next, { a: { offset: 11, data: 2 } });
   word(next, 12, "b", 3);
   assert.deepEqual(content(doc), { a: 2, b: 3 });
+});
+
+test("a message that is missing makes the replica ask for the whole state, before it goes on", async (t) => {
+  const { socket, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
+  const gaps = [];
+  doc.on("gap", ({ reason }) => gaps.push(reason));
+  word(socket, 12, "a", 2);
+  word(socket, 13, "a", 3);
+  const request = socket.asked("subscribe").at(-1);
+  assert.deepEqual([request.since, request.state], [11, true]);
+  socket.answer("subscribe", { offset: 13, epoch: "one" });
+  pages(socket, { a: { offset: 13, data: 3 }, b: { offset: 11, data: "missed" } });
+  word(socket, 12, "a", 2);
+  word(socket, 13, "a", 3);
+  assert.deepEqual(content(doc), { a: 3, b: "missed" });
+  assert.deepEqual(gaps, ["missed"]);
 });
 
 test("in another log, the replica is of that one", async (t) => {
