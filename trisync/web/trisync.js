@@ -356,6 +356,7 @@ export class Client extends Emitter {
       this.#queues = this.#store.open();
     }
     if (this.state === "closed") return this.#store.close();
+    for (const queue of this.#queues) queue.sent = queue.seq;
     for (const item of this.queue) this.#announce(item);
     this.#open();
   }
@@ -456,8 +457,9 @@ export class Client extends Emitter {
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
       if (!again) this.#change("online", "");
-      const { seq, items } = queue;
-      if (ok.seq > seq || ok.seq < (items[0]?.seq ?? seq + 1) - 1) return this.#renew(queue);
+      const { seq, sent = seq, items } = queue;
+      queue.sent = undefined; // from now on, all that were given
+      if (ok.seq > sent || ok.seq < (items[0]?.seq ?? seq + 1) - 1) return this.#renew(queue);
       this.#agreed = queue;
       this.#sent = 0;
       this.#pump();

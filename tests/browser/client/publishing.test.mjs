@@ -284,6 +284,20 @@ for (const [why, seq] of [["forgot", 1], ["knows more than was ever sent of", 99
   });
 }
 
+test("a number that the last page used and could not keep is not taken for a new message's", async (t) => {
+  const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items: [] });
+  store.save = () => {};
+  const client = await aClient(t, { store });
+  const verdict = client.publish("lobby", "new");
+  const socket = await greet({ seq: 5 });
+  assert.deepEqual(seqs(socket), []);
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  assert.deepEqual(socket.asked("publish").map(({ seq, data }) => [seq, data]), [[1, "new"]]);
+  socket.answer("publish", { offset: 9 });
+  assert.equal((await verdict).offset, 9);
+});
+
 test("who watches presence asks again who it is there, when it goes on as another producer", async (t) => {
   const store = new SlowStore({ producer: "gone", seq: 3, items: [] }, { producer: "own", seq: 9, items: [] });
   const client = await aClient(t, { store });
