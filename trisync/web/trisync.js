@@ -70,8 +70,7 @@ class Emitter {
 
   _fail(error) {
     this._end?.(error);
-    if (this._isHeard("error")) this._emit("error", error);
-    else report(error);
+    this._isHeard("error") ? this._emit("error", error) : report(error);
   }
 }
 
@@ -167,13 +166,12 @@ export class Replica extends Subscription {
         return await this.set(key, change(data) ?? null, { expect });
       } catch (error) {
         if (error.code !== "conflict" || tries === UPDATE_TRIES) throw error;
-        let now = error;
-        if (now.data === undefined) {
+        ({ data, offset: expect } = error);
+        if (data === undefined) {
           const { entries } = await this._client.request("state", { channel: this.channel, key });
-          now = entries[key] ?? { offset: 0 };
+          ({ data, offset: expect } = entries[key] ?? { offset: 0 });
         }
-        data = now.data ?? undefined;
-        expect = now.offset;
+        data ??= undefined;
       }
     }
   }
@@ -348,13 +346,9 @@ export class Client extends Emitter {
   // -- the socket
 
   async #start() {
-    try {
-      this.#queues = await this.#store.open();
-    } catch (error) {
-      this.#log("the store does not open:", error);
-      this.#store = new MemoryStore();
-      this.#queues = this.#store.open();
-    }
+    const queues = await this.#keep(() => this.#store.open());
+    this.#queues = queues ?? [newQueue()];
+    if (!queues) this.#store = new MemoryStore();
     if (this.state === "closed") return this.#store.close();
     for (const queue of this.#queues) queue.sent = queue.seq;
     for (const item of this.queue) this.#announce(item);
@@ -459,7 +453,7 @@ export class Client extends Emitter {
       if (!again) this.#change("online", "");
       const { seq, sent = seq, items } = queue;
       queue.sent = undefined; // from now on, all that were given
-      if (ok.seq > sent || ok.seq < (items[0]?.seq ?? seq + 1) - 1) return this.#renew(queue);
+      if (ok.seq > sent || ok.seq + 1 < (items[0]?.seq ?? seq + 1)) return this.#renew(queue);
       this.#agreed = queue;
       this.#sent = 0;
       this.#pump();
@@ -519,7 +513,7 @@ export class Client extends Emitter {
 
   async #keep(act) {
     try {
-      await act();
+      return await act();
     } catch (error) {
       this.#log("the store failed:", error);
     }
@@ -588,10 +582,14 @@ export class Client extends Emitter {
   async #renew(queue) {
     this.#log("a new producer is needed");
     const socket = this.#socket;
-    const renewed = await this.#store.create();
-    for (const item of queue.items) this.#add(renewed, item);
-    this.#queues[this.#queues.indexOf(queue)] = renewed;
-    this.#keep(() => this.#store.forget(queue));
+    const renewed = (await this.#keep(() => this.#store.create())) ?? newQueue();
+    const index = this.#queues.indexOf(queue);
+    // Else the connection was lost, and the next one was faster here.
+    if (index >= 0) {
+      for (const item of queue.items) this.#add(renewed, item);
+      this.#queues[index] = renewed;
+      this.#keep(() => this.#store.forget(queue));
+    }
     if (socket === this.#socket) this.#greet();
   }
 
@@ -600,7 +598,7 @@ export class Client extends Emitter {
     const value = this.limits[limit];
     const request = { ...item, op: "publish", id: Number.MAX_VALUE };
     const bytes = new TextEncoder().encode(JSON.stringify(request)).length;
-    return bytes > value ? failure("too_large", `The server takes ${value} bytes.`, { limit, value }) : null;
+    if (bytes > value) return failure("too_large", `The server takes ${value} bytes.`, { limit, value });
   }
 }
 
@@ -702,7 +700,7 @@ export class IndexedDbStore {
 
 const rangeOf = (producer) => IDBKeyRange.bound([producer], [producer, []]);
 
-/** Only secure origins have locks; without them, two tabs could not tell their queues apart. */
+/** Without locks, which only secure origins have, tabs cannot share a store. */
 const defaultStore = (url) =>
   globalThis.navigator?.locks && globalThis.indexedDB ? new IndexedDbStore(url) : new MemoryStore();
 

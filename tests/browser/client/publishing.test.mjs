@@ -284,6 +284,37 @@ for (const [why, seq] of [["forgot", 1], ["knows more than was ever sent of", 99
   });
 }
 
+test("a producer that is replaced on two connections at once gives what waits to one other", async (t) => {
+  const store = new SlowStore();
+  const saved = [];
+  const creating = [];
+  store.save = ({ producer }, { data }) => void saved.push([producer, data]);
+  store.create = () => new Promise((resolve) => creating.push(resolve));
+  const client = await aClient(t, { store });
+  const verdict = client.publish("lobby", "a");
+  await greet({ seq: 5 });
+  const socket = await reconnect(client, { seq: 5 });
+  for (const [number, create] of creating.entries()) create({ producer: `renewed-number-${number}`, seq: 0, items: [] });
+  await settle();
+  assert.deepEqual(saved.slice(1), [["renewed-number-0", "a"]]);
+  assert.equal(socket.asked("hello").at(-1).producer, "renewed-number-0");
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  socket.answer("publish", { offset: 1 });
+  assert.equal((await verdict).offset, 1);
+});
+
+test("a producer is replaced also where the store cannot make another", async (t) => {
+  const store = new SlowStore();
+  store.save = store.create = () => Promise.reject(new Error("quota"));
+  const client = await aClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  const socket = await greet({ seq: 5 });
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  assert.deepEqual(seqs(socket), [1]);
+});
+
 test("a number that the last page used and could not keep is not taken for a new message's", async (t) => {
   const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items: [] });
   store.save = () => {};
