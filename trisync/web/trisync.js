@@ -316,7 +316,7 @@ export class Client extends Emitter {
 
   request(op, fields) {
     return new Promise((resolve, reject) => {
-      if (!this.#isGreeted) throw failure("disconnected", "Not connected.", { retry: true });
+      if (!this.#isGreeted) throw failure("disconnected", "There is no connection.", { retry: true });
       this.#ask({ ...fields, op }, (error, ok) => (error ? reject(error) : resolve(ok)));
     });
   }
@@ -357,7 +357,6 @@ export class Client extends Emitter {
 
   #open() {
     clearTimeout(this.#reopening);
-    this.#change("connecting", this.reason);
     this.#quietTicks = QUIET_TICKS;
     const socket = (this.#socket = new this.#options.WebSocket(this.url));
     // What was abandoned may still speak: only the current one is listened to.
@@ -369,6 +368,7 @@ export class Client extends Emitter {
       if (FATAL_CLOSES.includes(code)) this.close(`the server refused this client (${code})`);
       else this.#lose(this.#goodbyeMs === undefined ? `the connection closed (${code})` : "the server stops");
     });
+    this.#change("connecting", this.reason); // who hears it may close
   }
 
   #lose(reason) {
@@ -390,7 +390,7 @@ export class Client extends Emitter {
     for (const subscription of this.#subscriptions.values()) subscription.live = false;
     socket?.close();
     this.#log(`${answers.length} unanswered, ${this.queue.length} in the queue`);
-    for (const answer of answers) answer(failure("disconnected", "The connection was lost.", { retry: true }));
+    for (const answer of answers) answer(failure("disconnected", "There is no connection.", { retry: true }));
   }
 
   // Ticks, no clock: a machine that slept has not listened.
@@ -450,13 +450,13 @@ export class Client extends Emitter {
       this.server = ok.server;
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
-      if (!again) this.#change("online", "");
       const { seq, sent = seq, items } = queue;
-      queue.sent = undefined; // from now on, all that were given
-      if (ok.seq > sent || ok.seq + 1 < (items[0]?.seq ?? seq + 1)) return this.#renew(queue);
-      this.#agreed = queue;
+      queue.sent = undefined; // those of this page are known
+      if (ok.seq > sent || ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
+      else this.#agreed = queue;
       this.#sent = 0;
       this.#pump();
+      if (!again) this.#change("online", "");
     });
   }
 
@@ -648,8 +648,8 @@ export class IndexedDbStore {
       const [first, ...items] = await this.#in((records) => records.getAll(rangeOf(producer)));
       if (first) found.push({ producer, seq: first.last, items: items.map(({ producer, ...item }) => item) });
     }
-    const own = found.pop() ?? (await this.create());
-    return [...found, own];
+    if (found.length === 0) found.push(await this.create());
+    return found;
   }
 
   async create() {

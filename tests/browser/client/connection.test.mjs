@@ -154,6 +154,21 @@ test("a closed client is silent, and says so to who still waits", async (t) => {
   assert.equal(FakeSocket.opened.length, 1);
 });
 
+for (const when of ["connecting", "online"]) {
+  test(`a client may be closed by who hears that it is ${when}`, async (t) => {
+    const client = await aClient(t);
+    client.publish("lobby", 1).catch(() => {});
+    FakeSocket.newest.end();
+    client.on("state", ({ state }) => state === when && client.close());
+    await pass(client.retryMs);
+    if (when === "online") await greet();
+    assert.equal(client.state, "closed");
+    assert.equal(FakeSocket.newest.readyState, 3);
+    FakeSocket.newest.onopen({});
+    assert.equal(client.state, "closed");
+  });
+}
+
 test("requests are answered by their id, and fail when there is no connection", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const [one, two] = [outcome(client.history("a", { limit: 1 })), client.request("state", { channel: "b" })];
