@@ -284,7 +284,9 @@ export class Client extends Emitter {
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
     this.name = name;
     this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : debug || (() => {});
-    this.#store = store ?? defaultStore(this.url);
+    // Without locks, which only secure origins have, tabs cannot share a store.
+    const canShare = globalThis.navigator?.locks && globalThis.indexedDB;
+    this.#store = store ?? (canShare ? new IndexedDbStore(this.url) : new MemoryStore());
     const { signal } = this.#listening;
     globalThis.addEventListener?.("online", () => this.nudge(), { signal });
     globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.nudge(), { signal });
@@ -381,16 +383,16 @@ export class Client extends Emitter {
   /** Without a closing handshake, which a dead peer never answers. */
   #abandon() {
     const socket = this.#socket;
-    const answers = [...this.#answers.values()];
+    const answers = this.#answers;
     this.#socket = this.#goodbyeMs = this.#agreed = undefined;
     this.#isGreeted = false;
-    this.#answers.clear();
+    this.#answers = new Map();
     clearTimeout(this.#resending);
     this.#resending = this.#heldTicks = 0;
     for (const subscription of this.#subscriptions.values()) subscription.live = false;
     socket?.close();
-    this.#log(`${answers.length} unanswered, ${this.queue.length} in the queue`);
-    for (const answer of answers) answer(failure("disconnected", "There is no connection.", { retry: true }));
+    this.#log(`${answers.size} unanswered, ${this.queue.length} in the queue`);
+    for (const answer of answers.values()) answer(failure("disconnected", "There is no connection.", { retry: true }));
   }
 
   // Ticks, no clock: a machine that slept has not listened.
@@ -527,8 +529,7 @@ export class Client extends Emitter {
       this.#keep(() => this.#store.forget(queue));
       return this.#greet();
     }
-    while (this.#sent < Math.min(queue.items.length, this.limits.unanswered_max)) {
-      const item = queue.items[this.#sent];
+    for (const item of queue.items.slice(this.#sent, this.limits.unanswered_max)) {
       if (this.#unsaved.has(item)) return;
       this.#sent++;
       this.#transmit(queue, item);
@@ -594,11 +595,10 @@ export class Client extends Emitter {
   }
 
   #sizeError(item) {
-    const limit = "message_bytes_max";
-    const value = this.limits[limit];
+    const { message_bytes_max: value } = this.limits;
     const request = { ...item, op: "publish", id: Number.MAX_VALUE };
     const bytes = new TextEncoder().encode(JSON.stringify(request)).length;
-    if (bytes > value) return failure("too_large", `The server takes ${value} bytes.`, { limit, value });
+    if (bytes > value) return failure("too_large", `The server takes ${value} bytes.`, { limit: "message_bytes_max", value });
   }
 }
 
@@ -699,9 +699,5 @@ export class IndexedDbStore {
 }
 
 const rangeOf = (producer) => IDBKeyRange.bound([producer], [producer, []]);
-
-/** Without locks, which only secure origins have, tabs cannot share a store. */
-const defaultStore = (url) =>
-  globalThis.navigator?.locks && globalThis.indexedDB ? new IndexedDbStore(url) : new MemoryStore();
 
 export const connect = (url, options) => new Client(url, options);
