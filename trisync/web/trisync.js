@@ -470,6 +470,7 @@ export class Client extends Emitter {
     this.#subscriptions.set(channel, subscription);
     for (const { key } of this._pending(channel)) subscription._refresh?.(key);
     if (this.#isGreeted) this._subscribe(subscription);
+    if (this.state === "closed") this._leave(subscription);
     return subscription;
   }
 

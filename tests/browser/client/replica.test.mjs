@@ -262,6 +262,13 @@ test("what waits in the queue of an earlier page is shown as soon as there is a 
   assert.deepEqual(doc.entry("title"), { data: "queued", offset: 0, pending: true });
 });
 
+test("a replica of a closed client says that it never becomes ready", async (t) => {
+  const client = await aClient(t);
+  client.close("enough");
+  const error = await outcome(Promise.race([client.replica("doc").ready, settle()]));
+  assert.deepEqual([error?.code, error?.message], ["closed", "enough"]);
+});
+
 for (const [how, end] of [
   ["its client is closed", ({ client }) => client.close("enough")],
   ["it is closed", ({ doc }) => doc.close()],
