@@ -199,7 +199,8 @@ export class Replica extends Subscription {
     const keys = new Set([...this.#view.keys(), ...this.#arriving.keys()]);
     this.#words = this.#arriving;
     this.#arriving = undefined;
-    for (const key of keys) this._refresh(key);
+    const items = this._client._pending(this.channel);
+    for (const key of keys) this._refresh(key, items);
     this.#ready.resolve(this);
     this._emit("ready", this);
   }
@@ -222,9 +223,9 @@ export class Replica extends Subscription {
     if (!(words.get(key)?.offset > word.offset)) words.set(key, word);
   }
 
-  _refresh(key) {
+  _refresh(key, waiting = this._client._pending(this.channel)) {
     const confirmed = this.#words.get(key)?.data ?? null;
-    const items = this._client._pending(this.channel, key);
+    const items = waiting.filter((item) => item.key === key);
     const data = items.reduce((value, item) => (item.merge ? mergePatch(value, item.data) : item.data), confirmed);
     const before = this.entry(key);
     const pending = items.length > 0;
@@ -494,8 +495,8 @@ export class Client extends Emitter {
     if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel: subscription.channel });
   }
 
-  _pending(channel, key) {
-    return this.queue.filter((item) => item.channel === channel && (key === undefined || item.key === key));
+  _pending(channel) {
+    return this.queue.filter((item) => item.channel === channel && item.key !== undefined);
   }
 
   // -- publishing

@@ -1,7 +1,7 @@
 // Replicas: a channel's state, with one's own writes over it until they are confirmed or rolled back.
 
 import assert from "node:assert/strict";
-import { test } from "node:test";
+import { mock, test } from "node:test";
 import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle } from "./fakes.mjs";
 
 const content = (replica) => Object.fromEntries([...replica.keys()].map((key) => [key, replica.get(key)]));
@@ -211,6 +211,18 @@ test("a gap empties the replica only when what follows is there", async (t) => {
   assert.deepEqual(gaps, ["trimmed", "trimmed"]);
 });
 
+test("a state of many keys looks through the queue once, and not for each of them", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  doc.set("k7", "mine").catch(() => {});
+  await settle();
+  socket.answer("subscribe", { offset: 100, epoch: "one" });
+  const looks = mock.getter(client, "queue");
+  pages(socket, Object.fromEntries(Array.from({ length: 100 }, (_, number) => [`k${number}`, { offset: number + 1, data: 1 }])));
+  assert.equal(looks.mock.callCount(), 1);
+  assert.deepEqual([doc.size, doc.get("k7"), doc.get("k8")], [100, "mine", 1]);
+});
+
 test("who asks for the newest messages again, as none had come, asks for the state again too", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const doc = client.replica("doc", { last: 1 });
@@ -257,8 +269,10 @@ test("in another log, the replica is of that one", async (t) => {
 test("what waits in the queue of an earlier page is shown as soon as there is a replica", async (t) => {
   const client = await aClient(t);
   client.publish("doc", "queued", { key: "title" }).catch(() => {});
+  client.publish("doc", "no word on any key").catch(() => {});
   await settle();
   const doc = client.replica("doc");
+  assert.deepEqual([...doc.keys()], ["title"]);
   assert.deepEqual(doc.entry("title"), { data: "queued", offset: 0, pending: true });
 });
 
