@@ -351,7 +351,10 @@ export class Client extends Emitter {
   async #start() {
     const queues = await this.#keep(() => this.#store.open());
     this.#queues = queues ?? [newQueue()];
-    if (!queues) this.#store = new MemoryStore();
+    if (!queues) {
+      this.#store.close();
+      this.#store = new MemoryStore();
+    }
     if (this.state === "closed") return this.#store.close();
     for (const queue of this.#queues) queue.sent = queue.seq;
     for (const item of this.queue) this.#announce(item);

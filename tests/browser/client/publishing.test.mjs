@@ -223,11 +223,13 @@ test("a store that fails costs nothing but what a crash would", async (t) => {
 
 test("a store that does not open costs nothing but what a crash would", async (t) => {
   const store = new SlowStore();
+  const closed = t.mock.method(store, "close");
   store.open = () => Promise.reject(new Error("private mode"));
   const { client, socket } = await anOnlineClient(t, { store });
   client.publish("lobby", "a").catch(() => {});
   await settle();
   assert.deepEqual(seqs(socket), [1]);
+  assert.equal(closed.mock.callCount(), 1, "it may have opened half");
 });
 
 test("an ephemeral message with a key is refused by the server, and not stored as something else", async (t) => {
