@@ -11,7 +11,7 @@ const ANSWER_TICKS = 10; // for that, and for opening a connection
 const PROBE_TICKS = 4; // the same, when the network has just come back
 const UPDATE_TRIES = 100;
 const DEPTH_MAX = 64;
-const FATAL_CLOSES = [1002, 1003, 1007, 1009]; // faults of this side
+const FATAL_CLOSES = [1003, 1009]; // faults of this side, not of the line
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
 

@@ -128,6 +128,17 @@ test("a close that says that the client is at fault is the end", async (t) => {
   assert.equal(FakeSocket.opened.length, 1);
 });
 
+for (const code of [1002, 1007]) {
+  test(`a close with ${code} may be the fault of what is between, and is no end`, async (t) => {
+    const { client, socket } = await anOnlineClient(t);
+    socket.end(code);
+    assert.equal(client.state, "offline");
+    await pass(client.retryMs);
+    await greet();
+    assert.equal(client.state, "online");
+  });
+}
+
 test("a greeting that is refused for good is the end, and one that may succeed is tried again", async (t) => {
   const client = await aClient(t);
   FakeSocket.newest.accept();
