@@ -192,6 +192,7 @@ declare class Emitter<Events> {
 export class Client extends Emitter<ClientEvents> {
   private constructor();
   readonly url: string;
+  /** As the server has it. */
   readonly name: string | undefined;
   readonly state: State;
   readonly reason: string;
@@ -224,7 +225,7 @@ export class Client extends Emitter<ClientEvents> {
   history(channel: string, options?: { since?: number; limit?: number }): Promise<History>;
   /** Any request of the wire, for its `ok`. @throws TrisyncError, `disconnected` if there is no connection */
   request(op: string, fields?: Record<string, unknown>): Promise<any>;
-  /** Publishes and is seen under another name from now on. */
+  /** Publishes and is seen under another name from now on. A name that is refused is an `error`, and not taken. */
   rename(name: string): void;
   /** Connects at once if offline, and makes an open connection prove that it lives. Done on `online` and when shown. */
   nudge(): void;

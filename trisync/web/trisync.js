@@ -325,8 +325,8 @@ export class Client extends Emitter {
   }
 
   rename(name) {
-    this.name = name;
-    if (this.#isGreeted) this.request("hello", { name }).catch((error) => error.retry || this._fail(error));
+    const take = () => (this.name = name);
+    this.request("hello", { name }).then(take, (error) => (error.retry ? take() : this._fail(error)));
   }
 
   nudge() {

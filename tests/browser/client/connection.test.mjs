@@ -204,6 +204,20 @@ test("a new name is told now and at every greeting", async (t) => {
   assert.equal(FakeSocket.newest.sent[0].name, "grace");
 });
 
+test("a name that is refused is not told again: the next greeting would be refused too", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const codes = [];
+  client.on("error", ({ code }) => codes.push(code));
+  client.rename("x".repeat(65));
+  socket.refuse("hello", "bad_request");
+  await settle();
+  assert.deepEqual([client.name, codes], ["ada", ["bad_request"]]);
+  socket.end();
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  assert.equal(FakeSocket.newest.sent[0].name, "ada");
+});
+
 test("debug logging tells the story of a lost connection", async (t) => {
   const story = [];
   const client = await aClient(t, { debug: (...what) => story.push(what.join(" ")) });
