@@ -192,7 +192,7 @@ declare class Emitter<Events> {
 export class Client extends Emitter<ClientEvents> {
   private constructor();
   readonly url: string;
-  /** As the server has it. */
+  /** Of the options, or the newest that was not refused. */
   readonly name: string | undefined;
   readonly state: State;
   readonly reason: string;
@@ -297,8 +297,9 @@ export class Replica extends Subscription<ReplicaEvents> {
   merge(key: string, patch: Json, options?: { expect?: number }): Promise<Verdict>;
   /**
    * Replaces a value by what `change` makes of it, so that no other's write is lost: on a conflict `change` is called
-   * again with what is there now. It returns `undefined` or `null` to delete the key; what it throws is passed on.
-   * Gives up with `conflict` after a hundred; what it has queued outlives it, the trying again does not.
+   * again with what is there now, until it was the faster one. It may change its argument in place, and returns
+   * `undefined` or `null` to delete the key; what it throws is passed on. What it has queued outlives the page, the
+   * trying again does not. Numbers beyond 2^53 in the value lose digits, as they do wherever JavaScript reads them.
    */
   update(key: string, change: (data: Json | undefined) => Json | undefined): Promise<Verdict>;
 }

@@ -9,7 +9,6 @@ const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
 const ANSWER_TICKS = 10; // for that, and for opening a connection
 const PROBE_TICKS = 4; // the same, when the network has just come back
-const UPDATE_TRIES = 100;
 const DEPTH_MAX = 64;
 const FATAL_CLOSES = [1003, 1009]; // faults of this side, not of the line
 
@@ -161,11 +160,11 @@ export class Replica extends Subscription {
     await this.ready;
     let data = this.get(key);
     let expect = this.#offsetOf(key);
-    for (let tries = 1; ; tries++) {
+    for (;;) {
       try {
-        return await this.set(key, change(data) ?? null, { expect });
+        return await this.set(key, change(structuredClone(data)) ?? null, { expect });
       } catch (error) {
-        if (error.code !== "conflict" || tries === UPDATE_TRIES) throw error;
+        if (error.code !== "conflict") throw error;
         ({ data, offset: expect } = error);
         if (data === undefined) {
           const { entries } = await this._client.request("state", { channel: this.channel, key });

@@ -181,6 +181,28 @@ test("updates of one key pile up on each other", async (t) => {
   assert.equal(doc.get("count"), 3);
 });
 
+test("an update goes on until it is the faster one", async (t) => {
+  const { socket, doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
+  const update = outcome(doc.update("count", (count) => count + 1));
+  for (let offset = 11; offset <= 210; offset++) {
+    await settle();
+    socket.refuse("publish", "conflict", { offset, data: offset });
+  }
+  await settle();
+  store(socket, 211, 211);
+  assert.equal((await update).offset, 211);
+});
+
+test("an update may change its argument in place, and is rolled back like any other", async (t) => {
+  const { socket, doc } = await aReplica(t, { list: { offset: 3, data: [1] } });
+  const update = outcome(doc.update("list", (list) => (list.push(2), list)));
+  await settle();
+  assert.deepEqual(doc.get("list"), [1, 2]);
+  socket.refuse("publish", "forbidden");
+  assert.equal((await update).code, "forbidden");
+  assert.deepEqual(doc.get("list"), [1]);
+});
+
 test("an update that fails by itself, or for good, says so", async (t) => {
   const { socket, doc } = await aReplica(t);
   await assert.rejects(doc.update("a", () => { throw new Error("mine"); }), /mine/); // prettier-ignore
