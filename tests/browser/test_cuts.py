@@ -231,6 +231,22 @@ def crash(page: Page) -> None:
         page.goto("chrome://crash")
 
 
+DELETE_DATABASE = """name => new Promise((resolve) => {
+    const request = indexedDB.deleteDatabase(name);
+    request.onsuccess = () => resolve("deleted");
+    request.onblocked = () => resolve("blocked");
+})"""
+
+
+def test_an_open_page_does_not_keep_its_queue_from_being_deleted(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(), server.web_port, "ada")
+        assert page.evaluate(DELETE_DATABASE, f"trisync ws://127.0.0.1:{server.web_port}/") == "deleted"
+        say(page, "goes on without it")
+        await_head(page, 1)
+        page.context.close()
+
+
 def test_two_tabs_are_two_producers(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server, network() as net:
         net.server_port = server.web_port

@@ -645,6 +645,7 @@ export class IndexedDbStore {
     const opening = indexedDB.open(this.#name, 1);
     opening.onupgradeneeded = () => opening.result.createObjectStore("queue", { keyPath: ["producer", "seq"] });
     this.#database = await finished(opening);
+    this.#database.onversionchange = () => this.#database.close();
     const keys = await this.#in((records) => records.getAllKeys());
     const found = [];
     for (const producer of new Set(keys.map(([producer]) => producer))) {
