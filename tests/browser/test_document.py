@@ -1,5 +1,7 @@
 """The shared document of the page: several people and a terminal edit it at once, offline too, and lose no words."""
 
+import json
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
@@ -8,8 +10,8 @@ import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
 
 from tests.browser.cuts import Network, network
-from tests.browser.pages import Netcat, await_state, network_is_back, open_page
-from tests.harness import ServerProcess, server_process
+from tests.browser.pages import Netcat, await_head, await_state, network_is_back, open_page
+from tests.harness import PATIENCE_S, ServerProcess, server_process
 
 
 class World(NamedTuple):
@@ -97,6 +99,32 @@ def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
     grace.type("/set title null\n")
     expect(world.bob.locator("#entries .entry")).to_have_count(1)
     grace.close()
+
+
+def publish(world: World, *words: tuple[str, object]) -> None:
+    """Somebody else's words, one after the other: each a key and its data."""
+    requests = [{"op": "publish", "id": 1, "channel": "lobby", "key": key, "data": data} for key, data in words]
+    with socket.create_connection(("127.0.0.1", world.server.tcp_port), timeout=PATIENCE_S) as connection:
+        lines = connection.makefile("rw")
+        for request in requests:
+            print(json.dumps(request), file=lines, flush=True)
+            assert json.loads(lines.readline())["op"] == "ok"
+
+
+def test_who_only_looks_at_a_value_leaves_it_as_it_was(world: World) -> None:
+    data = ["line one\nline two", "  indented", {"text": "tea\r\nwith milk ", "done": False}]
+    publish(world, *((f"key {number}", value) for number, value in enumerate(data)))
+    expect(world.ada.locator("#entries .entry")).to_have_count(3)
+    for number in range(3):
+        value(world.ada, number).focus()
+        value(world.ada, number).press("Tab")
+    add(world.ada, "sentinel")
+    await_head(world.ada, 4)
+    value(world.ada, 0).click()
+    value(world.ada, 0).press("End")
+    value(world.ada, 0).press_sequentially("!")
+    value(world.ada, 0).press("Enter")
+    expect(value(world.bob, 0)).to_have_value("line one\nline two!")
 
 
 def test_different_parts_of_one_item_are_changed_at_once_without_a_question(world: World) -> None:

@@ -4,7 +4,7 @@
 // wrote meanwhile, so that nobody's words are replaced unseen.
 //
 // For tests, these stay as they are:
-//   #entries > .entry[data-key], marked .pending, with .value (input), .done (checkbox) and .remove;
+//   #entries > .entry[data-key], marked .pending, with .value (textarea), .done (checkbox) and .remove;
 //   .conflict with .mine and .theirs; #add, #add-text, #board-summary, #board-note
 
 import { $, button, counted, element, hueOf, newItemKey, wellFormed } from "./dom.js";
@@ -39,6 +39,8 @@ class Line {
   #key;
   /** @type {Entry | undefined} what was there when typing began */
   #before;
+  /** What the input shows of that: it has line ends of its own. */
+  #shown = "";
   #isItem;
 
   /** @param {Board} board @param {string} key @param {Entry} entry */
@@ -50,7 +52,8 @@ class Line {
     this.row.dataset.key = key;
     this.done = /** @type {HTMLInputElement} */ (element("input", "done"));
     this.done.type = "checkbox";
-    this.value = /** @type {HTMLInputElement} */ (element("input", "value"));
+    this.value = /** @type {HTMLTextAreaElement} */ (element("textarea", "value"));
+    this.value.rows = 1;
     this.value.ariaLabel = this.#isItem ? "Item" : `Value of ${key}`;
     this.value.enterKeyHint = "done";
     this.value.spellcheck = false;
@@ -58,7 +61,7 @@ class Line {
     this.by = element("span", "by");
     this.row.append(...(this.#isItem ? [this.done] : [element("code", "key", key)]), this.value, this.by, this.remove);
     this.done.addEventListener("change", () => board.write(board.replica?.merge(key, { done: this.done.checked })));
-    this.value.addEventListener("focus", () => (this.#before = board.replica?.entry(key)));
+    this.value.addEventListener("focus", () => this.#begin());
     this.value.addEventListener("blur", () => this.#commit());
     this.value.addEventListener("keydown", (event) => this.#onKey(event));
     this.draw(entry);
@@ -76,12 +79,16 @@ class Line {
       this.done.checked = Boolean(data.done);
       this.row.classList.toggle("is-done", this.done.checked);
     }
-    const isTyping = this.#before !== undefined && this.value.value !== valueText(this.#before.data);
-    if (!isTyping) {
-      this.value.value = valueText(data);
-      if (this.#before !== undefined) this.#before = this.#board.replica?.entry(this.#key);
-    }
-    this.value.title = this.value.value;
+    const isTyping = this.#before !== undefined && this.value.value !== this.#shown;
+    if (isTyping) return;
+    this.value.value = valueText(data);
+    this.value.rows = this.value.value.split("\n").length; // where there is no field-sizing
+    if (this.#before !== undefined) this.#begin();
+  }
+
+  #begin() {
+    this.#before = this.#board.replica?.entry(this.#key);
+    this.#shown = this.value.value;
   }
 
   /** Says who wrote what is there. @param {string | undefined} name @param {boolean} isOther */
@@ -95,20 +102,20 @@ class Line {
 
   /** @param {KeyboardEvent} event */
   #onKey(event) {
-    if (event.isComposing || (event.key !== "Enter" && event.key !== "Escape")) return;
+    if (event.isComposing || event.shiftKey || (event.key !== "Enter" && event.key !== "Escape")) return;
     event.preventDefault();
-    if (event.key === "Escape") this.value.value = valueText(this.#before?.data);
+    if (event.key === "Escape") this.value.value = this.#shown;
     this.value.blur();
   }
 
   #commit() {
     const { replica } = this.#board;
     const before = this.#before;
-    const text = wellFormed(this.value.value.trim());
+    const text = wellFormed(this.value.value);
     this.#before = undefined;
     if (!replica || before === undefined) return;
     const now = replica.entry(this.#key);
-    if (text === "" || text === valueText(before.data)) {
+    if (text.trim() === "" || text === this.#shown) {
       if (now) this.draw(now);
       return;
     }
