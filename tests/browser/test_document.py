@@ -127,6 +127,27 @@ def test_who_only_looks_at_a_value_leaves_it_as_it_was(world: World) -> None:
     expect(value(world.bob, 0)).to_have_value("line one\nline two!")
 
 
+def test_a_line_that_is_deleted_is_gone_and_the_next_one_is_at_hand(world: World) -> None:
+    for text in ("tea", "bread"):
+        add(world.ada, text)
+    line(world.ada, 0).locator(".remove").click()
+    expect(world.ada.locator("#entries .entry")).to_have_count(1)
+    expect(world.ada.get_by_role("button", name="Delete bread")).to_be_focused()
+    world.ada.keyboard.press("Enter")
+    expect(world.ada.locator("#entries .entry")).to_have_count(0)
+    expect(world.ada.locator("#add-text")).to_be_focused()
+
+
+def test_a_line_that_somebody_else_deletes_goes_when_it_is_left(world: World) -> None:
+    publish(world, ("title", "Picnic"))
+    value(world.ada).click()
+    publish(world, ("title", None))
+    await_head(world.ada, 2)
+    expect(value(world.ada)).to_be_focused()
+    value(world.ada).press("Tab")
+    expect(world.ada.locator("#entries .entry")).to_have_count(0)
+
+
 def test_different_parts_of_one_item_are_changed_at_once_without_a_question(world: World) -> None:
     add(world.ada, "tea")
     expect(value(world.bob)).to_have_value("tea")

@@ -57,7 +57,7 @@ class Line {
     this.value.ariaLabel = this.#isItem ? "Item" : `Value of ${key}`;
     this.value.enterKeyHint = "done";
     this.value.spellcheck = false;
-    this.remove = button("remove", "×", () => board.write(board.replica?.delete(key)));
+    this.remove = button("remove", "×", () => this.#delete());
     this.by = element("span", "by");
     this.row.append(...(this.#isItem ? [this.done] : [element("code", "key", key)]), this.value, this.by, this.remove);
     this.done.addEventListener("change", () => board.write(board.replica?.merge(key, { done: this.done.checked })));
@@ -100,6 +100,12 @@ class Line {
     setTimeout(() => this.row.classList.remove("flash"), FLASH_MS);
   }
 
+  #delete() {
+    const next = /** @type {HTMLElement | null} */ (this.row.nextElementSibling ?? this.row.previousElementSibling);
+    this.#board.write(this.#board.replica?.delete(this.#key));
+    /** @type {HTMLElement} */ (next?.querySelector(".remove") ?? $("add-text")).focus();
+  }
+
   /** @param {KeyboardEvent} event */
   #onKey(event) {
     if (event.isComposing || event.shiftKey || (event.key !== "Enter" && event.key !== "Escape")) return;
@@ -117,6 +123,7 @@ class Line {
     const now = replica.entry(this.#key);
     if (text.trim() === "" || text === this.#shown) {
       if (now) this.draw(now);
+      else this.#board.drop(this.#key);
       return;
     }
     if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.#ask(text, now);
@@ -218,7 +225,7 @@ export class Board {
     const entry = this.replica?.entry(key);
     const line = this.#lines.get(key);
     if (!entry) {
-      if (line && !line.row.contains(document.activeElement) && !line.row.querySelector(".conflict")) this.drop(key);
+      if (line && line.value !== document.activeElement && !line.row.querySelector(".conflict")) this.drop(key);
     } else if (line?.fits(entry)) line.draw(entry);
     else {
       line?.row.remove();
