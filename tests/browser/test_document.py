@@ -182,6 +182,29 @@ def test_who_changed_the_same_words_is_asked(world: World, choice: str) -> None:
         expect(page.locator(".conflict")).to_have_count(0)
 
 
+@pytest.mark.parametrize("way", ["a reload", "another channel", "a deletion"])
+def test_who_wrote_offline_is_asked_also_after(world: World, way: str) -> None:
+    publish(world, ("plan", "tea"))
+    expect(value(world.ada)).to_have_value("tea")
+    cut_off(world)
+    write(world.ada, "water")
+    publish(world, ("plan", None if way == "a deletion" else "coffee"))
+    if way == "a reload":
+        world.ada.reload()
+        expect(value(world.ada)).to_have_value("water")
+    if way == "another channel":
+        world.ada.evaluate("location.hash = 'another'")
+    mend(world)
+    if way == "another channel":
+        expect(world.ada.locator("#note")).to_contain_text("Something for #lobby was refused")
+        world.ada.evaluate("location.hash = 'lobby'")
+    theirs = "deleted it" if way == "a deletion" else "wrote “coffee”"
+    expect(world.ada.locator(".conflict")).to_contain_text(f"Meanwhile somebody {theirs}. You wrote “water”.")
+    world.ada.locator(".conflict .mine").click()
+    expect(value(world.bob)).to_have_value("water")
+    expect(value(world.ada)).to_have_value("water")
+
+
 def test_what_is_being_typed_is_not_overwritten(world: World) -> None:
     add(world.ada, "tea")
     expect(value(world.bob)).to_have_value("tea")

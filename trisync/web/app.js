@@ -64,7 +64,8 @@ client.on("stored", ({ item, offset }) => {
 
 client.on("refused", ({ item, error }) => {
   if (item.key === undefined) log.refused(item, error.message, takeBack);
-  if (item.channel !== channel.channel) showNote(`A message to #${item.channel} was refused: ${error.message}`);
+  else board.refused(item, error);
+  if (item.channel !== channel.channel) showNote(`Something for #${item.channel} was refused: ${error.message}`);
   showWaitingSoon();
 });
 

@@ -8,7 +8,7 @@
 //   .conflict with .mine and .theirs; #add, #add-text, #board-summary, #board-note
 
 import { $, button, counted, element, hueOf, newItemKey, wellFormed } from "./dom.js";
-/** @import { Entry, Json, Message, Replica } from "./trisync.js" */
+/** @import { Entry, Item, Json, Message, Replica, TrisyncError } from "./trisync.js" */
 
 const SHOWN_MAX = 300; // lines in the document; a state may have a million keys
 const FLASH_MS = 1200; // how long a change by somebody else stands out
@@ -86,6 +86,13 @@ class Line {
     if (this.#before !== undefined) this.#begin();
   }
 
+  /** Shows what there is now, or goes. */
+  #redraw() {
+    const now = this.#board.replica?.entry(this.#key);
+    if (now) this.draw(now);
+    else this.#board.drop(this.#key);
+  }
+
   #begin() {
     this.#before = this.#board.replica?.entry(this.#key);
     this.#shown = this.value.value;
@@ -121,12 +128,8 @@ class Line {
     this.#before = undefined;
     if (!replica || before === undefined) return;
     const now = replica.entry(this.#key);
-    if (text.trim() === "" || text === this.#shown) {
-      if (now) this.draw(now);
-      else this.#board.drop(this.#key);
-      return;
-    }
-    if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.#ask(text, now);
+    if (text.trim() === "" || text === this.#shown) return this.#redraw();
+    if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.ask(text, now);
     this.#store(text, before.pending ? undefined : before.offset);
   }
 
@@ -138,26 +141,23 @@ class Line {
     const writing = this.#isItem
       ? replica?.merge(this.#key, { text }, options)
       : replica?.set(this.#key, parsed(text, data ?? null), options);
-    writing?.catch((/** @type {any} */ error) => {
-      if (error.code === "conflict") this.#ask(text, replica?.entry(this.#key));
-    });
     this.#board.write(writing);
   }
 
   /** Somebody else was faster: let the person choose. @param {string} text @param {Entry | undefined} now */
-  #ask(text, now) {
+  ask(text, now) {
     this.row.querySelector(".conflict")?.remove();
     const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
     const who = now?.pending ? "you" : this.by.textContent || "somebody";
     const question = element("div", "conflict");
     question.append(element("p", "", `Meanwhile ${who} ${theirs}. You wrote “${text}”.`));
     const choose = (/** @type {() => void} */ act) => () => (question.remove(), act());
-    const keepTheirs = () => (now ? this.draw(now) : this.#board.drop(this.#key));
+
     question.setAttribute("role", "alert");
     question.append(
       button("mine", "Use mine", choose(() => this.#store(text, undefined))),
       " ",
-      button("theirs", "Keep theirs", choose(keepTheirs)),
+      button("theirs", "Keep theirs", choose(() => this.#redraw())),
     );
     this.row.append(question);
     if (now) this.draw(now);
@@ -171,6 +171,9 @@ export class Board {
   /** @type {Map<string, Line>} */
   #lines = new Map();
   #entries = $("entries");
+  #isReady = false; // the replica's whole state has come
+  /** @type {Item[]} writes that lost against others', and that nobody was asked about yet */
+  #lost = [];
 
   constructor() {
     $("add").addEventListener("submit", (/** @type {Event} */ event) => {
@@ -182,12 +185,17 @@ export class Board {
   /** Shows another channel's document. @param {Replica} replica */
   show(replica) {
     this.replica = replica;
+    this.#isReady = false;
     this.#lines.clear();
     this.#entries.replaceChildren();
     $("board-note").textContent = "";
     for (const key of replica.keys()) this.#draw(key);
     replica.on("change", ({ key }) => this.replica === replica && this.#draw(key));
-    replica.on("ready", () => this.#summarize());
+    replica.on("ready", () => {
+      this.#isReady = true;
+      this.#askAll();
+      this.#summarize();
+    });
     this.#summarize();
   }
 
@@ -202,6 +210,25 @@ export class Board {
     writing?.catch((/** @type {any} */ error) => {
       if (error.code !== "conflict" && error.code !== "closed") $("board-note").textContent = `Not saved: ${error.message}`;
     });
+  }
+
+  /** A write will not be stored, perhaps one of an earlier page. @param {Item} item @param {TrisyncError} error */
+  refused(item, error) {
+    if (error.code === "conflict") this.#lost.push(item);
+    else if (item.channel === this.replica?.channel) $("board-note").textContent = `Not saved: ${error.message}`;
+    this.#askAll();
+  }
+
+  /** Asks about what was lost here. What was lost elsewhere is asked there. */
+  #askAll() {
+    if (!this.#isReady) return;
+    const items = this.#lost;
+    this.#lost = items.filter(({ channel }) => channel !== this.replica?.channel);
+    for (const { channel, key, data } of items) {
+      if (channel !== this.replica?.channel || key === undefined) continue;
+      const line = this.#lines.get(key) ?? this.#insert(key, { data, offset: 0, pending: false });
+      line.ask(valueText(data), this.replica.entry(key));
+    }
   }
 
   /** Takes a line away whose key is gone. @param {string} key */
@@ -227,9 +254,8 @@ export class Board {
     if (!entry) {
       if (line && line.value !== document.activeElement && !line.row.querySelector(".conflict")) this.drop(key);
     } else if (line?.fits(entry)) line.draw(entry);
-    else {
+    else if (line || this.#lines.size < SHOWN_MAX) {
       line?.row.remove();
-      this.#lines.delete(key);
       this.#insert(key, entry);
     }
     this.#summarize();
@@ -237,12 +263,12 @@ export class Board {
 
   /** The list stands behind the rest, its items in the order of their making. @param {string} key @param {Entry} entry */
   #insert(key, entry) {
-    if (this.#lines.size >= SHOWN_MAX) return;
     const line = new Line(this, key, entry);
     this.#lines.set(key, line);
     const rank = (/** @type {HTMLElement} */ row) => (row.classList.contains("item") ? "1" : "0") + row.dataset.key;
     const next = [...this.#entries.children].find((row) => rank(row) > rank(line.row));
     this.#entries.insertBefore(line.row, next ?? null);
+    return line;
   }
 
   #summarize() {
