@@ -1,6 +1,8 @@
 """The web page in a real browser, beside a netcat, over restarts of the server."""
 
+import json
 import re
+import socket
 from pathlib import Path
 from urllib.request import Request, urlopen
 
@@ -126,6 +128,44 @@ def test_a_channel_that_was_emptied_says_so_and_which_messages_are_gone(browser:
         page.fill("#channel", "another")
         page.press("#channel", "Enter")
         expect(beginning).to_have_text("Nothing has been said in #another yet.")
+        page.context.close()
+
+
+PRODUCER = """() => new Promise((resolve) => {
+    const opening = indexedDB.open(`trisync ws://${location.host}/`);
+    opening.onsuccess = () => {
+        const keys = opening.result.transaction("queue").objectStore("queue").getAllKeys();
+        keys.onsuccess = () => resolve(keys.result[0][0]);
+    };
+})"""
+
+
+def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(viewport={"width": 1200, "height": 800}), server.web_port, "ada")
+        page.fill("#add-text", "tea")
+        page.press("#add-text", "Enter")
+        await_head(page, 1)
+        hello = json.dumps({"op": "hello", "id": 1, "producer": page.evaluate(PRODUCER)}).encode()
+        with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as another:
+            another.sendall(hello + b"\n")
+            assert b'"ok"' in another.recv(4096)
+            say(page, "too late")
+            await_state(page, "closed")
+        expect(page.locator("#banner")).to_contain_text("another client uses this producer")
+        expect(page.locator("#banner")).not_to_contain_text("You can go on writing")
+        say(page, "written with care")
+        expect(page.locator("#composer")).to_have_value("written with care")
+        expect(page.locator("#note")).to_contain_text("Not sent: another client uses this producer")
+        page.fill("#add-text", "bread")
+        page.press("#add-text", "Enter")
+        expect(page.locator("#add-text")).to_have_value("bread")
+        expect(page.locator("#board-note")).to_contain_text("Not saved: another client uses this producer")
+        page.locator("#entries .done").click()
+        expect(page.locator("#entries .done")).not_to_be_checked()
+        page.fill("#entries .value", "green tea")
+        page.press("#entries .value", "Enter")
+        expect(page.locator("#entries .value")).to_have_value("green tea")
         page.context.close()
 
 

@@ -26,7 +26,7 @@ const nameInput = $("name");
 nameInput.value = rememberedName();
 
 const log = new Log(showTop);
-const board = new Board();
+const board = new Board(() => (client.state === "closed" ? client.reason : ""));
 const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`;
 const client = connect(url, { name: nameInput.value, debug: new URLSearchParams(location.search).has("debug") });
 const keepsQueue = "locks" in navigator && "indexedDB" in window;
@@ -94,7 +94,7 @@ function showWaiting() {
   if (waiting > 0 && client.state !== "online") {
     const where = keepsQueue ? "kept on this device, also if you close this page" : "lost if you close this page";
     text += ` ${counted(waiting, "change waits", "changes wait")} to be sent; ${where}.`;
-  } else if (isDown) text += " You can go on writing.";
+  } else if (client.state === "offline") text += " You can go on writing.";
   $("banner").textContent = text.trim();
 }
 
@@ -216,6 +216,7 @@ function showNote(text) {
 async function publish() {
   const text = wellFormed(composer.value);
   if (text.trim() === "") return;
+  if (client.state === "closed") return showNote(`Not sent: ${client.reason}.`);
   const publishing = client.publish(channel.channel, text);
   composer.value = "";
   showNote("");

@@ -60,7 +60,10 @@ class Line {
     this.remove = button("remove", "×", () => this.#delete());
     this.by = element("span", "by");
     this.row.append(...(this.#isItem ? [this.done] : [element("code", "key", key)]), this.value, this.by, this.remove);
-    this.done.addEventListener("change", () => board.write(board.replica?.merge(key, { done: this.done.checked })));
+    this.done.addEventListener("change", () => {
+      board.write((replica) => replica.merge(key, { done: this.done.checked }));
+      this.#redraw();
+    });
     this.value.addEventListener("focus", () => this.#begin());
     this.value.addEventListener("blur", () => this.#commit());
     this.value.addEventListener("keydown", (event) => this.#onKey(event));
@@ -109,7 +112,8 @@ class Line {
 
   #delete() {
     const next = /** @type {HTMLElement | null} */ (this.row.nextElementSibling ?? this.row.previousElementSibling);
-    this.#board.write(this.#board.replica?.delete(this.#key));
+    this.#board.write((replica) => replica.delete(this.#key));
+    if (this.row.isConnected) return;
     /** @type {HTMLElement} */ (next?.querySelector(".remove") ?? $("add-text")).focus();
   }
 
@@ -135,13 +139,11 @@ class Line {
 
   /** @param {string} text @param {number | undefined} expect the word that this replaces */
   #store(text, expect) {
-    const { replica } = this.#board;
-    const data = replica?.get(this.#key);
     const options = expect === undefined ? {} : { expect };
-    const writing = this.#isItem
-      ? replica?.merge(this.#key, { text }, options)
-      : replica?.set(this.#key, parsed(text, data ?? null), options);
-    this.#board.write(writing);
+    this.#board.write((replica) => {
+      if (this.#isItem) return replica.merge(this.#key, { text }, options);
+      return replica.set(this.#key, parsed(text, replica.get(this.#key) ?? null), options);
+    });
   }
 
   /** Somebody else was faster: let the person choose. @param {string} text @param {Entry | undefined} now */
@@ -170,12 +172,15 @@ export class Board {
   replica;
   /** @type {Map<string, Line>} */
   #lines = new Map();
+  #whyNot;
   #entries = $("entries");
   #isReady = false; // the replica's whole state has come
   /** @type {Item[]} writes that lost against others', and that nobody was asked about yet */
   #lost = [];
 
-  constructor() {
+  /** @param {() => string} whyNot why nothing can be written any more, if that is so */
+  constructor(whyNot) {
+    this.#whyNot = whyNot;
     $("add").addEventListener("submit", (/** @type {Event} */ event) => {
       event.preventDefault();
       this.#add();
@@ -188,7 +193,7 @@ export class Board {
     this.#isReady = false;
     this.#lines.clear();
     this.#entries.replaceChildren();
-    $("board-note").textContent = "";
+    this.#say("");
     for (const key of replica.keys()) this.#draw(key);
     replica.on("change", ({ key }) => this.replica === replica && this.#draw(key));
     replica.on("ready", () => {
@@ -204,18 +209,30 @@ export class Board {
     if (key !== undefined) this.#lines.get(key)?.sign(from, from !== me);
   }
 
-  /** Shows what became of a write. @param {Promise<unknown> | undefined} writing */
-  write(writing) {
-    $("board-note").textContent = "";
-    writing?.catch((/** @type {any} */ error) => {
-      if (error.code !== "conflict" && error.code !== "closed") $("board-note").textContent = `Not saved: ${error.message}`;
+  /**
+   * Writes, and shows what became of it.
+   * @param {(replica: Replica) => Promise<unknown>} act @param {() => void} [takeBack] called if it is not even queued
+   */
+  write(act, takeBack = () => {}) {
+    const reason = this.#whyNot();
+    this.#say(reason && `Not saved: ${reason}.`);
+    if (reason || !this.replica) return takeBack();
+    act(this.replica).catch((error) => {
+      if (error.code === "conflict" || error.code === "closed") return; // that is asked, and this is sent later
+      this.#say(`Not saved: ${error.message}`);
+      if (error.code === "limit") takeBack();
     });
+  }
+
+  /** @param {string} text */
+  #say(text) {
+    $("board-note").textContent = text;
   }
 
   /** A write will not be stored, perhaps one of an earlier page. @param {Item} item @param {TrisyncError} error */
   refused(item, error) {
     if (error.code === "conflict") this.#lost.push(item);
-    else if (item.channel === this.replica?.channel) $("board-note").textContent = `Not saved: ${error.message}`;
+    else if (item.channel === this.replica?.channel) this.#say(`Not saved: ${error.message}`);
     this.#askAll();
   }
 
@@ -239,11 +256,12 @@ export class Board {
   }
 
   #add() {
-    const text = wellFormed($("add-text").value.trim());
+    const input = $("add-text");
+    const text = wellFormed(input.value.trim());
     if (text === "") return;
     const key = newItemKey();
-    this.write(this.replica?.set(key, { text, done: false }));
-    $("add-text").value = "";
+    input.value = "";
+    this.write((replica) => replica.set(key, { text, done: false }), () => (input.value ||= text));
     this.#lines.get(key)?.row.scrollIntoView({ block: "nearest" });
   }
 
