@@ -182,6 +182,22 @@ def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser
         page.context.close()
 
 
+@pytest.mark.parametrize("what", ["indexedDB.open", "IDBObjectStore.prototype.put"])
+def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: Path, what: str) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        context.add_init_script(f"{what} = () => {{ throw new DOMException('no', 'QuotaExceededError'); }};")
+        page = open_page(context, net.port, "ada")
+        cut_off(page, net)
+        say(page, "not to be lost")
+        expect(page.locator("#banner")).to_contain_text("1 change waits to be sent; lost if you close this page.")
+        net.heal()
+        network_is_back(page)
+        await_head(page, 1)
+        context.close()
+
+
 def test_what_is_written_after_a_reload_is_not_taken_for_what_was_written_before(
     browser: Browser, tmp_path: Path
 ) -> None:

@@ -13,8 +13,8 @@ import { $, counted, isChannelName, isPersonName, onCommit, rememberedName, reme
 import { Log } from "./log.js";
 import { showPeople } from "./people.js";
 import { gapText } from "./rows.js";
-import { connect } from "./trisync.js";
-/** @import { Item, Message, Replica } from "./trisync.js" */
+import { connect, IndexedDbStore } from "./trisync.js";
+/** @import { Item, Message, Queue, Replica } from "./trisync.js" */
 
 const FIRST_LOOK = 50; // messages shown when a channel is opened
 const CHANNEL_RULE = "Names have 1 to 200 letters, digits and _ - . : / @ # =, and $ never comes first.";
@@ -28,8 +28,33 @@ nameInput.value = rememberedName();
 const log = new Log(showTop);
 const board = new Board(() => (client.state === "closed" ? client.reason : ""));
 const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`;
-const client = connect(url, { name: nameInput.value, debug: new URLSearchParams(location.search).has("debug") });
-const keepsQueue = "locks" in navigator && "indexedDB" in window;
+let keepsQueue = "locks" in navigator && "indexedDB" in window;
+
+/** Storage may be forbidden, or full. @param {Promise<any>} keeping */
+function watched(keeping) {
+  keeping.catch(() => {
+    keepsQueue = false;
+    showWaitingSoon();
+  });
+  return keeping;
+}
+
+class WatchedStore extends IndexedDbStore {
+  open() {
+    return watched(super.open());
+  }
+
+  /** @param {Queue} queue @param {Item} [item] */
+  save(queue, item) {
+    return watched(super.save(queue, item));
+  }
+}
+
+const client = connect(url, {
+  name: nameInput.value,
+  debug: new URLSearchParams(location.search).has("debug"),
+  ...(keepsQueue ? { store: new WatchedStore(url) } : {}),
+});
 
 /** @type {Replica | any} the one that is shown */
 let channel;
