@@ -58,8 +58,8 @@ const client = connect(url, {
 
 /** @type {Replica | any} the one that is shown */
 let channel;
-let noneEarlier = false; // the server has nothing before the first message
-let isEmptied = false; // nor any message
+let keptFrom = 1; // the oldest message that the server may still have
+let gapAbove = ""; // what the last gap took, for when its notice has left the log
 let retryAt = 0;
 let waitingTimer = 0;
 
@@ -128,7 +128,8 @@ function showWaiting() {
 /** Reads another channel from now on. @param {string} name */
 function open(name) {
   channel?.close();
-  noneEarlier = isEmptied = false;
+  keptFrom = 1;
+  gapAbove = "";
   channel = client.replica(name, { last: FIRST_LOOK, presence: true });
   showChannel(name);
   const opened = channel;
@@ -144,7 +145,6 @@ function open(name) {
 
 /** @param {Message} message */
 function onMessage(message) {
-  if (message.offset !== undefined) isEmptied = false;
   log.add(message);
   board.sign(message, nameInput.value);
   showHead();
@@ -153,11 +153,12 @@ function onMessage(message) {
 /** @param {import("./trisync.js").Gap} gap */
 function onGap(gap) {
   if (gap.reason === "epoch") {
-    noneEarlier = isEmptied = false;
+    keptFrom = 1;
+    gapAbove = "";
     log.clear(channel.channel);
   } else if (gap.reason === "trimmed") {
-    noneEarlier = true;
-    isEmptied = gap.to >= channel.head;
+    keptFrom = Number(gap.to) + 1;
+    gapAbove = `${gapText(gap)}.`;
     log.forget(gap.from, gap.to);
   }
   log.notice(gap.reason, gapText(gap));
@@ -187,12 +188,14 @@ function showHead() {
 /** What stands above the first message: a way further back, or why there is none. */
 function showTop() {
   const { first } = log;
-  $("earlier").hidden = first <= 1 || noneEarlier;
+  const head = channel?.head ?? 0;
+  $("earlier").hidden = first <= keptFrom;
   let text = "";
-  if (first === 0 && isEmptied) text = `#${log.channel} is empty: what was said here is no longer kept.`;
+  if (first === 0 && keptFrom > head && head > 0) text = `#${log.channel} is empty: what was said here is no longer kept.`;
+  else if (first === 0 && head === 0 && channel?.live) text = `Nothing has been said in #${log.channel} yet.`;
   else if (first === 1) text = `This is where #${log.channel} begins.`;
-  else if (noneEarlier) text = "What was before is no longer kept.";
-  else if (first === 0 && channel?.live && channel.head === 0) text = `Nothing has been said in #${log.channel} yet.`;
+  else if (first >= keptFrom && gapAbove && !log.showsGap) text = gapAbove;
+  else if (first > 0 && first <= keptFrom) text = "What was before is no longer kept.";
   $("beginning").textContent = text;
 }
 
@@ -200,9 +203,9 @@ function showTop() {
 async function lookWhetherEmptied() {
   const opened = channel;
   if (log.first !== 0 || opened.head === 0) return;
-  const { messages } = await client.history(opened.channel, { limit: 1 }).catch(() => ({ messages: [null] }));
-  if (opened !== channel || messages.length > 0 || log.first !== 0) return;
-  noneEarlier = isEmptied = true;
+  const { trimmed } = await client.history(opened.channel, { limit: 1 }).catch(() => ({ trimmed: 0 }));
+  if (opened !== channel) return;
+  keptFrom = Math.max(keptFrom, trimmed + 1);
   showTop();
 }
 
@@ -215,13 +218,13 @@ async function loadEarlier() {
   try {
     for (let since = start; since < before - 1; since = earlier[earlier.length - 1].offset ?? before) {
       // A page of large messages may be cut short, so this asks until there is no hole.
-      const { messages, epoch } = await client.history(channel.channel, { since, limit: before - 1 - since });
+      const { messages, epoch, trimmed } = await client.history(channel.channel, { since, limit: before - 1 - since });
       const wanted = messages.filter(({ offset }) => Number(offset) < before);
       if (log.first !== before || epoch !== channel.epoch) return; // another channel, or another log, by now
+      keptFrom = Math.max(keptFrom, trimmed + 1);
       if (wanted.length === 0) break;
       earlier.push(...wanted);
     }
-    noneEarlier = (earlier[0]?.offset ?? before) > start + 1;
     log.prepend(earlier);
     showTop();
   } catch (error) {

@@ -49,6 +49,10 @@ export class Log {
     return Number(this.#messages.querySelector("[data-offset]")?.dataset.offset ?? 0);
   }
 
+  get showsGap() {
+    return this.#messages.querySelector("[data-kind=trimmed]") !== null;
+  }
+
   /** Starts empty, but for what was refused in `channel`. @param {string} channel */
   clear(channel) {
     this.channel = channel;

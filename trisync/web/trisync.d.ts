@@ -248,6 +248,8 @@ export interface History {
   messages: Message[];
   /** The channel's head. */
   offset: number;
+  /** The newest offset that is no longer kept; 0 if all are. */
+  trimmed: number;
   epoch: string;
   /** Whether the channel goes on behind the last of `messages`. */
   more: boolean;
