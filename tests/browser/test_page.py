@@ -131,6 +131,23 @@ def test_a_channel_that_was_emptied_says_so_and_which_messages_are_gone(browser:
         page.context.close()
 
 
+def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("/set title Picnic\n")
+        grace.await_sight("grace: title = Picnic\n")
+        page = a_page(browser, server, "ada")
+        await_head(page, 1)
+        day = "el => parseFloat(getComputedStyle(el, '::before').top)"
+        beginning = page.locator("#beginning").bounding_box()
+        row = page.locator("#log .row.edit")
+        box = row.bounding_box()
+        assert beginning is not None and box is not None
+        assert box["y"] + row.evaluate(day) >= beginning["y"] + beginning["height"]
+        grace.close()
+        page.context.close()
+
+
 PRODUCER = """() => new Promise((resolve) => {
     const opening = indexedDB.open(`trisync ws://${location.host}/`);
     opening.onsuccess = () => {
@@ -183,9 +200,12 @@ def test_the_page_fits_and_asks_nobody_else_for_anything(
         page.on("console", lambda message: complaints.append(message.text))
         page.goto(f"http://127.0.0.1:{server.web_port}/")
         await_state(page, "online")
+        page.fill("#name", "a_very_long_name_" * 3)
+        page.press("#name", "Enter")
         for offset in range(1, 4):
             say(page, "a_very_long_word_" * 30)
             await_head(page, offset)
+        expect(page.locator("#members .me .name")).to_have_text("a_very_long_name_" * 3)
         expect(page.locator("#log .row").last).to_be_in_viewport()
         expect(page.locator("#newer")).to_be_hidden()
         assert page.evaluate("document.documentElement.scrollWidth") <= width
