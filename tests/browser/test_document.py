@@ -218,6 +218,18 @@ def test_what_is_being_typed_is_not_overwritten(world: World) -> None:
     expect(value(world.ada)).to_have_value("coffee")
 
 
+def test_who_types_while_a_value_becomes_another_kind_is_asked(world: World) -> None:
+    publish(world, ("plan", "tea"))
+    value(world.ada).click()
+    value(world.ada).press_sequentially(" with milk")
+    publish(world, ("plan", {"text": "coffee", "done": False}))
+    question = world.ada.locator(".entry.item .conflict")
+    expect(question).to_contain_text("wrote “coffee”. You wrote “tea with milk”.")
+    expect(question).to_be_focused()
+    question.locator(".mine").click()
+    expect(value(world.bob)).to_have_value("tea with milk")
+
+
 def test_a_document_is_edited_offline_and_over_a_reload(world: World) -> None:
     add(world.ada, "tea")
     await_saved(world.ada)

@@ -82,11 +82,16 @@ class Line {
       this.done.checked = Boolean(data.done);
       this.row.classList.toggle("is-done", this.done.checked);
     }
-    const isTyping = this.#before !== undefined && this.value.value !== this.#shown;
-    if (isTyping) return;
+    if (this.typed !== undefined) return;
     this.value.value = valueText(data);
     this.value.rows = this.value.value.split("\n").length; // where there is no field-sizing
     if (this.#before !== undefined) this.#begin();
+  }
+
+  /** What is being typed, if that is something else than what was there. */
+  get typed() {
+    const isTyping = this.#before !== undefined && this.value.value !== this.#shown;
+    return isTyping ? wellFormed(this.value.value) : undefined;
   }
 
   /** Shows what there is now, or goes. */
@@ -125,14 +130,19 @@ class Line {
     this.value.blur();
   }
 
-  #commit() {
-    const { replica } = this.#board;
-    const before = this.#before;
-    const text = wellFormed(this.value.value);
+  /** Makes place for a line of the other kind. */
+  leave() {
     this.#before = undefined;
-    if (!replica || before === undefined) return;
-    const now = replica.entry(this.#key);
-    if (text.trim() === "" || text === this.#shown) return this.#redraw();
+    this.row.remove();
+  }
+
+  #commit() {
+    const before = this.#before;
+    const text = this.typed;
+    this.#before = undefined;
+    if (before === undefined) return;
+    if (!text?.trim()) return this.#redraw();
+    const now = this.#board.replica?.entry(this.#key);
     if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.ask(text, now);
     this.#store(text, before.pending ? undefined : before.offset);
   }
@@ -156,6 +166,7 @@ class Line {
     const choose = (/** @type {() => void} */ act) => () => (question.remove(), act());
 
     question.setAttribute("role", "alert");
+    question.tabIndex = -1;
     question.append(
       button("mine", "Use mine", choose(() => this.#store(text, undefined))),
       " ",
@@ -163,6 +174,7 @@ class Line {
     );
     this.row.append(question);
     if (now) this.draw(now);
+    return question;
   }
 }
 
@@ -273,8 +285,10 @@ export class Board {
       if (line && line.value !== document.activeElement && !line.row.querySelector(".conflict")) this.drop(key);
     } else if (line?.fits(entry)) line.draw(entry);
     else if (line || this.#lines.size < SHOWN_MAX) {
-      line?.row.remove();
-      this.#insert(key, entry);
+      const typed = line?.typed;
+      line?.leave();
+      const made = this.#insert(key, entry);
+      if (typed) made.ask(typed, entry).focus();
     }
     this.#summarize();
   }
