@@ -230,6 +230,19 @@ def test_who_types_while_a_value_becomes_another_kind_is_asked(world: World) -> 
     expect(value(world.bob)).to_have_value("tea with milk")
 
 
+def test_a_document_that_is_too_long_shows_what_one_adds_and_what_there_is_place_for(world: World) -> None:
+    publish(world, *((f"key {number:03}", number) for number in range(301)))
+    lines, summary = world.ada.locator("#entries .entry"), world.ada.locator("#board-summary")
+    expect(summary).to_have_text("301 entries · 1 not shown")
+    add(world.ada, "tea")
+    expect(value(world.ada, 300)).to_have_value("tea")
+    expect(value(world.ada, 300)).to_be_in_viewport()
+    for _ in range(2):
+        line(world.ada).locator(".remove").click()
+    expect(lines).to_have_count(300)
+    expect(world.ada.locator("[data-key='key 300']")).to_be_attached()
+
+
 def test_a_document_is_edited_offline_and_over_a_reload(world: World) -> None:
     add(world.ada, "tea")
     await_saved(world.ada)

@@ -186,6 +186,7 @@ export class Board {
   #lines = new Map();
   #whyNot;
   #entries = $("entries");
+  #frame = 0;
   #isReady = false; // the replica's whole state has come
   /** @type {Item[]} writes that lost against others', and that nobody was asked about yet */
   #lost = [];
@@ -264,7 +265,7 @@ export class Board {
   drop(key) {
     this.#lines.get(key)?.row.remove();
     this.#lines.delete(key);
-    this.#summarize();
+    this.#summarizeSoon();
   }
 
   #add() {
@@ -274,7 +275,10 @@ export class Board {
     const key = newItemKey();
     input.value = "";
     this.write((replica) => replica.set(key, { text, done: false }), () => (input.value ||= text));
-    this.#lines.get(key)?.row.scrollIntoView({ block: "nearest" });
+    const entry = this.replica?.entry(key);
+    if (!entry) return;
+    const { row } = this.#lines.get(key) ?? this.#insert(key, entry); // one's own is shown however many there are
+    row.scrollIntoView({ block: "nearest" });
   }
 
   /** @param {string} key */
@@ -290,7 +294,7 @@ export class Board {
       const made = this.#insert(key, entry);
       if (typed) made.ask(typed, entry).focus();
     }
-    this.#summarize();
+    this.#summarizeSoon();
   }
 
   /** The list stands behind the rest, its items in the order of their making. @param {string} key @param {Entry} entry */
@@ -303,9 +307,25 @@ export class Board {
     return line;
   }
 
+  /** Gives places that have become free to others. @param {Replica} replica */
+  #fill(replica) {
+    for (const key of replica.keys()) {
+      const entry = replica.entry(key);
+      if (entry && !this.#lines.has(key)) this.#insert(key, entry);
+      if (this.#lines.size >= SHOWN_MAX) return;
+    }
+  }
+
+  /** A whole state comes at once, and is not to be counted for each of its keys. */
+  #summarizeSoon() {
+    this.#frame ||= requestAnimationFrame(() => this.#summarize());
+  }
+
   #summarize() {
+    this.#frame = 0;
     const { replica } = this;
     if (!replica) return;
+    if (this.#lines.size < Math.min(replica.size, SHOWN_MAX)) this.#fill(replica);
     const values = [...this.#lines.keys()].map((key) => replica.get(key)).filter(isItem);
     const done = values.filter((item) => item.done).length;
     const more = replica.size - this.#lines.size;
