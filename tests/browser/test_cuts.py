@@ -182,6 +182,36 @@ def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser
         page.context.close()
 
 
+WATCH = """() => {
+    window.banners = [];
+    window.tries = 0;
+    const [banner, status] = ["banner", "status"].map((id) => document.getElementById(id));
+    new MutationObserver(() => banners.push(banner.textContent)).observe(banner, { childList: true });
+    new MutationObserver((changes) => (tries += changes.length)).observe(status, { attributeFilter: ["data-state"] });
+}"""
+
+
+def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        page = open_page(context, net.port, "ada")
+        page.evaluate(WATCH)
+        cut_off(page, net)
+        while page.evaluate("tries") < 6:
+            network_is_back(page)
+        assert page.evaluate("banners") == ["Offline: the connection closed (1006). You can go on writing."]
+        page.evaluate("location.hash = 'another'")
+        expect(page.locator("#help-join")).to_have_text("/join another")
+        expect(page.locator("#board-empty")).to_be_hidden()
+        expect(page.locator("#people")).not_to_be_visible()
+        net.heal()
+        network_is_back(page)
+        expect(page.locator("#board-empty")).to_be_visible()
+        expect(page.locator("#people-title")).to_have_text("1 here")
+        context.close()
+
+
 @pytest.mark.parametrize("what", ["indexedDB.open", "IDBObjectStore.prototype.put"])
 def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: Path, what: str) -> None:
     with server_process(tmp_path) as server, network() as net:

@@ -74,7 +74,7 @@ client.on("state", ({ state, retryMs }) => {
   showCountdown();
   log.labelPending(pendingLabel());
   showWaiting();
-  if (channel) showPeople(channel, state === "online");
+  if (channel) showPeople(channel, channel.live);
 });
 
 client.on("queued", (item) => {
@@ -113,14 +113,14 @@ function showWaiting() {
   clearTimeout(waitingTimer);
   waitingTimer = 0;
   const waiting = client.queue.length;
-  const isDown = client.state === "offline" || client.state === "closed";
   let text = "";
-  if (isDown) text = `${STATES[client.state]}: ${client.reason}.`;
+  if (client.state === "closed") text = `${STATES.closed}: ${client.reason}.`;
+  else if (client.reason) text = `${STATES.offline}: ${client.reason}.`; // the same at each try: it is read aloud
   if (waiting > 0 && client.state !== "online") {
     const where = keepsQueue ? "kept on this device, also if you close this page" : "lost if you close this page";
     text += ` ${counted(waiting, "change waits", "changes wait")} to be sent; ${where}.`;
-  } else if (client.state === "offline") text += " You can go on writing.";
-  $("banner").textContent = text.trim();
+  } else if (client.reason && client.state !== "closed") text += " You can go on writing.";
+  if ($("banner").textContent !== text.trim()) $("banner").textContent = text.trim();
 }
 
 // -- the channel

@@ -332,7 +332,7 @@ export class Board {
     const parts = [values.length ? `${done} of ${values.length} done` : counted(replica.size, "entry", "entries")];
     if (more > 0) parts.push(`${more} not shown`);
     $("board-summary").textContent = replica.size ? parts.join(" · ") : "";
-    $("board-empty").hidden = replica.size > 0;
+    $("board-empty").hidden = replica.size > 0 || !this.#isReady;
     $("board-empty").textContent = "Nothing here yet. What you add, everybody in the channel sees and can change.";
   }
 }

@@ -18,6 +18,7 @@ function inOrder({ members, member: me }) {
 export function showPeople(subscription, isLive) {
   const people = inOrder(subscription);
   $("people").toggleAttribute("data-stale", !isLive);
+  $("people").style.visibility = isLive || people.length > 0 ? "visible" : "hidden"; // it keeps its room
   $("people-title").textContent = isLive ? `${people.length} here` : "Were here";
   const rows = people.slice(0, SHOWN_MAX).map(({ member, name }) => {
     const isMe = member === subscription.member;
