@@ -148,6 +148,29 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         page.context.close()
 
 
+def test_a_name_that_is_only_being_typed_makes_nobody_elses_words_mine(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        page.fill("#name", "grace")
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("hello\n")
+        await_head(page, 1)
+        expect(page.locator("#log .row.own")).to_have_count(0)
+        grace.close()
+        page.context.close()
+
+
+def test_a_name_that_no_server_takes_is_not_remembered(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        context = browser.new_context()
+        context.add_init_script("localStorage.name = 'half \\ud800'")
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.web_port}/")
+        await_state(page, "online")
+        expect(page.locator("#name")).to_have_value(re.compile("^guest-"))
+        context.close()
+
+
 PRODUCER = """() => new Promise((resolve) => {
     const opening = indexedDB.open(`trisync ws://${location.host}/`);
     opening.onsuccess = () => {

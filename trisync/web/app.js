@@ -25,7 +25,7 @@ const channelInput = $("channel");
 const nameInput = $("name");
 nameInput.value = rememberedName();
 
-const log = new Log(showTop);
+const log = new Log(showTop, () => client.name);
 const board = new Board(() => (client.state === "closed" ? client.reason : ""));
 const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`;
 let keepsQueue = "locks" in navigator && "indexedDB" in window;
@@ -146,7 +146,7 @@ function open(name) {
 /** @param {Message} message */
 function onMessage(message) {
   log.add(message);
-  board.sign(message, nameInput.value);
+  board.sign(message, client.name);
   showHead();
 }
 

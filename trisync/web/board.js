@@ -217,7 +217,7 @@ export class Board {
     this.#summarize();
   }
 
-  /** Notes who wrote a word. @param {Message} message @param {string} me */
+  /** Notes who wrote a word. @param {Message} message @param {string | undefined} me */
   sign({ key, from }, me) {
     if (key !== undefined) this.#lines.get(key)?.sign(from, from !== me);
   }

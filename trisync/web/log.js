@@ -26,6 +26,7 @@ export class Log {
   /** @type {(() => HTMLElement)[]} rows still to be made */
   #arriving = [];
   #scheduled = 0;
+  #me;
   #following = true; // the reader is at the end, and wants to stay there
   #top = 0; // where the scrolling stood
   #unread = 0;
@@ -34,9 +35,10 @@ export class Log {
   /** @type {Map<Item, {row: HTMLElement, offset: number}>} published, and not in the log as far as is known */
   #pending = new Map();
 
-  /** @param {() => void} onChange called after rows came or went */
-  constructor(onChange) {
+  /** @param {() => void} onChange called after rows came or went @param {() => string | undefined} me this page's name */
+  constructor(onChange, me) {
     this.onChange = onChange;
+    this.#me = me;
     this.#scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     document.addEventListener("visibilitychange", () => this.#showUnread());
     this.#newer.addEventListener("click", () => this.toEnd());
@@ -225,7 +227,7 @@ export class Log {
 
   /** Known from its offset; after a reload, from the name. @param {Message} message */
   #isOwn({ offset, from }) {
-    return this.#own.has(offset) || from === $("name").value;
+    return this.#own.has(offset) || from === this.#me();
   }
 
   /** Changes what is above without moving what is being read. @param {() => void} change */
