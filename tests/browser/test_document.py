@@ -96,6 +96,8 @@ def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
     grace.await_sight("ada: title = Picnic on Saturday\n")
     write(world.ada, '{"guests":13}', 0)
     grace.await_sight(r'ada: size = {"guests":13}\n')
+    write(world.ada, "12345678901234567890", 0)
+    grace.await_sight("ada: size = 12345678901234567890\n")
     grace.type("/set title null\n")
     expect(world.bob.locator("#entries .entry")).to_have_count(1)
     grace.close()

@@ -148,6 +148,17 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         page.context.close()
 
 
+def test_a_channel_that_cannot_be_is_named_as_it_was_written(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada", "/#café")
+        expect(page.locator("#channel")).to_have_value("lobby")
+        page.evaluate("location.hash = 'naïve'")
+        expect(page.locator("#note")).to_contain_text("“naïve” cannot be a channel.")
+        page.evaluate("location.hash = 'a%3Ab'")
+        expect(page.locator("#channel")).to_have_value("a:b")
+        page.context.close()
+
+
 def test_a_name_that_is_only_being_typed_makes_nobody_elses_words_mine(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         page = a_page(browser, server, "ada")

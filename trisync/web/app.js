@@ -270,9 +270,19 @@ function fitComposer() {
   composer.style.height = `${composer.scrollHeight + 2}px`; // and its border
 }
 
+/** What stands behind the address's #, as somebody wrote it. */
+function askedHash() {
+  const hash = location.hash.slice(1);
+  try {
+    return decodeURIComponent(hash);
+  } catch {
+    return hash;
+  }
+}
+
 /** The channel that the address asks for; null if that is no channel's name. */
 function channelInHash() {
-  const hash = location.hash.slice(1);
+  const hash = askedHash();
   if (hash === "") return "lobby";
   return isChannelName(hash) ? hash : null;
 }
@@ -280,7 +290,7 @@ function channelInHash() {
 function followHash() {
   const name = channelInHash();
   if (name === null) {
-    showNote(`“${location.hash.slice(1)}” cannot be a channel. ${CHANNEL_RULE}`);
+    showNote(`“${askedHash()}” cannot be a channel. ${CHANNEL_RULE}`);
     history.replaceState(null, "", `#${channel?.channel ?? "lobby"}`);
   } else if (name !== channel.channel) {
     open(name);

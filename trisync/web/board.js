@@ -27,7 +27,9 @@ function valueText(data) {
 function parsed(text, before) {
   if (typeof before === "string") return text;
   try {
-    return JSON.parse(text);
+    const data = JSON.parse(text);
+    const losesDigits = typeof data === "number" && Math.abs(data) > Number.MAX_SAFE_INTEGER;
+    return losesDigits ? text : data;
   } catch {
     return text;
   }

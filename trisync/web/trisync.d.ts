@@ -20,14 +20,17 @@
  * @module
  */
 
-/** Any value that JSON has. What was published is a copy: changing the object later changes nothing. */
+/**
+ * Any value that JSON has. What was published is a copy, as JSON makes it: changing the object later changes nothing,
+ * and `NaN` or an infinite number becomes `null`, which with a key is a deletion.
+ */
 export type Json = null | boolean | number | string | Json[] | { [name: string]: Json };
 
 /**
  * Connects to a server, now and whenever the connection was lost, until `close()`. Returns at once; what is published
  * meanwhile waits.
  *
- * @param url `ws://` or `wss://`
+ * @param url `ws://` or `wss://`, which begin it: of another scheme it never connects
  * @throws TypeError if `url` is no address, or if there is no WebSocket here (Node before 22: pass one)
  */
 export function connect(url: string, options?: Options): Client;
@@ -210,6 +213,7 @@ export class Client extends Emitter<ClientEvents> {
    * @throws TrisyncError with the server's refusal, or at once: `limit` if the queue is full (nothing is dropped),
    * `too_large`, `bad_json` (half a surrogate pair, nested too deep), `closed`. After `closed` it is still in the
    * store, if that is IndexedDB, and may be stored later.
+   * @throws TypeError or RangeError if `data` cannot become JSON (a BigInt, a circle, thousands of levels)
    */
   publish(channel: string, data: Json | undefined, options?: PublishOptions): Promise<Verdict>;
 

@@ -19,7 +19,7 @@ const report = (error) => void Promise.reject(error);
 
 export class TrisyncError extends Error {
   constructor({ op, id, code, message, retry = false, ...details }) {
-    super(message ?? code);
+    super(message || code);
     Object.assign(this, details, { name: "TrisyncError", code, retry });
   }
 }

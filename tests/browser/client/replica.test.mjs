@@ -305,6 +305,13 @@ test("a replica of a closed client says that it never becomes ready", async (t) 
   assert.deepEqual([error?.code, error?.message], ["closed", "enough"]);
 });
 
+test("a replica that is closed alone says so", async (t) => {
+  const { client } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  doc.close();
+  assert.equal((await outcome(doc.ready)).message, "closed");
+});
+
 for (const [how, end] of [
   ["its client is closed", ({ client }) => client.close("enough")],
   ["it is closed", ({ doc }) => doc.close()],
