@@ -285,7 +285,8 @@ export interface Entry {
 }
 
 /**
- * A live copy of a channel's state. Reading is local. What is written shows at once and is sent as by `publish()`: when
+ * A live copy of a channel's state. Reading is local. What is written shows at once (just behind `connect()`, as soon
+ * as the queue is there) and is sent as by `publish()`: when
  * the server has confirmed it, it stays; when it is refused, it is rolled back to what the server has. Of two writers
  * of one key the later one wins, unless `expect`, `merge` or `update()` is used. Made by `client.replica()`.
  */

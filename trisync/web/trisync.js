@@ -50,8 +50,7 @@ class Emitter {
   #listeners = {};
 
   on(type, listener) {
-    const those = (this.#listeners[type] ??= new Set());
-    those.add(listener);
+    const those = (this.#listeners[type] ??= new Set()).add(listener);
     return () => void those.delete(listener);
   }
 
@@ -210,8 +209,8 @@ export class Replica extends Subscription {
     this._refresh(key);
   }
 
-  // The `ok` comes before the message: without this the old word would show between the two. But that of a publish
-  // sent again may come behind what others made of it.
+  // The `ok` comes before the message: without this the old word would show between the two. That of a publish sent
+  // again may come behind later words.
   _settle({ key, data, merge }, offset) {
     if (offset > (this.offset ?? this.head)) this.#put(key, { offset, data: merge ? mergePatch(this.#words.get(key)?.data, data) : data });
     this._refresh(key);
@@ -303,7 +302,7 @@ export class Client extends Emitter {
     const error = isReadable(item) ? this.#sizeError(item) : failure("bad_json", "Too deep, or half a character.");
     if (error) throw error;
     if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
-    if (this.#queues.length === 0) await this.#opened;
+    if (this.#opened) await this.#opened;
     if (this.state === "closed") throw failure("closed", this.reason);
     const { queueMax: value } = this.#options;
     if (this.queue.length >= value) throw failure("limit", `${value} are waiting.`, { limit: "queueMax", value });
@@ -358,6 +357,7 @@ export class Client extends Emitter {
     for (const queue of this.#queues) queue.sent = queue.seq;
     for (const item of this.queue) this.#announce(item);
     this.#open();
+    this.#opened = undefined; // earlier publishes go first
   }
 
   #open() {
@@ -589,7 +589,7 @@ export class Client extends Emitter {
     const socket = this.#socket;
     const renewed = (await this.#keep(() => this.#store.create())) ?? newQueue();
     const index = this.#queues.indexOf(queue);
-    // Else the connection was lost, and the next one was faster here.
+    // Else another connection was faster here.
     if (index >= 0) {
       for (const item of queue.items) this.#add(renewed, item);
       this.#queues[index] = renewed;

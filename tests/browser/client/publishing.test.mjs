@@ -2,7 +2,7 @@
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
-import { MemoryStore } from "../../../trisync/web/trisync.js";
+import { connect, MemoryStore } from "../../../trisync/web/trisync.js";
 import { aClient, anOnlineClient, FakeSocket, greet, LIMITS, outcome, pass, settle } from "./fakes.mjs";
 
 const seqs = (socket) => socket.asked("publish").map(({ seq }) => seq);
@@ -51,6 +51,18 @@ test("what is published offline waits, and is sent in order once the greeting is
   FakeSocket.newest.say("ok", { id: b.id, offset: 8 });
   assert.deepEqual((await Promise.all(verdicts)).map(({ offset }) => offset), [7, 8]);
   assert.deepEqual(client.queue, []);
+});
+
+test("what a listener of the first event publishes comes behind what was published before", async (t) => {
+  const earlier = await aClient(t);
+  earlier.close();
+  const client = connect("ws://server.example/", { WebSocket: FakeSocket });
+  t.after(() => client.close());
+  const publish = (data) => void client.publish("lobby", data).catch(() => {});
+  client.on("state", ({ state }) => state === "connecting" && publish("second"));
+  publish("first");
+  await settle();
+  assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second"]);
 });
 
 test("what was not answered is sent again under the same numbers, and settled once", async (t) => {
