@@ -142,7 +142,8 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         beginning = page.locator("#beginning").bounding_box()
         row = page.locator("#log .row.edit")
         box = row.bounding_box()
-        assert beginning is not None and box is not None
+        assert beginning
+        assert box
         assert box["y"] + row.evaluate(day) >= beginning["y"] + beginning["height"]
         grace.close()
         page.context.close()

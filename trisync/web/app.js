@@ -188,12 +188,13 @@ function showHead() {
 /** What stands above the first message: a way further back, or why there is none. */
 function showTop() {
   const { first } = log;
+  const name = `#${log.channel}`;
   const head = channel?.head ?? 0;
   $("earlier").hidden = first <= keptFrom;
   let text = "";
-  if (first === 0 && keptFrom > head && head > 0) text = `#${log.channel} is empty: what was said here is no longer kept.`;
-  else if (first === 0 && head === 0 && channel?.live) text = `Nothing has been said in #${log.channel} yet.`;
-  else if (first === 1) text = `This is where #${log.channel} begins.`;
+  if (first === 0 && head > 0 && keptFrom > head) text = `${name} is empty: what was said here is no longer kept.`;
+  else if (first === 0 && head === 0 && channel?.live) text = `Nothing has been said in ${name} yet.`;
+  else if (first === 1) text = `This is where ${name} begins.`;
   else if (first >= keptFrom && gapAbove && !log.showsGap) text = gapAbove;
   else if (first > 0 && first <= keptFrom) text = "What was before is no longer kept.";
   $("beginning").textContent = text;

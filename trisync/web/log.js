@@ -35,7 +35,10 @@ export class Log {
   /** @type {Map<Item, {row: HTMLElement, offset: number}>} published, and not in the log as far as is known */
   #pending = new Map();
 
-  /** @param {() => void} onChange called after rows came or went @param {() => string | undefined} me this page's name */
+  /**
+   * @param {() => void} onChange called after rows came or went
+   * @param {() => string | undefined} me this page's name
+   */
   constructor(onChange, me) {
     this.onChange = onChange;
     this.#me = me;

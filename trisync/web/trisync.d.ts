@@ -242,7 +242,10 @@ export interface SubscribeOptions {
   since?: number;
   /** … of the log with this epoch: both as a subscription had them. */
   epoch?: string;
-  /** Begin with the newest so many messages, 1 to 1000. With neither, begin at the head. */
+  /**
+   * Begin with the newest so many messages, 1 to 1000; again so after each reconnect, until the first of them has come.
+   * With neither, begin at the head.
+   */
   last?: number;
   /** Also tell who is in the channel. */
   presence?: boolean;
@@ -286,9 +289,9 @@ export interface Entry {
 
 /**
  * A live copy of a channel's state. Reading is local. What is written shows at once (just behind `connect()`, as soon
- * as the queue is there) and is sent as by `publish()`: when
- * the server has confirmed it, it stays; when it is refused, it is rolled back to what the server has. Of two writers
- * of one key the later one wins, unless `expect`, `merge` or `update()` is used. Made by `client.replica()`.
+ * as the queue is there) and is sent as by `publish()`: when the server has confirmed it, it stays; when it is refused,
+ * it is rolled back to what the server has. Of two writers of one key the later one wins, unless `expect`, `merge` or
+ * `update()` is used. Made by `client.replica()`.
  */
 export class Replica extends Subscription<ReplicaEvents> {
   /** Resolves when the whole state has come for the first time; rejects when it is refused, or closed before that. */

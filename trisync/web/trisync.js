@@ -211,8 +211,9 @@ export class Replica extends Subscription {
 
   // The `ok` comes before the message: without this the old word would show between the two. That of a publish sent
   // again may come behind later words.
-  _settle({ key, data, merge }, offset) {
-    if (offset > (this.offset ?? this.head)) this.#put(key, { offset, data: merge ? mergePatch(this.#words.get(key)?.data, data) : data });
+  _settle({ key, data: patch, merge }, offset) {
+    const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
+    if (offset > (this.offset ?? this.head)) this.#put(key, { offset, data });
     this._refresh(key);
   }
 
@@ -602,7 +603,8 @@ export class Client extends Emitter {
     const { message_bytes_max: value } = this.limits;
     const request = { ...item, op: "publish", id: Number.MAX_VALUE };
     const bytes = new TextEncoder().encode(JSON.stringify(request)).length;
-    if (bytes > value) return failure("too_large", `The server takes ${value} bytes.`, { limit: "message_bytes_max", value });
+    if (bytes > value)
+      return failure("too_large", `The server takes ${value} bytes.`, { limit: "message_bytes_max", value });
   }
 }
 
