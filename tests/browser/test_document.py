@@ -198,7 +198,7 @@ def test_who_wrote_offline_is_asked_also_after(world: World, way: str) -> None:
         world.ada.evaluate("location.hash = 'another'")
     mend(world)
     if way == "another channel":
-        expect(world.ada.locator("#note")).to_contain_text("Something for #lobby was refused")
+        expect(world.ada.locator("#note")).to_contain_text("for #lobby was refused: somebody else was faster")
         world.ada.evaluate("location.hash = 'lobby'")
     theirs = "deleted it" if way == "a deletion" else "wrote “coffee”"
     expect(world.ada.locator(".conflict")).to_contain_text(f"Meanwhile somebody {theirs}. You wrote “water”.")
@@ -218,6 +218,15 @@ def test_what_is_being_typed_is_not_overwritten(world: World) -> None:
     value(world.ada).press("Enter")
     expect(world.ada.locator(".conflict")).to_contain_text("bob wrote “coffee”")
     expect(value(world.ada)).to_have_value("coffee")
+
+
+def test_what_is_being_typed_belongs_to_the_channel_that_is_left(world: World) -> None:
+    publish(world, ("plan", "tea"))
+    value(world.ada).click()
+    value(world.ada).press_sequentially(" with milk")
+    world.ada.evaluate("location.hash = 'another'")
+    expect(value(world.bob)).to_have_value("tea with milk")
+    expect(world.ada.locator("#entries .entry")).to_have_count(0)
 
 
 def test_who_types_while_a_value_becomes_another_kind_is_asked(world: World) -> None:

@@ -90,7 +90,10 @@ client.on("stored", ({ item, offset }) => {
 client.on("refused", ({ item, error }) => {
   if (item.key === undefined) log.refused(item, error.message, takeBack);
   else board.refused(item, error);
-  if (item.channel !== channel.channel) showNote(`Something for #${item.channel} was refused: ${error.message}`);
+  if (item.channel !== channel.channel) {
+    const why = error.code === "conflict" ? "somebody else was faster, and there you are asked" : error.message;
+    showNote(`Something for #${item.channel} was refused: ${why}`);
+  }
   showWaitingSoon();
 });
 
@@ -132,13 +135,11 @@ function open(name) {
   gapAbove = "";
   channel = client.replica(name, { last: FIRST_LOOK, presence: true });
   showChannel(name);
-  const opened = channel;
-  const ifShown = (/** @type {(event: any) => void} */ act) => (/** @type {any} */ event) => opened === channel && act(event);
-  channel.on("subscribed", ifShown(() => (showHead(), showTop(), lookWhetherEmptied())));
-  channel.on("message", ifShown(onMessage));
-  channel.on("gap", ifShown(onGap));
-  channel.on("presence", ifShown(() => showPeople(channel, true)));
-  channel.on("error", ifShown((error) => log.notice("error", error.message)));
+  channel.on("subscribed", () => (showHead(), showTop(), lookWhetherEmptied()));
+  channel.on("message", onMessage);
+  channel.on("gap", onGap);
+  channel.on("presence", () => showPeople(channel, true));
+  channel.on("error", (/** @type {Error} */ error) => log.notice("error", error.message));
   board.show(channel);
   showPeople(channel, false);
 }

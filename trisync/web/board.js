@@ -166,7 +166,6 @@ class Line {
     const question = element("div", "conflict");
     question.append(element("p", "", `Meanwhile ${who} ${theirs}. You wrote “${text}”.`));
     const choose = (/** @type {() => void} */ act) => () => (question.remove(), act());
-
     question.setAttribute("role", "alert");
     question.tabIndex = -1;
     question.append(
@@ -204,13 +203,14 @@ export class Board {
 
   /** Shows another channel's document. @param {Replica} replica */
   show(replica) {
+    this.#entries.querySelector(":focus")?.blur(); // what is being typed there belongs there
     this.replica = replica;
     this.#isReady = false;
     this.#lines.clear();
     this.#entries.replaceChildren();
     this.#say("");
     for (const key of replica.keys()) this.#draw(key);
-    replica.on("change", ({ key }) => this.replica === replica && this.#draw(key));
+    replica.on("change", ({ key }) => this.#draw(key));
     replica.on("ready", () => {
       this.#isReady = true;
       this.#askAll();
