@@ -154,6 +154,15 @@ async def test_a_page_of_an_allowed_origin_may_write_and_read_what_is_answered(t
             assert response.headers["vary"] == "Origin"
 
 
+async def test_a_page_of_an_allowed_origin_may_import_the_client(tmp_path: Path) -> None:
+    async with calling(tmp_path, origins=["https://app.example"]) as (_, caller):
+        for origin, allowed in (("https://app.example", True), ("https://evil.example", False)):
+            script = await caller.call("GET", "/trisync.js", origin=origin)
+            assert script.status == 200
+            assert ("access-control-allow-origin" in script.headers) == allowed
+            assert script.headers["vary"] == "Origin"
+
+
 async def test_a_foreign_page_can_neither_write_nor_read_what_is_answered(tmp_path: Path) -> None:
     for method in ("POST", "OPTIONS"):
         async with calling(tmp_path, origins=["https://app.example"]) as (_, caller):

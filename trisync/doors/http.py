@@ -22,7 +22,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import Answer, explain, render
+from trisync.wire.http_answers import Answer, cors_headers, explain, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -268,7 +268,7 @@ class _Exchange:
         if request.method not in _READING:
             self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
             return
-        self._respond(200, found, PAGE_HEADERS)
+        self._respond(200, found, [*PAGE_HEADERS, *cors_headers(request.headers, self._door.settings.origins)])
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""

@@ -30,6 +30,7 @@ PAGE_HEADERS = [
     (b"X-Content-Type-Options", b"nosniff"),
     (b"Referrer-Policy", b"no-referrer"),
     (b"Cache-Control", b"no-cache"),
+    (b"Vary", b"Origin"),
 ]
 
 

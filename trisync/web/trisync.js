@@ -26,7 +26,7 @@ export class TrisyncError extends Error {
 
 const failure = (code, message, details) => new TrisyncError({ code, message, ...details });
 
-const isObject = (value) => value instanceof Object && !Array.isArray(value);
+const isObject = (value) => Object(value) === value && !Array.isArray(value);
 
 /** RFC 7396. */
 function mergePatch(target, patch) {
@@ -42,7 +42,7 @@ function mergePatch(target, patch) {
 /** What the server cannot read, it cannot answer. */
 function isReadable(data, depth = 1) {
   if (typeof data === "string") return !/\p{Surrogate}/u.test(data);
-  if (!(data instanceof Object)) return true;
+  if (Object(data) !== data) return true;
   return depth <= DEPTH_MAX && Object.entries(data).flat().every((part) => isReadable(part, depth + 1));
 }
 
