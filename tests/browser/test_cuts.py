@@ -318,51 +318,45 @@ def test_two_tabs_are_two_producers(browser: Browser, tmp_path: Path) -> None:
         context.close()
 
 
+def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head: int, trimmed: int) -> Page:
+    """A page that is back from a sleep behind its first message, in which the others up to `head` came, and the first
+    so many went."""
+    net.server_port = server.web_port
+    page = open_page(browser.new_context(), net.port, "ada")
+    say(page, "good night")
+    await_head(page, 1)
+    cut_off(page, net)
+    grace = Netcat(server.tcp_port, "grace")
+    grace.type("".join(f"message {number}\n" for number in range(2, head + 1)))
+    grace.await_sight(f"#lobby {head} grace: message {head}\n")
+    grace.close()
+    while history(server)["trimmed"] < trimmed:
+        pass
+    net.heal()
+    network_is_back(page)
+    await_head(page, head)
+    return page
+
+
 def test_a_page_that_slept_longer_than_the_retention_says_what_is_gone(browser: Browser, tmp_path: Path) -> None:
     options = ("--retention", "lobby messages=5", "--retention-tick-s", "0.02")
     with server_process(tmp_path, *options) as server, network() as net:
-        net.server_port = server.web_port
-        page = open_page(browser.new_context(), net.port, "ada")
-        say(page, "good night")
-        await_head(page, 1)
-        cut_off(page, net)
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(2, 22)))
-        grace.await_sight("#lobby 21 grace: message 21\n")
-        while history(server)["trimmed"] < 16:
-            pass
-        net.heal()
-        network_is_back(page)
-        await_head(page, 21)
+        page = sleep_through(browser, server, net, head=21, trimmed=16)
         assert offsets(page) == [1, *range(17, 22)]
         notice = page.locator("#log .notice[data-kind=trimmed]")
         expect(notice).to_have_text(re.compile("Messages 2–16 are no longer kept"))
         assert page.evaluate("document.querySelector('[data-kind=trimmed]').nextElementSibling.dataset.offset") == "17"
-        grace.close()
         page.context.close()
 
 
 def test_a_page_that_slept_long_says_what_is_gone_above_all_that_it_shows(browser: Browser, tmp_path: Path) -> None:
     options = ("--retention", "lobby messages=2100", "--retention-tick-s", "0.02")
     with server_process(tmp_path, *options) as server, network() as net:
-        net.server_port = server.web_port
-        page = open_page(browser.new_context(), net.port, "ada")
-        say(page, "good night")
-        await_head(page, 1)
-        cut_off(page, net)
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(2, 2301)))
-        grace.await_sight("#lobby 2300 grace: message 2300\n")
-        while history(server)["trimmed"] < 200:
-            pass
-        net.heal()
-        network_is_back(page)
-        await_head(page, 2300)
+        page = sleep_through(browser, server, net, head=2300, trimmed=200)
         expect(page.locator("#log .row")).to_have_count(2000)
         expect(page.locator("#beginning")).to_have_text("Messages 2–200 are no longer kept.")
         while page.locator("#earlier").is_visible():
             page.locator("#earlier").click()
             expect(page.locator("#earlier")).to_be_enabled()
         assert offsets(page) == [*range(201, 2301)]
-        grace.close()
         page.context.close()

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.harness import running_server
+from tests.harness import Running, running_server
 from tests.web_calls import calling, error_in, open_caller
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
 
@@ -162,6 +162,17 @@ async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) ->
             assert [message.get("from") for message in messages][:2] == ["ann", None]
 
 
+def the_end(running: Running) -> trio.MemoryReceiveChannel[str | None]:
+    """Why each client of a server has gone, as its program is told."""
+    tell, ends = trio.open_memory_channel[str | None](1)
+
+    @running.server.on_disconnect
+    async def part(client: Client) -> None:
+        await tell.send(client.ended)
+
+    return ends
+
+
 @pytest.mark.parametrize(
     ("path", "body", "reason"),
     [
@@ -171,45 +182,31 @@ async def test_a_name_that_a_hook_gives_in_a_call_outlasts_it(tmp_path: Path) ->
 )
 async def test_a_hook_is_told_why_a_caller_has_gone(tmp_path: Path, path: str, body: bytes, reason: str) -> None:
     async with running_server(tmp_path, message_bytes_max=1024) as running:
-        ended: list[str | None] = []
-        gone = trio.Event()
+        end = the_end(running)
 
         @running.server.on_publish("closed")
         async def refuse(publish: PublishRequest) -> None:
             raise Refuse("closed")
 
-        @running.server.on_disconnect
-        async def part(client: Client) -> None:
-            ended.append(client.ended)
-            gone.set()
-
         caller = await open_caller(running)
         async with caller.stream:
             await caller.ok("POST", LOBBY, 1)
             assert (await caller.call("POST", path, body)).status >= 400
-        await gone.wait()
-        assert ended == [reason]
+        assert await end.receive() == reason
 
 
 async def test_a_caller_whom_a_hook_refuses_has_gone_for_that(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running:
-        ended: list[str | None] = []
-        gone = trio.Event()
+        end = the_end(running)
 
         @running.server.on_connect
         async def meet(client: Client) -> None:
             raise Refuse("no entry")
 
-        @running.server.on_disconnect
-        async def part(client: Client) -> None:
-            ended.append(client.ended)
-            gone.set()
-
         caller = await open_caller(running)
         async with caller.stream:
             await caller.denied(403, "GET", LOBBY)
-        await gone.wait()
-        assert ended == ["forbidden: no entry"]
+        assert await end.receive() == "forbidden: no entry"
 
 
 async def test_a_caller_is_a_client_for_as_long_as_its_connection_lasts(tmp_path: Path) -> None:
