@@ -62,7 +62,7 @@ async def test_a_large_message_may_take_its_time_as_long_as_it_comes(autojump_cl
     stopped_at = trio.current_time()
     with pytest.raises(WireError):
         await connection.receive()
-    assert trio.current_time() - stopped_at < 3 * settings.half_message_s
+    assert trio.current_time() - stopped_at <= settings.half_message_s
 
 
 async def test_bytes_that_come_one_by_one_do_not_add_up_to_time(autojump_clock: MockClock) -> None:

@@ -224,18 +224,19 @@ class Connection:
             waiting_since = trio.current_time()
             await self.outbox.room()
             self.excuse(waiting_since)
-        with trio.CancelScope(deadline=self._deadline):
+        wait_s = self._settings.half_message_s
+        silent_until = math.inf if self._deadline == math.inf else trio.current_time() + wait_s
+        with trio.CancelScope(deadline=min(self._deadline, silent_until)):
             chunk = await self._stream.receive_some(RECEIVE_BYTES)
-            self._deadline += self._settings.half_message_s * len(chunk) / SLOW_BYTES
+            self._deadline += wait_s * len(chunk) / SLOW_BYTES
             return chunk
-        waited_s = self._settings.half_message_s
-        raise WireError("bad_request", f"the rest of a message did not come within {waited_s:g} s", closes=True)
+        raise WireError("bad_request", f"the rest of a message did not come within {wait_s:g} s", closes=True)
 
     def expect(self, *, partial: bool, progress: bool) -> None:
         """Set the deadline for the next bytes: `partial` is whether a message has begun and not ended,
 
         `progress` whether any ended since the last call. A message that has begun has `half_message_s`, and as long
-        again for each SLOW_BYTES of it.
+        again for each SLOW_BYTES of it, but none of that in one silence.
         """
         if not partial:
             self._deadline = math.inf
