@@ -3,6 +3,8 @@
 import json
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -15,14 +17,16 @@ import trio
 import trio.testing
 from click.testing import CliRunner
 
+from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import run as running
 from trisync.loadtest.cli import BROKEN, INTERRUPTED, Interrupted, loadtest_command, run_until_signal
-from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed
-from trisync.loadtest.plan import Tick, Totals
+from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed, environment
+from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.report_terminal import Display
+from trisync.loadtest.scenarios import share_out
 from trisync.loadtest.target import Target, spawned
 
 BRIEF = ("fanout", "--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0", "--quiet")
@@ -112,12 +116,29 @@ async def test_a_worker_that_is_stopped_ends_the_run(autojump_clock: trio.testin
         await Crew([worker], lambda tick: None)._listen(worker)
 
 
+def test_a_worker_ends_when_it_is_dismissed_and_not_before() -> None:
+    (share,) = share_out(Plan(scenario="ingest"), Target(("", 0), ("", 0), None, None), "run")
+    command = [sys.executable, "-m", "trisync.loadtest.worker"]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, env=environment()) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(msgspec.json.encode(share) + b"\n" + msgspec.json.encode(Finish()) + b"\n")
+        process.stdin.flush()
+        reports = msgspec.json.Decoder(Report)
+        while not isinstance(reports.decode(process.stdout.readline()), Done):
+            pass
+        assert isinstance(reports.decode(process.stdout.readline()), Tick), "others may still be busy"
+        process.stdin.close()
+        assert process.wait(PATIENCE_S) == 0
+
+
 async def test_a_worker_that_ticks_may_take_its_time(autojump_clock: trio.testing.MockClock) -> None:
     tell, stdout = trio.testing.memory_stream_one_way_pair()
-    worker = cast(Any, SimpleNamespace(stdout=stdout, wait=trio.lowlevel.checkpoint))
+    stdin = SimpleNamespace(aclose=trio.lowlevel.checkpoint)
+    worker = cast(Any, SimpleNamespace(stdin=stdin, stdout=stdout, wait=trio.lowlevel.checkpoint))
     ticks: list[Tick] = []
     crew = Crew([worker], ticks.append)
-    crew.dismiss()
+    await crew.dismiss()
     async with trio.open_nursery() as nursery:
         nursery.start_soon(crew._listen, worker)
         for number in range(5):

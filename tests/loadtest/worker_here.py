@@ -58,3 +58,4 @@ def here(
             yield worker
         finally:
             worker.obey(Finish())
+            worker._worker._loop.close()

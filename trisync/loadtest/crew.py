@@ -76,9 +76,12 @@ class Crew:
         if not self._dismissed:
             raise CrewFailed(f"a worker ended before its time, with status {await process.wait()}")
 
-    def dismiss(self) -> None:
-        """From now on, workers may end."""
+    async def dismiss(self) -> None:
+        """Let the workers end: there is nothing more to do."""
         self._dismissed = True
+        for process in self._processes:
+            assert process.stdin is not None
+            await process.stdin.aclose()
 
 
 async def _hear(process: trio.Process) -> bytes:
@@ -112,7 +115,7 @@ async def hire(shares: list[Share], ticked: Callable[[Tick], None]) -> AsyncIter
             for process, share in zip(processes, shares, strict=True):
                 await crew._tell(process, msgspec.json.encode(share) + b"\n")
             yield crew
-            crew.dismiss()
+            await crew.dismiss()
             with trio.move_on_after(GRACE_S):
                 for process in processes:
                     await process.wait()

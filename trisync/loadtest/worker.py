@@ -96,7 +96,7 @@ class Worker:
         self._mischief: Mischief | None = None
         self._flushed = False
         self._ended_us = 0
-        self._finished = False
+        self._finished = self._dismissed = False
         self._cut_off: list[int] = []
         self._next_tick_us = clock_us()
         self._input = orders
@@ -127,11 +127,12 @@ class Worker:
         return Link(self._loop, client, self._plan.transport, self._share.host, self._share.port, buffer_bytes)
 
     def run(self) -> None:
-        """Obey until the last order."""
+        """Obey until there are no more orders to come."""
         self._loop.watch(sys.stdin.fileno(), self, select.EPOLLIN)
         self._read_orders()
-        while not self._finished:
+        while not self._dismissed:
             self.turn()
+        self._loop.close()
 
     def turn(self) -> None:
         """Do what there is to do, or wait for it."""
@@ -152,7 +153,9 @@ class Worker:
         """Read orders."""
         chunk = os.read(sys.stdin.fileno(), 1 << 20)
         if not chunk:
-            sys.exit("the command that started this worker is gone")
+            if not self._finished:
+                sys.exit("the command that started this worker is gone")
+            self._dismissed = True
         self._input += chunk
         self._read_orders()
 
@@ -317,7 +320,6 @@ class Worker:
             speaker.close()
         self._report_done()
         self._finished = True
-        self._loop.close()
 
 
 def _say(report: object) -> None:
