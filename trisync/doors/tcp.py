@@ -132,7 +132,8 @@ class _Conversation:
         if splitter.failed:
             self._connection.refuse(splitter.failed)
             return False
-        self._connection.expect(partial=splitter.partial, progress=self._progress)
+        held_bytes = splitter.held_bytes if splitter.partial else None
+        self._connection.expect(held_bytes, progress=self._progress)
         return True
 
     async def _begin(self) -> tuple[Splitter | None, bytes]:

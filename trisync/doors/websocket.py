@@ -142,7 +142,7 @@ class WebSocket:
             code, reason = reader.close
             self.connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
             return False
-        self.connection.expect(partial=reader.partial, progress=self._progress)
+        self.connection.expect(reader.held_bytes if reader.partial else None, progress=self._progress)
         return True
 
     def farewell(self) -> None:

@@ -34,6 +34,7 @@ class Connection:
 
     __slots__ = (
         "_answered",
+        "_begun_at",
         "_conversation",
         "_deadline",
         "_nursery",
@@ -73,6 +74,7 @@ class Connection:
         self._tokens = tokens
         self._nursery: trio.Nursery | None = None
         self._conversation: trio.CancelScope | None = None
+        self._begun_at = 0.0
         self._deadline = math.inf
         self._unanswered = 0
         self._answered: trio.Event | None = None
@@ -227,25 +229,28 @@ class Connection:
         wait_s = self._settings.half_message_s
         silent_until = math.inf if self._deadline == math.inf else trio.current_time() + wait_s
         with trio.CancelScope(deadline=min(self._deadline, silent_until)):
-            chunk = await self._stream.receive_some(RECEIVE_BYTES)
-            self._deadline += wait_s * len(chunk) / SLOW_BYTES
-            return chunk
+            return await self._stream.receive_some(RECEIVE_BYTES)
         raise WireError("bad_request", f"the rest of a message did not come within {wait_s:g} s", closes=True)
 
-    def expect(self, *, partial: bool, progress: bool) -> None:
-        """Set the deadline for the next bytes: `partial` is whether a message has begun and not ended,
+    def expect(self, held_bytes: int | None, *, progress: bool) -> None:
+        """Set the deadline for the next bytes: `held_bytes` is how much is here of a message that has begun and not
+        ended, None where there is none, and `progress` whether any ended since the last call.
 
-        `progress` whether any ended since the last call. A message that has begun has `half_message_s`, and as long
-        again for each SLOW_BYTES of it, but none of that in one silence.
+        Such a message has `half_message_s`, and as long again for each SLOW_BYTES of it, but none of that in one
+        silence.
         """
-        if not partial:
+        if held_bytes is None:
             self._deadline = math.inf
-        elif progress or self._deadline == math.inf:
-            self._deadline = trio.current_time() + self._settings.half_message_s
+            return
+        if progress or self._deadline == math.inf:
+            self._begun_at = trio.current_time()
+        self._deadline = self._begun_at + self._settings.half_message_s * (1 + held_bytes / SLOW_BYTES)
 
     def excuse(self, waiting_since: float) -> None:
         """Leave the time since then out of the deadline: the client was not read from, and could do nothing."""
-        self._deadline += trio.current_time() - waiting_since
+        waited_s = trio.current_time() - waiting_since
+        self._begun_at += waited_s
+        self._deadline += waited_s
 
     # Answers to come
 

@@ -88,6 +88,10 @@ class Splitter(Protocol):
     def partial(self) -> bool:
         """Whether a message has begun that has not ended."""
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of it is here."""
+
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads that `chunk` completes, in order. Never raises."""
         ...
@@ -113,6 +117,10 @@ class LineSplitter:
     @property
     def partial(self) -> bool:
         return bool(self._rest) and self._rest != b"\r"  # which some send behind their LF
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:
@@ -163,6 +171,10 @@ class FrameSplitter:
     @property
     def partial(self) -> bool:
         return bool(self._rest)
+
+    @property
+    def held_bytes(self) -> int:
+        return len(self._rest)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:

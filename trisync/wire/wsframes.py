@@ -90,6 +90,11 @@ class FrameReader:
         """Whether a message or frame has begun that has not ended."""
         return bool(self._rest) or self._fragments is not None
 
+    @property
+    def held_bytes(self) -> int:
+        """How much of it is here. What its frames have beside their payloads does not count, once they are whole."""
+        return len(self._rest) + len(self._fragments or b"")
+
     def take_answers(self) -> bytes:
         """The pongs for the pings since the last call, ready to send (section 5.5.3)."""
         answers, self._answers = self._answers, b""
