@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 import trio
 
-from tests.harness import Running, running_server
+from tests.harness import Peer, Running, running_server
 from tests.web_calls import calling, error_in, open_caller
+from trisync.server import Server
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
 
 LOBBY = "/channels/lobby/messages"
@@ -43,15 +44,23 @@ async def test_a_programs_hooks_are_asked_about_calls(tmp_path: Path) -> None:
             assert [info["channel"] for info in listed["channels"]] == ["chat.a"]
 
 
+async def make_channels(peer: Peer, *names: str) -> None:
+    for name in names:
+        await peer.request("publish", channel=name, data=1)
+
+
+def hide_channels(server: Server) -> None:
+    """Have a hook that lets nobody read the hidden ones."""
+
+    @server.on_subscribe("hidden.*")
+    async def hide(subscribe: SubscribeRequest) -> None:
+        raise Refuse("this is hidden")
+
+
 async def test_a_list_of_channels_tells_nothing_of_those_that_a_hook_hides(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running, running.lines() as peer:
-        for name in ("a", "hidden.1", "hidden.2", "hidden.3", "m", "z"):
-            await peer.request("publish", channel=name, data=1)
-
-        @running.server.on_subscribe("hidden.*")
-        async def hide(subscribe: SubscribeRequest) -> None:
-            raise Refuse("this is hidden")
-
+        await make_channels(peer, "a", "hidden.1", "hidden.2", "hidden.3", "m", "z")
+        hide_channels(running.server)
         caller = await open_caller(running)
         async with caller.stream:
             pages = []
@@ -69,13 +78,8 @@ async def test_a_list_of_channels_tells_nothing_of_those_that_a_hook_hides(tmp_p
 
 async def test_a_page_of_channels_may_end_where_only_hidden_ones_are_left(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running, running.lines() as peer:
-        for name in ("a", "hidden.1", "hidden.2"):
-            await peer.request("publish", channel=name, data=1)
-
-        @running.server.on_subscribe("hidden.*")
-        async def hide(subscribe: SubscribeRequest) -> None:
-            raise Refuse("this is hidden")
-
+        await make_channels(peer, "a", "hidden.1", "hidden.2")
+        hide_channels(running.server)
         caller = await open_caller(running)
         async with caller.stream:
             for query, names in (("limit=1", ["a"]), ("limit=1&after=a", [])):

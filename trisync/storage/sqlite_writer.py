@@ -6,7 +6,6 @@ publish is decided in deciding.py, inside the batch's transaction; what a failed
 
 import sqlite3
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 
 import msgspec
 from cachetools import TTLCache
@@ -184,9 +183,10 @@ class Writer:
 
     def _keep(self, producer: Producer) -> None:
         """Have it in memory, as large as it is now, if it is not larger than all that may be."""
-        self._producers.pop(producer.id, None)
-        with suppress(ValueError):
+        try:
             self._producers[producer.id] = producer
+        except ValueError:
+            self._producers.pop(producer.id, None)
 
     def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
         rows = self._db.execute(

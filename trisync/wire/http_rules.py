@@ -101,9 +101,9 @@ def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
 
 def refuse_version(version: bytes) -> HttpRefusal | None:
     """What a version deserves that nobody here speaks: its heads may mean something else."""
-    return (
-        None if version in (b"1.1", b"1.0") else HttpRefusal(400, "the versions served here are HTTP/1.1 and HTTP/1.0")
-    )
+    if version in (b"1.1", b"1.0"):
+        return None
+    return HttpRefusal(400, "the versions served here are HTTP/1.1 and HTTP/1.0")
 
 
 def refuse_two_lengths(headers: Headers) -> HttpRefusal | None:
