@@ -13,7 +13,7 @@ from trisync.core.outbox import Outbox
 from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
 from trisync.storage.verdicts import Conflict, Producer, Remembered
-from trisync.wire.framing import JOIN, Framing
+from trisync.wire.framing import LINES
 from trisync.wire.protocol import Publish
 from trisync.wire.replies import encode_text
 
@@ -209,7 +209,7 @@ class CollectingOutlet(Outlet):
     """An outlet that keeps what it takes; with `slow`, it takes nothing until room() is opened."""
 
     def __init__(self, nursery: trio.Nursery) -> None:
-        self.framing = Framing.LINES
+        self.framing = LINES
         self.outbox = OutletsOutbox(self)
         self.taken: list[bytes] = []
         self.slow = False
@@ -223,7 +223,7 @@ class CollectingOutlet(Outlet):
         return True
 
     def reply(self, payload: bytes) -> None:
-        self.taken.append(JOIN[Framing.LINES]([payload]))
+        self.taken.append(LINES.join([payload]))
 
     async def room(self) -> None:
         while self.slow:

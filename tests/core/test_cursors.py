@@ -12,7 +12,7 @@ from trisync.core import channels
 from trisync.core.cursors import Subscriptions
 from trisync.storage.cache import RunCache
 from trisync.wire.errors import WireError
-from trisync.wire.framing import Framing
+from trisync.wire.framing import FRAMES, LINES
 from trisync.wire.protocol import Subscribe
 
 
@@ -251,7 +251,7 @@ async def test_who_comes_or_goes_or_changes_between_two_slices_of_a_fan_out_gets
                 await trio.lowlevel.checkpoint()
             subscribed[-1][1].close(may_return=False)
             await subscribed[-2][1].subscribe(Subscribe(id=1, channel="lobby", since=0))
-            for framing in (Framing.FRAMES, Framing.LINES):
+            for framing in (FRAMES, LINES):
                 subscribed[-3][0].framing = framing
                 subscribed[-3][1].reframe()
             late.append((await world.subscriber(since=0))[0])

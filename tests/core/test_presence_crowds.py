@@ -22,7 +22,7 @@ from tests.presence_world import (
     told,
 )
 from trisync.core import presence
-from trisync.wire.framing import JOIN, Framing
+from trisync.wire.framing import FRAMES
 
 # Many
 
@@ -33,14 +33,14 @@ async def test_a_thousand_joins_are_one_message_to_each_of_a_thousand_encoded_on
     async with a_world() as world:
         watchers = [world.watcher() for _ in range(1000)]
         for outlet in watchers[500:]:
-            outlet.framing = Framing.FRAMES
+            outlet.framing = FRAMES
         for number in range(1000):
             world.presence.enter("lobby", f"{number:03}", None)
         await a_tick()
         assert {len(outlet.taken) for outlet in watchers} == {2}
         assert len({id(outlet.taken[1]) for outlet in watchers}) == 2
         in_lines, in_frames = watchers[0].taken[1], watchers[-1].taken[1]
-        assert in_frames == JOIN[Framing.FRAMES]([in_lines.rstrip(b"\n")])
+        assert in_frames == FRAMES.join([in_lines.rstrip(b"\n")])
         assert len(told(watchers[0])[1]["joined"]) == 1000
 
 

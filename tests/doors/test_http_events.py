@@ -11,7 +11,7 @@ from tests.harness import PATIENCE_S, running_server
 from tests.web_calls import Events, error_in, open_caller, open_events
 from trisync.storage.log import LogUnavailable
 from trisync.wire.event_stream import epoch_mark, join_events
-from trisync.wire.framing import JOIN, MarkedEvents
+from trisync.wire.framing import events
 from trisync.wire.replies import encode_gap, encode_goodbye
 
 EVENTS = "/channels/lobby/events"
@@ -30,7 +30,7 @@ def test_an_id_tells_the_epoch_too_where_one_was_given() -> None:
     mark = epoch_mark("5e70")
     stored = b'{"op":"message","channel":"a","offset":12,"time":5,"data":1}'
     unknown = encode_gap("a", "epoch")
-    assert JOIN[MarkedEvents(mark)]([stored, unknown]) == (
+    assert events(mark).join([stored, unknown]) == (
         b"id: 12@5e70\ndata: %b\n\nid: 0@5e70\nevent: gap\ndata: %b\n\n" % (stored, unknown)
     )
 

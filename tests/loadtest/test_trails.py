@@ -16,10 +16,9 @@ from trisync.loadtest.plan import TRANSPORTS, Transport
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.trails import Sequence, Trail
 from trisync.loadtest.transports import AS_LINES, SPLIT, Masker
-from trisync.wire.framing import JOIN as SERVER_JOIN
-from trisync.wire.framing import Framing
+from trisync.wire.framing import FRAMES, LINES, WEBSOCKET
 
-FRAMINGS = {"lines": Framing.LINES, "frames": Framing.FRAMES, "ws": Framing.WEBSOCKET}
+FRAMINGS = {"lines": LINES, "frames": FRAMES, "ws": WEBSOCKET}
 PING = b"\x89\x02hi"
 
 
@@ -66,7 +65,7 @@ def message(offset: int, number: int | None = None) -> bytes:
 
 
 def stream(transport: Transport, messages: list[bytes]) -> bytes:
-    return SERVER_JOIN[FRAMINGS[transport]](messages)
+    return FRAMINGS[transport].join(messages)
 
 
 def feed(subscriber: Subscriber, data: bytes, cuts: list[int]) -> None:

@@ -16,10 +16,10 @@ from trisync.loadtest.transports import (
     join_lines,
     split_websocket,
 )
-from trisync.wire.framing import JOIN, FrameSplitter, Framing, LineSplitter
+from trisync.wire.framing import FRAMES, LINES, WEBSOCKET, FrameSplitter, LineSplitter
 from trisync.wire.wsframes import FrameReader
 
-FRAMINGS = {"lines": Framing.LINES, "frames": Framing.FRAMES, "ws": Framing.WEBSOCKET}
+FRAMINGS = {"lines": LINES, "frames": FRAMES, "ws": WEBSOCKET}
 PAYLOADS = st.lists(
     st.one_of(st.text("{}:,ab", min_size=1, max_size=200), st.sampled_from(["x" * 125, "x" * 126, "x" * 70_000])).map(
         str.encode
@@ -44,7 +44,7 @@ def test_what_is_sent_is_what_the_server_reads(payloads: list[bytes]) -> None:
 def test_what_the_server_sends_is_split_and_a_partial_message_is_left(
     transport: Transport, payloads: list[bytes], cut: int
 ) -> None:
-    data = JOIN[FRAMINGS[transport]](payloads)
+    data = FRAMINGS[transport].join(payloads)
     pieces = SPLIT[transport](data)
     assert [piece.payload for piece in pieces] == payloads
     assert pieces[-1].end == len(data)
@@ -60,11 +60,11 @@ def test_the_shortcut_for_many_messages_takes_those_at_the_beginning_that_are_of
 ) -> None:
     if same:
         payloads = payloads[:1] * len(payloads)
-    data = JOIN[FRAMINGS[transport]](payloads)
+    data = FRAMINGS[transport].join(payloads)
     lines, end = AS_LINES[transport](data + data[:1])
     taken = lines.split()
     assert taken == payloads[: len(taken)]
-    assert end == len(JOIN[FRAMINGS[transport]](taken)) * bool(taken)
+    assert end == len(FRAMINGS[transport].join(taken)) * bool(taken)
     if same:
         assert taken == payloads
 

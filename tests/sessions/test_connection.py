@@ -9,7 +9,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from trisync.sessions.connection import SLOW_BYTES, Connection
 from trisync.settings import Settings
 from trisync.wire.errors import WireError
-from trisync.wire.framing import Framing
+from trisync.wire.framing import LINES
 
 
 @pytest.mark.parametrize("turns", range(8))
@@ -18,7 +18,7 @@ async def test_an_answer_that_comes_when_the_time_for_it_is_up_harms_nobody(mock
     for _ in range(10):  # in one turn, Trio runs its tasks in either order
         stream, _ = memory_stream_pair()
         connection = Connection(stream, settings, "somebody")
-        connection.framing = Framing.LINES
+        connection.framing = LINES
 
         async def publish_and_hang_up(connection: Connection = connection) -> None:
             connection.awaits_answer()
@@ -83,7 +83,7 @@ async def test_bytes_that_come_one_by_one_do_not_add_up_to_time(autojump_clock: 
 async def test_who_is_cancelled_from_outside_wants_no_writer_any_more() -> None:
     _, theirs = memory_stream_pair()
     connection = Connection(theirs, Settings(), "somebody")
-    connection.framing = Framing.LINES
+    connection.framing = LINES
     ends: list[bool] = []
 
     async def work() -> None:

@@ -14,14 +14,14 @@ from trisync.sessions.hook_requests import PublishRequest
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.session import SUBMISSION_BYTES_MAX, TURN_REQUESTS, Session
 from trisync.storage.log import CONDITIONAL_BYTES
-from trisync.wire.framing import Framing
+from trisync.wire.framing import LINES
 from trisync.wire.protocol import TOGETHER_MIN
 
 
 def a_session(world: World, hooks: Hooks) -> Session:
     stream, _ = memory_stream_pair()
     session = Session(world.broker, Connection(stream, world.settings, "memory"), world.settings, hooks)
-    session.speak(Framing.LINES)
+    session.speak(LINES)
     return session
 
 

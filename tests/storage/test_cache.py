@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from trisync.storage.cache import PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
 from trisync.storage.log import Extent, Run, StatePage
-from trisync.wire.framing import JOIN, Framing
+from trisync.wire.framing import CONSOLE, FRAMES, LINES, WEBSOCKET, Framing, events
 
 TTL_S = 10.0
 
@@ -119,17 +119,19 @@ def test_a_longer_run_takes_the_place_of_one_that_begins_where_it_does() -> None
     assert span(cache.find("lobby", 7)) == (7, 9)
 
 
-@pytest.mark.parametrize("framing", Framing)
+@pytest.mark.parametrize(
+    "framing", [LINES, FRAMES, WEBSOCKET, CONSOLE, events(), events(b"@mark")], ids=lambda f: f.name
+)
 def test_a_run_is_encoded_once_a_framing(framing: Framing) -> None:
     run = run_of(3, 6)
-    assert run.encoded(framing) == JOIN[framing](run.payloads())
+    assert run.encoded(framing) == framing.join(run.payloads())
     assert run.encoded(framing) is run.encoded(framing)
     assert run.payloads() == [line("lobby", offset)[:-1] for offset in (4, 5, 6)]
 
 
 def test_a_run_counts_what_it_may_come_to_hold() -> None:
     run = run_of(0, 100)
-    held = len(run.lines) + len(run.encoded(Framing.FRAMES)) + len(run.encoded(Framing.WEBSOCKET))
+    held = len(run.lines) + len(run.encoded(FRAMES)) + len(run.encoded(WEBSOCKET))
     assert run.size >= held
 
 

@@ -8,16 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.feeding import byte_by_byte, fed_every_way
-from trisync.wire.framing import (
-    JOIN,
-    FrameSplitter,
-    Framing,
-    LineSplitter,
-    Splitter,
-    join_frames,
-    join_lines,
-    join_websocket,
-)
+from trisync.wire.framing import FrameSplitter, LineSplitter, Splitter, join_frames, join_lines, join_websocket
 from trisync.wire.wsframes import text_header
 
 LIMIT = 1000
@@ -204,10 +195,6 @@ def test_nonsense_is_split_the_same_however_it_is_cut(data: bytes, places: list[
 
 
 # Joining
-
-
-def test_every_framing_can_be_written() -> None:
-    assert set(JOIN) == set(Framing)
 
 
 @given(st.lists(st.binary(min_size=1, max_size=300).map(lambda payload: payload.replace(b"\n", b" ")), min_size=1))

@@ -12,7 +12,7 @@ import trio
 
 from trisync.core.outbox import Outbox, offer_to_all
 from trisync.storage.log import Extent, Run
-from trisync.wire.framing import JOIN, AnyFraming
+from trisync.wire.framing import Framing
 
 YIELD_EVERY = 1000
 """Subscribers written to before others get a turn: 5 to 20 ms of fan-out."""
@@ -24,7 +24,7 @@ LEFT = -1
 class Outlet(Protocol):
     """A connection, as far as the broker knows one: something with an outbox and a framing."""
 
-    framing: AnyFraming | None
+    framing: Framing | None
     outbox: Outbox
 
     def reply(self, payload: bytes) -> None:
@@ -70,7 +70,7 @@ class Subscription:
 
         While it is live, its channel knows that instead, and this is where it was before.
         """
-        self.framing: AnyFraming | None = None
+        self.framing: Framing | None = None
         """The framing under which it is live, None while it is not."""
         self.with_state = with_state
         """Whether it begins with the pages of the channel's state, and gets them anew behind a gap."""
@@ -98,9 +98,9 @@ class Channel:
         """Subscriptions, live or not, and those about to be: the channel stays in memory for them."""
         self.loading: trio.Lock | None = trio.Lock()
         """Held by who asks the log for the extent; None once that is known."""
-        self.live: dict[AnyFraming, dict[Subscription, Outbox]] = {}
+        self.live: dict[Framing, dict[Subscription, Outbox]] = {}
         """Who gets each run as it is committed, and where to: all have got everything up to the head, but for:"""
-        self._late: dict[AnyFraming, dict[Subscription, Outbox]] = {}  # those whose slice of a fan-out is to come
+        self._late: dict[Framing, dict[Subscription, Outbox]] = {}  # those whose slice of a fan-out is to come
         self._late_from = 0  # and who have got everything up to here
 
     def learn(self, extent: Extent) -> None:
@@ -160,7 +160,7 @@ class Channel:
                 if late:
                     await trio.lowlevel.checkpoint()
 
-    def _write(self, run: Run, framing: AnyFraming, live: dict[Subscription, Outbox]) -> None:
+    def _write(self, run: Run, framing: Framing, live: dict[Subscription, Outbox]) -> None:
         refused = offer_to_all(live.values(), run.encoded(framing))
         if refused:
             for subscription in [subscription for subscription, outbox in live.items() if outbox in refused]:
@@ -171,7 +171,7 @@ class Channel:
     def flash(self, payloads: Sequence[bytes]) -> None:
         """Offer messages that are not stored to everybody who is live; to a slow reader they are lost."""
         for framing, live in self.live.items():
-            offer_to_all(live.values(), JOIN[framing](payloads))
+            offer_to_all(live.values(), framing.join(payloads))
 
     @property
     def audience(self) -> int:

@@ -12,7 +12,6 @@ from trisync.core.broker import Broker
 from trisync.core.channels import LEFT, Outlet, Subscription
 from trisync.storage.log import LogUnavailable
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN
 from trisync.wire.protocol import Subscribe
 from trisync.wire.replies import encode_gap, encode_reply, state_page
 
@@ -197,7 +196,7 @@ class Subscriptions:
             return
         framing = self._outlet.framing
         assert framing is not None
-        if self._outlet.outbox.offer(JOIN[framing]([state_page(channel.name, page.entries, page.more)])):
+        if self._outlet.outbox.offer(framing.join([state_page(channel.name, page.entries, page.more)])):
             subscription.pages_after = page.last if page.more else None
 
     def _begin_era(self, subscription: Subscription) -> None:

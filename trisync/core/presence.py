@@ -14,7 +14,7 @@ from collections.abc import Callable, Collection, Iterator, Sequence
 import trio
 
 from trisync.core.channels import YIELD_EVERY, Outlet
-from trisync.wire.framing import JOIN, AnyFraming
+from trisync.wire.framing import Framing
 from trisync.wire.replies import encode_text
 
 MEMBER_ID_BYTES = 8
@@ -307,7 +307,7 @@ class Presence:
     async def _tell(self, place: _Channel) -> None:
         """Write a channel's changes to its watchers. Who watches anew while it yields has seen them already."""
         for watchers, payloads in place.take_changes(self._bytes_max):
-            framed: dict[AnyFraming | None, bytes] = {}
+            framed: dict[Framing | None, bytes] = {}
             for watcher in watchers:
                 outlet = watcher.outlet
                 if place.watchers.get(outlet) is watcher:
@@ -329,9 +329,9 @@ def _show(member: str, name: str | None) -> bytes:
     return f'{{"member":{encode_text(member)}{named}}}'.encode()
 
 
-def _frame(framing: AnyFraming | None, payloads: Sequence[bytes]) -> bytes:
+def _frame(framing: Framing | None, payloads: Sequence[bytes]) -> bytes:
     assert framing is not None
-    return JOIN[framing](payloads)
+    return framing.join(payloads)
 
 
 def _chunks(shown: Collection[bytes], bytes_max: int) -> list[bytes]:

@@ -20,7 +20,7 @@ from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Duplicate, Once, Refused, Submission
 from trisync.wire.errors import WireError
 from trisync.wire.event_stream import epoch_mark, position
-from trisync.wire.framing import Framing, MarkedEvents
+from trisync.wire.framing import events
 from trisync.wire.http_answers import EVENT_STREAM, Answer, HttpError, etag, ok, refused
 from trisync.wire.http_routes import (
     ROOT,
@@ -152,7 +152,7 @@ class HttpSession(Session):
             self._connection.outbox.write(head)
             epoch = self._broker.epoch
             mark = b"" if request.epoch is UNSET else epoch_mark(epoch)
-            self.speak(MarkedEvents(mark) if mark else Framing.EVENTS)
+            self.speak(events(mark))
             if request.since is UNSET:
                 last = 0 if request.last is UNSET else request.last
                 self._connection.outbox.write(position(max(channel.head - last, channel.trimmed), mark))

@@ -14,7 +14,7 @@ from trisync.sessions.session import Session
 from trisync.settings import Settings
 from trisync.wire.dialects import Dialect, skip_blanks, tell_dialect
 from trisync.wire.errors import WireError
-from trisync.wire.framing import FrameSplitter, Framing, LineSplitter, Splitter
+from trisync.wire.framing import FRAMES, LINES, FrameSplitter, LineSplitter, Splitter
 from trisync.wire.telnet import TelnetFilter
 
 
@@ -143,11 +143,11 @@ class _Conversation:
             case None:
                 return None, b""
             case Dialect.FRAMES:
-                self._session.speak(Framing.FRAMES)
+                self._session.speak(FRAMES)
                 await self._session.begin()
                 return FrameSplitter(self._bytes_max), head
             case Dialect.LINES:
-                self._session.speak(Framing.LINES)
+                self._session.speak(LINES)
                 await self._session.begin()
                 return LineSplitter(self._bytes_max), head
             case Dialect.CONSOLE:

@@ -15,7 +15,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry, look_at_all
 from trisync.sessions.session import Session
 from trisync.settings import Settings
-from trisync.wire.framing import Framing
+from trisync.wire.framing import WEBSOCKET
 from trisync.wire.wsframes import PING_FRAME, Close, FrameReader, close_frame
 
 SWEEPS_PER_DEADLINE = 4
@@ -105,7 +105,7 @@ class WebSocket:
             connection.outbox.write(self._answer)
             self._answer = None
         self._open = True
-        self.session.speak(Framing.WEBSOCKET)
+        self.session.speak(WEBSOCKET)
         await self.session.begin()
         if self._rest:
             self._take(self._rest)

@@ -17,7 +17,7 @@ from trisync.settings import Settings
 from trisync.tokens import Tokens
 from trisync.wire.console import visible
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN, AnyFraming
+from trisync.wire.framing import Framing
 
 logger = logging.getLogger(__name__)
 
@@ -60,10 +60,10 @@ class Connection:
     ) -> None:
         self.peer = peer
         """Where it came from and through which door, for the log."""
-        self.framing: AnyFraming | None = None
+        self.framing: Framing | None = None
         """None until it is known what the client speaks: until then nothing is said to it."""
         self.render: Callable[[bytes], bytes] | None = None
-        """How the server's own messages are written where it is not as JOIN has it: for people."""
+        """How the server's own messages are written where it is not as they are: for people."""
         self.ending: str | None = None
         """Why the conversation is over, None while it goes on."""
         self.last_word: bytes | None = None
@@ -169,7 +169,7 @@ class Connection:
             for payload in payloads:
                 self.outbox.write(self.render(payload))
         elif self.framing is not None:
-            self.outbox.write(JOIN[self.framing](payloads))
+            self.outbox.write(self.framing.join(payloads))
 
     async def room(self) -> None:
         if self.outbox.over:

@@ -4,7 +4,7 @@ from trisync.sessions.connection import Connection
 from trisync.sessions.session import Session
 from trisync.wire.console import Console, GoOnInJson, Quit, Say
 from trisync.wire.errors import WireError
-from trisync.wire.framing import Framing
+from trisync.wire.framing import CONSOLE, LINES
 from trisync.wire.protocol import Publish
 from trisync.wire.telnet import edited
 
@@ -16,7 +16,7 @@ class ConsoleSession:
         self._session = session
         self._connection = connection
         self._console = Console()
-        session.speak(Framing.CONSOLE, lambda payload: self._console.render(payload).encode())
+        session.speak(CONSOLE, lambda payload: self._console.render(payload).encode())
 
     async def receive(self, lines: list[bytes]) -> list[bytes] | None:
         """Handle typed lines. After a `/json` returns those that follow it, which are for the session itself."""
@@ -36,7 +36,7 @@ class ConsoleSession:
                         await self._connection.room()
                         self._connection.outbox.write(text.encode())
                     case GoOnInJson():
-                        self._session.speak(Framing.LINES)
+                        self._session.speak(LINES)
                         return lines[number + 1 :]
                     case Quit():
                         self._connection.end("the person left")

@@ -19,7 +19,7 @@ from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.version import __version__
 from trisync.wire.errors import WireError
-from trisync.wire.framing import AnyFraming, too_large
+from trisync.wire.framing import Framing, too_large
 from trisync.wire.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,
@@ -171,7 +171,7 @@ class Session:
         else:
             await self._answer(request)
 
-    def speak(self, framing: AnyFraming, render: Callable[[bytes], bytes] | None = None) -> None:
+    def speak(self, framing: Framing, render: Callable[[bytes], bytes] | None = None) -> None:
         """From now on, write to the client in this framing; `render` where its own messages are for a person."""
         self._connection.framing = framing
         self._connection.render = render

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from msgspec import UNSET, Struct, UnsetType
 
 from trisync.wire.errors import WireError
-from trisync.wire.framing import JOIN, AnyFraming, Framing
+from trisync.wire.framing import LINES, Framing
 from trisync.wire.protocol import Publish
 
 
@@ -173,7 +173,7 @@ class Run:
         self.after = after
         self.last = last
         self.lines = lines
-        self._encoded: dict[AnyFraming, bytes] = {}
+        self._encoded: dict[Framing, bytes] = {}
 
     @property
     def size(self) -> int:
@@ -184,13 +184,13 @@ class Run:
         """The messages, one JSON object each."""
         return self.lines[:-1].split(b"\n")
 
-    def encoded(self, framing: AnyFraming) -> bytes:
+    def encoded(self, framing: Framing) -> bytes:
         """The messages under a framing, made once."""
-        if framing is Framing.LINES:
+        if framing is LINES:
             return self.lines
         data = self._encoded.get(framing)
         if data is None:
-            data = self._encoded[framing] = JOIN[framing](self.payloads())
+            data = self._encoded[framing] = framing.join(self.payloads())
         return data
 
     def since(self, offset: int) -> "Run":

@@ -5,40 +5,15 @@ cannot be framed ends a splitter for good: `failed` then says why, and it gives 
 receiving side is in wsframes.py, people's text in console.py, server-sent events in event_stream.py.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from enum import Enum
-from typing import NamedTuple, Protocol
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from functools import cache, partial
+from typing import Protocol
 
 from trisync.wire.console import join_console
 from trisync.wire.errors import WireError
 from trisync.wire.event_stream import join_events
 from trisync.wire.wsframes import text_header
-
-
-class Framing(Enum):
-    """How payloads are told apart on a connection. Encoded runs of messages are shared per framing."""
-
-    LINES = "lines"
-    FRAMES = "frames"
-    WEBSOCKET = "websocket"
-    CONSOLE = "console"
-    EVENTS = "events"
-
-    __hash__ = object.__hash__  # Enum's own is a Python function, and these are looked up with every answer
-
-
-class MarkedEvents(NamedTuple):
-    """Framing.EVENTS with a mark in each id: see epoch_mark()."""
-
-    mark: bytes
-
-    def join(self, payloads: Iterable[bytes]) -> bytes:
-        """Each payload as one event."""
-        return join_events(payloads, self.mark)
-
-
-AnyFraming = Framing | MarkedEvents
-
 
 FRAME_LENGTH_BYTES = 4
 FRAME_LENGTH_MIN = FRAME_LENGTH_BYTES + 1
@@ -60,22 +35,25 @@ def join_websocket(payloads: Iterable[bytes]) -> bytes:
     return b"".join([text_header(len(payload)) + payload for payload in payloads])
 
 
-class _Joins(dict[AnyFraming, Callable[[Sequence[bytes]], bytes]]):
-    def __missing__(self, framing: AnyFraming) -> Callable[[Sequence[bytes]], bytes]:
-        assert isinstance(framing, MarkedEvents)
-        return framing.join
+@dataclass(frozen=True, eq=False)
+class Framing:
+    """How payloads are told apart on a connection. Each is its own key: encoded runs are shared by framing."""
+
+    name: str
+    join: Callable[[Iterable[bytes]], bytes] = field(repr=False)
+    """Payloads, at least one, to bytes."""
 
 
-JOIN = _Joins(
-    {
-        Framing.LINES: join_lines,
-        Framing.FRAMES: join_frames,
-        Framing.WEBSOCKET: join_websocket,
-        Framing.CONSOLE: join_console,
-        Framing.EVENTS: join_events,
-    }
-)
-"""Payloads to bytes, for each framing."""
+LINES = Framing("lines", join_lines)
+FRAMES = Framing("frames", join_frames)
+WEBSOCKET = Framing("websocket", join_websocket)
+CONSOLE = Framing("console", join_console)
+
+
+@cache
+def events(mark: bytes = b"") -> Framing:
+    """Server-sent events with a mark in each id: see epoch_mark()."""
+    return Framing("events", partial(join_events, mark=mark))
 
 
 class Splitter(Protocol):
