@@ -293,7 +293,7 @@ def heard(dialect: str, said: bytes) -> Answers:
         case "frames":
             splitter = FrameSplitter(1 << 24)
             payloads = splitter.feed(said)
-            assert not splitter.partial
+            assert splitter.held_bytes is None
             assert splitter.failed is None
         case "websocket":
             _, _, rest = said.partition(b"\r\n\r\n")

@@ -27,7 +27,7 @@ def feed(splitter: Splitter, chunks: Sequence[bytes]) -> Outcome:
     if splitter.failed:
         assert splitter.feed(b'{"op":"ping"}\n\0\0\0\x05x') == []  # after a failure nothing more
         return Outcome(payloads, splitter.failed.code, False)
-    return Outcome(payloads, None, splitter.partial)
+    return Outcome(payloads, None, splitter.held_bytes is not None)
 
 
 def split(make: Callable[[], Splitter], data: bytes, places: Sequence[int] = ()) -> Outcome:
@@ -140,7 +140,7 @@ def test_the_rest_of_a_line_is_taken_once() -> None:
     assert splitter.feed(b"whole\nbegun") == [b"whole"]
     assert splitter.take_rest() == b"begun"
     assert splitter.take_rest() == b""
-    assert not splitter.partial
+    assert splitter.held_bytes is None
     assert splitter.feed(b"next\n") == [b"next"]
 
 

@@ -232,25 +232,28 @@ def test_what_came_before_a_failure_still_counts() -> None:
     assert read(data) == Outcome([b"good"], [b"1"], PROTOCOL_ERROR)
 
 
-def test_the_reader_says_whether_something_has_begun() -> None:
+def test_the_reader_says_how_much_is_here_of_what_has_begun() -> None:
     reader = FrameReader(100)
-    assert not reader.partial
-    for chunk in byte_by_byte(text("hello").encode())[:-1]:
+    assert reader.held_bytes is None
+    *begin, end = byte_by_byte(text("hello").encode())
+    for place, chunk in enumerate(begin):
         reader.feed(chunk)
-        assert reader.partial
-    reader.feed(text("hello").encode()[-1:])
-    assert not reader.partial
-    reader.feed(text("begun", fin=False).encode())
-    assert reader.partial
-    reader.feed(Frame(CONTINUATION, b"ended").encode())
-    assert not reader.partial
+        assert reader.held_bytes == place + 1
+    reader.feed(end)
+    assert reader.held_bytes is None
+    reader.feed(text("", fin=False).encode())
+    assert reader.held_bytes == 0
+    reader.feed(Frame(CONTINUATION, b"begun", fin=False).encode() + Frame(CONTINUATION, b"end").encode()[:7])
+    assert reader.held_bytes == len("begun") + 7
+    reader.feed(Frame(CONTINUATION, b"end").encode()[7:])
+    assert reader.held_bytes is None
 
 
 def test_nothing_is_half_begun_once_the_reader_has_failed() -> None:
     reader = FrameReader(100)
     reader.feed(text("begun", fin=False).encode() + Frame(PING, fin=False).encode() + text("and more").encode()[:4])
     assert reader.close is not None
-    assert not reader.partial
+    assert reader.held_bytes is None
 
 
 # The sending side

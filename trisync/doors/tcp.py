@@ -118,7 +118,7 @@ class _Conversation:
         payloads = splitter.feed(chunk)
         self._progress = bool(payloads)
         self._left = self._session.receive_at_once(payloads)
-        return not (self._left or splitter.failed or splitter.partial or self._session.must_wait)
+        return not (self._left or splitter.failed or splitter.held_bytes or self._session.must_wait)
 
     async def _settle(self) -> bool:
         """Do what _take() left; whether the conversation goes on."""
@@ -132,8 +132,7 @@ class _Conversation:
         if splitter.failed:
             self._connection.refuse(splitter.failed)
             return False
-        held_bytes = splitter.held_bytes if splitter.partial else None
-        self._connection.expect(held_bytes, progress=self._progress)
+        self._connection.expect(splitter.held_bytes, progress=self._progress)
         return True
 
     async def _begin(self) -> tuple[Splitter | None, bytes]:
@@ -214,7 +213,7 @@ class _Conversation:
 
     async def _say_if_cut_off(self, splitter: Splitter) -> None:
         """Tell a client that has sent its last, and reads on, that a part of it was not a message."""
-        if splitter.partial and not splitter.failed:
+        if splitter.held_bytes and not splitter.failed:
             await self._connection.answered()  # else it looks like the answer to what came before
             hint = ": a line ends with LF" if isinstance(splitter, LineSplitter) else ""
             self._connection.reply(WireError("bad_request", _CUT_OFF + hint).encode())

@@ -124,7 +124,7 @@ class WebSocket:
             return False
         if answers := reader.take_answers():
             self.connection.outbox.write(answers)
-        return bool(chunk) and not (reader.close or reader.partial or self.session.must_wait)
+        return bool(chunk) and reader.held_bytes is None and not (reader.close or self.session.must_wait)
 
     async def _settle(self) -> bool:
         """Do what _take() left; whether the conversation goes on."""
@@ -142,7 +142,7 @@ class WebSocket:
             code, reason = reader.close
             self.connection.end(f"WebSocket {code}: {reason}" if reason else ends.HUNG_UP)
             return False
-        self.connection.expect(reader.held_bytes if reader.partial else None, progress=self._progress)
+        self.connection.expect(reader.held_bytes, progress=self._progress)
         return True
 
     def farewell(self) -> None:

@@ -63,12 +63,8 @@ class Splitter(Protocol):
     """Why nothing more can be read from this connection, once that is so."""
 
     @property
-    def partial(self) -> bool:
-        """Whether a message has begun that has not ended."""
-
-    @property
-    def held_bytes(self) -> int:
-        """How much of it is here."""
+    def held_bytes(self) -> int | None:
+        """How much is here of a message that has begun and not ended; None where there is none."""
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads that `chunk` completes, in order. Never raises."""
@@ -93,12 +89,8 @@ class LineSplitter:
         self._rest = bytearray()  # not bytes: a line that comes byte by byte must not cost its square
 
     @property
-    def partial(self) -> bool:
-        return bool(self._rest) and self._rest != b"\r"  # which some send behind their LF
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._rest)
+    def held_bytes(self) -> int | None:
+        return len(self._rest) if self._rest and self._rest != b"\r" else None  # some send a CR behind their LF
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:
@@ -147,12 +139,8 @@ class FrameSplitter:
         self._wanted = FRAME_LENGTH_BYTES
 
     @property
-    def partial(self) -> bool:
-        return bool(self._rest)
-
-    @property
-    def held_bytes(self) -> int:
-        return len(self._rest)
+    def held_bytes(self) -> int | None:
+        return len(self._rest) or None
 
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:

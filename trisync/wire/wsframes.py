@@ -86,14 +86,14 @@ class FrameReader:
         self._decoder: codecs.IncrementalDecoder | None = None
 
     @property
-    def partial(self) -> bool:
-        """Whether a message or frame has begun that has not ended."""
-        return bool(self._rest) or self._fragments is not None
+    def held_bytes(self) -> int | None:
+        """How much is here of a message or frame that has begun and not ended; None where there is none.
 
-    @property
-    def held_bytes(self) -> int:
-        """How much of it is here. What its frames have beside their payloads does not count, once they are whole."""
-        return len(self._rest) + len(self._fragments or b"")
+        What its frames have beside their payloads does not count, once they are whole.
+        """
+        if self._fragments is None:
+            return len(self._rest) or None
+        return len(self._rest) + len(self._fragments)
 
     def take_answers(self) -> bytes:
         """The pongs for the pings since the last call, ready to send (section 5.5.3)."""
