@@ -128,6 +128,19 @@ async def test_what_was_collected_before_a_refusal_that_has_to_wait_is_submitted
             nursery.cancel_scope.cancel()
 
 
+async def test_what_was_collected_before_others_have_a_turn_is_submitted_before_a_fence() -> None:
+    producer = "p" * 16
+    async with a_world() as world:
+        session = a_session(world, Hooks())
+        await session.receive([json.dumps({"op": "hello", "producer": producer}).encode()])
+        world.nursery.start_soon(session.receive, [publish(seq=seq) for seq in range(1, 10 * TURN_REQUESTS)])
+        for _ in range(2):  # in one turn of the loop, Trio runs its tasks in either order
+            await trio.lowlevel.checkpoint()
+        taken_at = await world.broker.take_producer(producer, lambda: None)
+        await wait_all_tasks_blocked()
+        assert await world.log.settled_seq(producer) == taken_at > 0
+
+
 async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answers() -> None:
     async with a_world() as world:
         session = a_session(world, Hooks())

@@ -92,6 +92,7 @@ class Session:
         waiting_since = trio.current_time()
         for number, payload in enumerate(payloads, start=1):
             if number % TURN_REQUESTS == 0:
+                self._submit()  # a fence holds for what is submitted later
                 await trio.lowlevel.checkpoint()
             try:
                 request = decode_request(payload)
