@@ -86,3 +86,24 @@ async def test_who_only_asks_is_answered_while_publishers_have_filled_the_queue(
                 answers += await asking.receive_some()
             assert answers.startswith(b'{"op":"pong","id":1}\n{"op":"ok","id":2,')
         nursery.cancel_scope.cancel()
+
+
+async def test_others_have_turns_while_many_requests_that_came_together_are_answered(autojump_clock: MockClock) -> None:
+    count = 100
+    async with memory_doors() as doors, trio.open_nursery() as nursery:
+        turns = 0
+
+        async def count_turns() -> None:
+            nonlocal turns
+            while True:
+                await trio.lowlevel.checkpoint()
+                turns += 1
+
+        flooder = doors.connect("web")
+        nursery.start_soon(count_turns)
+        await flooder.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
+        answers = b""
+        while answers.count(b"HTTP/1.1 200 OK") < count:
+            answers += await flooder.receive_some()
+        assert turns >= count
+        nursery.cancel_scope.cancel()

@@ -165,6 +165,7 @@ class _Exchange:
             if not self._next_cycle():
                 return
             idle_s = self._door.settings.http_idle_s
+            await trio.lowlevel.checkpoint()  # of one read, hundreds may be answered without waiting for anything
 
     async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:
         """Hand a request to the HTTP interface; whether another one may follow."""

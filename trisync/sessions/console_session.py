@@ -1,7 +1,9 @@
 """A person's conversation at netcat or telnet: what they type, as requests of an ordinary session."""
 
+import trio
+
 from trisync.sessions.connection import Connection
-from trisync.sessions.session import Session
+from trisync.sessions.session import TURN_REQUESTS, Session
 from trisync.wire.console import Console, GoOnInJson, Quit, Say
 from trisync.wire.errors import WireError
 from trisync.wire.framing import CONSOLE, LINES
@@ -20,7 +22,9 @@ class ConsoleSession:
 
     async def receive(self, lines: list[bytes]) -> list[bytes] | None:
         """Handle typed lines. After a `/json` returns those that follow it, which are for the session itself."""
-        for number, line in enumerate(lines):
+        for number, line in enumerate(lines, start=1):
+            if number % TURN_REQUESTS == 0:
+                await trio.lowlevel.checkpoint()
             try:
                 actions = self._console.read(edited(line).decode())
             except UnicodeDecodeError:
@@ -37,7 +41,7 @@ class ConsoleSession:
                         self._connection.outbox.write(text.encode())
                     case GoOnInJson():
                         self._session.speak(LINES)
-                        return lines[number + 1 :]
+                        return lines[number:]
                     case Quit():
                         self._connection.end("the person left")
                         return None
