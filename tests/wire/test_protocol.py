@@ -2,6 +2,7 @@
 
 import json
 import signal
+import tracemalloc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -137,6 +138,17 @@ def test_a_channel_name_is_one_to_two_hundred_of_the_named_characters(op: str) -
         bad = refused(op, id="i", channel=name, **data)
         assert (bad.error.code, bad.op, bad.id) == ("bad_request", op, "i")
         assert "channel" in bad.error.message
+
+
+def test_nothing_is_kept_of_channel_names_that_are_too_long() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(100):
+            assert not channel_is_valid(f"{number}-{'x' * 10_000}")
+        kept, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert kept < 100_000
 
 
 def test_since_and_last_do_not_go_together() -> None:
