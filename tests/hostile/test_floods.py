@@ -4,6 +4,10 @@ Counted in batches and turns, not in seconds: those are for `tools/loadtest.py f
 """
 
 import json
+import sys
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
 
 import pytest
 import trio
@@ -11,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.fakes import MemoryLog
 from tests.hostile.memory_doors import MemoryDoors, MemoryStream, memory_doors
+from trisync.wire.protocol import decode_request
 
 FLOODERS = 15
 LINE = b'{"op":"publish","channel":"flood","data":"%b"}\n' % (b"x" * 100)
@@ -107,3 +112,22 @@ async def test_others_have_turns_while_many_requests_that_came_together_are_answ
             answers += await flooder.receive_some()
         assert turns >= count
         nursery.cancel_scope.cancel()
+
+
+@pytest.mark.parametrize("data", [b"[]", b'{"a":[1]}', b'"["', b'{"\\"]":"\\\\"}'])
+def test_a_request_of_many_brackets_takes_no_step_of_python_for_each(data: bytes) -> None:
+    steps = 0
+
+    def count_steps(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
+        nonlocal steps
+        steps += 1
+        return count_steps
+
+    payload = b'{"op":"publish","channel":"lobby","data":[' + b",".join([data] * 1000) + b",[]]}"
+    before = sys.gettrace()
+    sys.settrace(count_steps)
+    try:
+        decode_request(payload)
+    finally:
+        sys.settrace(before)
+    assert 0 < steps < 200
