@@ -13,6 +13,9 @@ from trisync.wire.http_rules import require_origin
 
 MIB = 1024 * 1024
 
+KEEPALIVE_S_MAX = 32767
+"""What Linux takes: MAX_TCP_KEEPIDLE of include/net/tcp.h."""
+
 Port = Annotated[int, Meta(ge=0, le=65535)]
 Seconds = Annotated[float, Meta(gt=0, le=10**9)]
 Count = Annotated[int, Meta(ge=1, le=2**40)]
@@ -116,7 +119,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         Seconds,
         Meta(description="How often clients of server-sent events are sent a comment, to show that they are alive"),
     ] = 15.0
-    tcp_keepalive_s: Annotated[Seconds, Meta(description="Idle time before TCP keep-alive probes begin")] = 60.0
+    tcp_keepalive_s: Annotated[
+        float, Meta(gt=0, le=KEEPALIVE_S_MAX, description="Idle time before TCP keep-alive probes begin")
+    ] = 60.0
     peer_timeout_s: Annotated[
         Seconds, Meta(description="A peer that acknowledges nothing for so long, though sent to, is gone")
     ] = 30.0

@@ -11,10 +11,11 @@ import pytest
 import trio
 import trio.testing
 
+from trisync.config import ConfigError, check_settings
 from trisync.core.outbox import DirectStream
 from trisync.doors.poller import Poller
 from trisync.doors.sockets import UNSENT_BYTES, PeerListener, SocketStream, configure
-from trisync.settings import Settings
+from trisync.settings import KEEPALIVE_S_MAX, Settings
 
 
 @pytest.fixture
@@ -109,6 +110,17 @@ def test_an_accepted_socket_has_what_the_listening_one_was_given() -> None:
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) == 47
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPINTVL) == 10
                 assert accepted.getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPCNT) == 3
+
+
+def test_the_longest_keep_alive_that_can_be_set_is_the_longest_that_the_system_takes() -> None:
+    longest, longer = (Settings(tcp_keepalive_s=seconds) for seconds in (KEEPALIVE_S_MAX, KEEPALIVE_S_MAX + 1))
+    check_settings(longest)
+    with pytest.raises(ConfigError, match="tcp_keepalive_s"):
+        check_settings(longer)
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        configure(listener, longest)
+        with pytest.raises(OSError, match="Invalid argument"):
+            configure(listener, longer)
 
 
 async def test_what_does_not_fit_is_said_and_the_rest_can_be_waited_for(
