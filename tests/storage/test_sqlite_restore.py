@@ -180,3 +180,17 @@ async def test_a_file_that_is_no_good_log_is_not_restored(tmp_path: Path) -> Non
             restore(tmp_path / name, tmp_path / "data", replace=True)
     assert contents(tmp_path / "data").keys() == before.keys()
     assert contents(tmp_path / "data")[FILE_NAME] == before[FILE_NAME]
+
+
+async def test_a_backup_that_has_the_name_that_a_copy_is_made_under_is_not_overwritten(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "kept")
+    file = tmp_path / "data" / f"{FILE_NAME}.partial"
+    backup(tmp_path / "data", file)
+    before = file.read_bytes()
+
+    def progress(done: int, total: int) -> None:
+        pytest.fail("it is copied onto itself")
+
+    with pytest.raises(LogRefused, match="rename it"):
+        restore(file, tmp_path / "data", replace=True, progress=progress)
+    assert file.read_bytes() == before

@@ -55,8 +55,8 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
 
     The new epoch tells every client that the log it knew is gone; it starts over. What stops this half-way leaves the
     folder with the log it had, or with none. Root restores it for whoever owns the folder. Raises LogRefused where the
-    file is no log, damaged, or of a newer version, where the folder is in use, or has a log and that is not to be
-    replaced; and sqlite3.Error and OSError.
+    file is no log, damaged, of a newer version, or where the copy is made, where the folder is in use, or has a log and
+    that is not to be replaced; and sqlite3.Error and OSError.
     """
     _require_log(file)
     lock = lock_folder(folder)
@@ -113,6 +113,8 @@ def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
     copy = Path(f"{target}.partial")
     if not copy.parent.is_dir():
         raise LogRefused(f"there is no folder {copy.parent} for {target.name}")
+    if copy.exists() and copy.samefile(source):
+        raise LogRefused(f"{source} has the name that a copy is made under, and would be lost: rename it first")
     journal = Path(f"{copy}-journal")
     with _claimed(copy):
         try:
