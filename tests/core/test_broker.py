@@ -188,6 +188,21 @@ async def test_who_publishes_once_in_a_while_is_in_the_next_batch_however_many_f
         assert settled.index(polite) <= 2
 
 
+@pytest.mark.parametrize(("levels", "most"), [(1, 19), (50, 2)])
+async def test_of_patches_that_are_nested_deep_a_batch_has_few(levels: int, most: int) -> None:
+    patch = Raw(b'{"a":' * levels + b"1" + b"}" * levels)
+    async with a_world() as world:
+        world.log.gate = trio.Event()
+        for _ in range(20):
+            submission = Submission(lambda submission: None)
+            submission.add(Publish(channel="lobby", key="k", merge=True, data=patch), len(patch))
+            world.broker.submit(submission)
+            await wait_all_tasks_blocked()  # the first is a batch by itself
+        world.log.gate.set()
+        await world.broker.settled()
+        assert max(world.log.batches) == most
+
+
 async def test_the_program_around_the_server_is_one_publisher_however_many_tasks_of_it_publish() -> None:
     async with a_world(batch_messages_max=1) as world:
         told: list[Verdict] = []

@@ -12,7 +12,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from trisync.wire.errors import WireError
 from trisync.wire.framing import LINES, Framing
-from trisync.wire.protocol import Publish
+from trisync.wire.protocol import DEPTH_MAX, Publish, nesting
 
 
 class LogUnavailable(Exception):
@@ -63,7 +63,8 @@ ITEM_OVERHEAD_BYTES = 250
 
 CONDITIONAL_BYTES = 64 * 1024
 """Counted for a publish with `expect` or `merge`: a few bytes of it may cause a conflict's answer, or a merged
-message, of message_bytes_max. It bounds how many of them one batch decides, and one connection has under way."""
+message, of message_bytes_max. It bounds how many of them one batch decides, and one connection has under way. A patch
+counts so for each of its levels: what it is nested in is read anew at each."""
 
 
 class Flow:
@@ -139,7 +140,8 @@ class Submission:
                     self.plain = False
                     self.keyed = True
                     if item.conditional:
-                        self.size += CONDITIONAL_BYTES
+                        levels = nesting(bytes(item.data), DEPTH_MAX) if item.merge else 1
+                        self.size += CONDITIONAL_BYTES * max(1, levels)
         self.size += payload_bytes
 
     def turn_away(self, error: WireError) -> None:

@@ -228,22 +228,25 @@ _NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
 
 
 def _deeper_than(payload: bytes, limit: int) -> bool:
-    """Whether JSON that is known to be well-formed is nested deeper.
+    """Whether JSON that is known to be well-formed is nested deeper."""
+    return payload.count(b"[") + payload.count(b"{") > limit and nesting(payload, limit + 1) > limit
+
+
+def nesting(payload: bytes, most: int) -> int:
+    """How many levels deep JSON that is known to be well-formed is nested; of more than `most`, only that it is those.
 
     No step of Python for each bracket: there may be hundreds of thousands, and all others wait.
     """
-    if payload.count(b"[") + payload.count(b"{") <= limit:
-        return False
     if b"\\" in payload:
         payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")  # every other quote begins or ends a string
     left = payload.translate(_AS_SQUARE, _NO_STRUCTURE).replace(b'""', b"")
     if b'"' in left:  # around brackets in strings
         left = b"".join(left.split(b'"')[::2])
-    for _ in range(limit):
+    for level in range(most):
         if not left:
-            return False
+            return level
         left = left.replace(b"[]", b"")  # the innermost level
-    return bool(left)
+    return most
 
 
 class _Envelope(Struct):
