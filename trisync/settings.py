@@ -93,7 +93,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     ] = 1024
     cache_bytes_max: Annotated[Count, Meta(description="Recent messages kept encoded in memory")] = 64 * MIB
     cache_ttl_s: Annotated[Seconds, Meta(description="How long a channel's tail, head or producer is cached")] = 300.0
-    cached_heads_max: Annotated[Count, Meta(description="Channels whose head is cached")] = 100_000
+    cached_heads_max: Annotated[Count, Meta(description="Channels whose head is cached: up to 1 kB each")] = 100_000
     producer_cache_bytes_max: Annotated[
         Count,
         Meta(description="Producers' newest answers kept in memory: some 11 kB of a producer that has 256 of them"),
