@@ -63,7 +63,7 @@ SAID = {
     "leaks": "publisher 0: message load/",
     "calls twins": "request 40 is called a duplicate, and is none",
     "confirms twice": "subscriber 0.0: ok",
-    "pongs twice": "subscriber 0.0: pong",
+    "pongs twice": "publisher 0: pong",
     "redates for one": "offset 40 is not what others got there",
     "exchanges": "what came is not what was acknowledged at its offsets",
 }
