@@ -11,7 +11,6 @@ from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import large_log
 from trisync.loadtest.cli import NO_RUN
 from trisync.loadtest.large_log import WINDOW, Costs, PublishFailed, figures, fill, large_log_command, publish_all
-from trisync.loadtest.problems import Problems
 from trisync.loadtest.target import TargetRefused, serving
 from trisync.storage.sqlite_opening import FILE_NAME
 
@@ -36,7 +35,7 @@ async def test_a_log_is_filled_evenly(tmp_path: Path, monkeypatch: pytest.Monkey
 async def test_what_is_published_is_in_the_log_that_was_there(tmp_path: Path) -> None:
     await fill(tmp_path, ROOMS, 14)
     names = [ROOMS[number % 3] for number in range(3 * WINDOW)]
-    async with serving(tmp_path, "full", Problems()) as target:
+    async with serving(tmp_path, "full") as target:
         assert await publish_all(target.tcp, names) > 0
     assert counts(tmp_path) == [WINDOW + 2] * 3 + [2] * 4
 

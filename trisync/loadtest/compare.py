@@ -21,7 +21,7 @@ from trisync.loadtest.plan import Transport
 from trisync.loadtest.problems import Problem, Problems, describe
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.run import describe_machine
-from trisync.loadtest.target import spawned
+from trisync.loadtest.target import ServerFailed, spawned
 from trisync.version import __version__
 
 MESSAGE_BYTES = 60
@@ -243,37 +243,40 @@ async def measure(row: Row, contender: Contender, duration_s: float, modules: li
     """One contender once, on a server of its own. Raises as compare()."""
     warmup_s = min(WARMUP_S_MAX, WARMUP_SHARE * duration_s)
     problems = Problems()
-    async with _server(contender, modules, problems) as (host, port, pid):
-        outcome = await apply(
-            Load(
-                transport=contender.transport,
-                peer=contender.peer,
-                host=host,
-                port=port,
-                pid=pid,
-                publishers=row.publishers,
-                subscribers=row.subscribers,
-                window=contender.window,
-                warmup_s=warmup_s,
-                duration_s=duration_s,
-                message_bytes=MESSAGE_BYTES,
-                sweep_s=row.sweep_s,
+    try:
+        async with _server(contender, modules) as (host, port, pid):
+            outcome = await apply(
+                Load(
+                    transport=contender.transport,
+                    peer=contender.peer,
+                    host=host,
+                    port=port,
+                    pid=pid,
+                    publishers=row.publishers,
+                    subscribers=row.subscribers,
+                    window=contender.window,
+                    warmup_s=warmup_s,
+                    duration_s=duration_s,
+                    message_bytes=MESSAGE_BYTES,
+                    sweep_s=row.sweep_s,
+                )
             )
-        )
+    except ServerFailed as failure:  # at its stop
+        problems.add("crashed", str(failure))
     problems.merge(outcome.problems)
     said = [_in_words(problem) for problem in problems.listed()]
     return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, said)
 
 
 @asynccontextmanager
-async def _server(contender: Contender, modules: list[Path], problems: Problems) -> AsyncIterator[tuple[str, int, int]]:
-    """A new server for a contender: host, port and process. How trisync failed to stop is added to `problems`."""
+async def _server(contender: Contender, modules: list[Path]) -> AsyncIterator[tuple[str, int, int]]:
+    """A new server for a contender: host, port and process. Raises ServerFailed where trisync does not stop well."""
     if contender.peer is not None:
         async with running(contender.peer, modules) as (port, pid):
             yield "127.0.0.1", port, pid
     else:
         assert contender.transport is not None
-        async with spawned("full", problems) as target:
+        async with spawned("full") as target:
             assert target.pid is not None
             yield *target.door(contender.transport), target.pid
 

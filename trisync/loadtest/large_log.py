@@ -20,8 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trisync.loadtest.cli import run_until_signal
-from trisync.loadtest.problems import Problems, describe
-from trisync.loadtest.target import TargetRefused, serving
+from trisync.loadtest.target import ServerFailed, TargetRefused, serving
 from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable, Submission
 from trisync.storage.sqlite_log import SqliteLog
@@ -38,10 +37,6 @@ DATA = Raw(b'{"text":"sixty bytes of data, more or less","number":12345}')
 
 class PublishFailed(Exception):
     """A publish was refused, or not answered; the message says what came instead."""
-
-
-class ServerFailed(Exception):
-    """The server crashed, or did not stop; the message says how."""
 
 
 class _Answer(Struct):
@@ -119,18 +114,15 @@ async def publish_all(door: tuple[str, int], names: Sequence[str]) -> float:
 async def measure(folder: Path, names: Sequence[str], publishes: int, chance: random.Random) -> Costs:
     """Serve the log in a folder, and publish to it: so often to one of the channels, then to any of them."""
     begun = trio.current_time()
-    problems = Problems()
-    async with serving(folder, "full", problems) as target:
+    async with serving(folder, "full") as target:
         ready = trio.current_time()
         one_s = await publish_all(target.tcp, [chance.choice(names)] * publishes)
         any_s = await publish_all(target.tcp, chance.choices(names, k=publishes))
-    for problem in problems.listed():
-        raise ServerFailed(": ".join([describe(problem), *problem.examples]))
     return Costs(ready - begun, one_s / publishes, any_s / publishes)
 
 
 async def compare(messages: int, channels: int, publishes: int, rounds: int) -> tuple[list[Costs], list[Costs]]:
-    """The costs of an empty log and of a large one, a round each in turns. Raises TargetRefused, and what those do."""
+    """The costs of an empty log and of a large one, a round each in turns. Raises one of _FAILURES."""
     names = [f"rooms/{number}" for number in range(channels)]
     empty: list[Costs] = []
     large: list[Costs] = []

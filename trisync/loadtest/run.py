@@ -3,8 +3,8 @@
 import os
 import platform
 import secrets
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -12,11 +12,10 @@ import trio
 
 from trisync.loadtest.crew import Crew, hire
 from trisync.loadtest.plan import Plan
-from trisync.loadtest.problems import Problems
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Effort, Result, distribution
 from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
-from trisync.loadtest.target import Target, machine_idle_s, spawned, usage
+from trisync.loadtest.target import ServerFailed, Target, machine_idle_s, spawned, usage
 from trisync.version import __version__
 
 SHOW_S = 0.25
@@ -34,30 +33,26 @@ GROWTH_S_MIN = 600.0
 Show = Callable[[Recorder], None]
 
 
-@asynccontextmanager
-async def _given(target: Target) -> AsyncIterator[Target]:
-    yield target
-
-
 async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -> Result:
     """Carry a plan out against a server, or one of its own with the durability given in its stead.
 
     `show` is called every SHOW_S. Raises TargetRefused, CrewFailed and OSError. Cancelled, it stops the load and
     its own server, and removes that one's data.
     """
-    at_the_stop = Problems()
-    async with spawned(target, at_the_stop) if isinstance(target, str) else _given(target) as server:
-        started = datetime.now(UTC)
-        recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()), of_acks=plan.of_acks)
-        shares = share_out(plan, server, secrets.token_hex(3))
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(_show_on, show, recorder)
-            async with hire(shares, recorder.add) as crew:
-                stage = await _play(plan, crew, recorder, server, shares[0].audience)
-            nursery.cancel_scope.cancel()
-        recorder.look_back()
-        show(recorder)
-    recorder.problems.merge(at_the_stop.listed())
+    try:
+        async with spawned(target) if isinstance(target, str) else nullcontext(target) as server:
+            started = datetime.now(UTC)
+            recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()), of_acks=plan.of_acks)
+            shares = share_out(plan, server, secrets.token_hex(3))
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(_show_on, show, recorder)
+                async with hire(shares, recorder.add) as crew:
+                    stage = await _play(plan, crew, recorder, server, shares[0].audience)
+                nursery.cancel_scope.cancel()
+            recorder.look_back()
+            show(recorder)
+    except ServerFailed as failure:  # at its stop: what was measured until then is not lost
+        recorder.problems.add("crashed", str(failure))
     return _result(stage, recorder, started, command)
 
 

@@ -17,7 +17,6 @@ import trio
 
 from trisync.loadtest.crew import environment
 from trisync.loadtest.plan import Transport
-from trisync.loadtest.problems import Problems
 
 START_S = 20.0
 STOP_S = 15.0
@@ -29,6 +28,10 @@ _PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 class TargetRefused(Exception):
     """There is no server to load, or it must not be loaded; the message says why."""
+
+
+class ServerFailed(Exception):
+    """A server of our own crashed, or did not stop; the message says how."""
 
 
 class Target(NamedTuple):
@@ -70,20 +73,19 @@ def resolve(address: str, default_port: int, *, allow_remote: bool) -> tuple[str
 
 
 @asynccontextmanager
-async def spawned(durability: str, problems: Problems) -> AsyncIterator[Target]:
-    """A server of this run's own, with a new data folder that is removed at the end.
-
-    Raises TargetRefused where it does not start. How it failed to stop is added to `problems`: what was measured until
-    then is not lost.
-    """
+async def spawned(durability: str) -> AsyncIterator[Target]:
+    """A server of this run's own, with a new data folder that is removed at the end. Raises as serving()."""
     with tempfile.TemporaryDirectory(prefix="trisync-loadtest-", ignore_cleanup_errors=True) as folder:
-        async with serving(Path(folder) / "data", durability, problems) as target:
+        async with serving(Path(folder) / "data", durability) as target:
             yield target
 
 
 @asynccontextmanager
-async def serving(folder: Path, durability: str, problems: Problems) -> AsyncIterator[Target]:
-    """A server of what is in a data folder, on free ports, until the end. Raises and reports as spawned()."""
+async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
+    """A server of what is in a data folder, on free ports, until the end.
+
+    Raises TargetRefused where it does not start, and at the end of a block that was not cut short ServerFailed.
+    """
     complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; no pipe: nobody reads it meanwhile
     process = None
     try:
@@ -110,7 +112,7 @@ async def serving(folder: Path, durability: str, problems: Problems) -> AsyncIte
         yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
         how = await _stop(process)
         if how is not None:
-            problems.add("crashed", f"it {how}: {_all_of(complaints)}")
+            raise ServerFailed(f"the server {how}: {_all_of(complaints)}")
     finally:
         with trio.CancelScope(shield=True):
             if process is not None:
