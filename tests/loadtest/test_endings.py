@@ -20,6 +20,7 @@ from click.testing import CliRunner
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import run as running
+from trisync.loadtest import target
 from trisync.loadtest.cli import BROKEN, INTERRUPTED, Interrupted, loadtest_command, run_until_signal
 from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed, environment
 from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
@@ -34,10 +35,10 @@ BRIEF = ("fanout", "--subscribers", "2", "--window", "8", "--duration", "0.3", "
 @asynccontextmanager
 async def spawned_and_killed(durability: str) -> AsyncIterator[Target]:
     """A server that crashes when the load is over."""
-    async with spawned(durability) as target:
-        yield target
-        assert target.pid is not None
-        os.kill(target.pid, signal.SIGKILL)
+    async with spawned(durability) as server:
+        yield server
+        assert server.pid is not None
+        os.kill(server.pid, signal.SIGKILL)
 
 
 def test_a_server_that_crashes_fails_the_run_and_the_figures_are_kept(
@@ -52,6 +53,23 @@ def test_a_server_that_crashes_fails_the_run_and_the_figures_are_kept(
     found = json.loads(file.read_bytes())
     assert not found["passed"]
     assert found["throughput"]["acked"] > 0
+
+
+def test_a_signal_while_the_server_drains_does_not_take_the_figures_along(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stop = target._stop
+
+    async def interrupted_stop(process: trio.Process) -> str | None:
+        os.kill(os.getpid(), signal.SIGINT)
+        return await stop(process)
+
+    monkeypatch.setattr(target, "_stop", interrupted_stop)
+    file = tmp_path / "result.json"
+    done = CliRunner().invoke(loadtest_command, [*BRIEF, "--spawn", "--json", str(file)])
+    assert done.exit_code == 0, done.output
+    assert "PASSED" in done.stdout
+    assert json.loads(file.read_bytes())["passed"]
 
 
 @pytest.fixture

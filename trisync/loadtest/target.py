@@ -82,7 +82,7 @@ async def spawned(durability: str) -> AsyncIterator[Target]:
 
 @asynccontextmanager
 async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
-    """A server of what is in a data folder, on free ports, until the end.
+    """A server of what is in a data folder, on free ports, until the end. Its stop is not cancelled.
 
     Raises TargetRefused where it does not start, and at the end of a block that was not cut short ServerFailed.
     """
@@ -110,7 +110,8 @@ async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
             raise TargetRefused(f"the server did not start: {_all_of(complaints)}")
         host = match[1].decode()
         yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
-        how = await _stop(process)
+        with trio.CancelScope(shield=True):  # _stop has its own deadline, and what was measured is not to be lost
+            how = await _stop(process)
         if how is not None:
             raise ServerFailed(f"the server {how}: {_all_of(complaints)}")
     finally:
