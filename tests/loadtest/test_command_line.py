@@ -168,13 +168,14 @@ def test_figures_that_nobody_reads_are_not_written_and_nothing_broke() -> None:
     assert (done.returncode, done.stderr) == (UNWRITTEN, "Error: standard output was not written: Broken pipe\n")
 
 
+@pytest.mark.parametrize("where", ["click.open_file", "trisync.loadtest.cli.to_json"])
 def test_a_report_that_ctrl_c_ends_is_not_written_and_nothing_broke(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    where: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("click.open_file", interrupted)
+    monkeypatch.setattr(where, interrupted)
     done = load_fake("none", "--json", str(tmp_path / "pipe"), "--patience", str(PATIENCE_S))
     assert done.exit_code == UNWRITTEN, done.output
     assert done.stderr == f"Error: {tmp_path / 'pipe'} was not written: interrupted\n"

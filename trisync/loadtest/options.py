@@ -59,9 +59,9 @@ def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
     """
     if path is None:
         return None
-    data = content()
 
     def write() -> None:
+        data = content()
         with click.open_file(str(path), "wb") as file:
             file.write(data)
             file.flush()
