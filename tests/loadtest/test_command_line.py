@@ -182,6 +182,16 @@ def test_a_report_that_ctrl_c_ends_is_not_written_and_nothing_broke(
     assert "PASSED" in done.stdout
 
 
+def test_ctrl_c_before_the_run_is_no_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("trisync.loadtest.cli.resolve", interrupted)
+    done = call("fanout", "--web", "slow.example")
+    assert (done.exit_code, done.stdout) == (INTERRUPTED, "")
+    assert done.stderr.startswith("Interrupted: ")
+
+
 def test_a_broken_promise_outweighs_a_file_that_was_not_written() -> None:
     done = load_fake("drops", "--json", FULL)
     assert done.exit_code == BROKEN, done.output

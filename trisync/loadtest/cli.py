@@ -132,7 +132,10 @@ def loadtest_command() -> None:
 
 def _command(name: str, scenario: Scenario) -> click.Command:
     def invoke(**given: Any) -> None:
-        _invoke(name, given)
+        try:
+            _invoke(name, given)
+        except KeyboardInterrupt:  # before the run or behind it: a host's name may be looked up for long
+            raise Interrupted from None
 
     return click.Command(
         name,
