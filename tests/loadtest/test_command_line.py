@@ -182,6 +182,23 @@ def test_a_report_that_ctrl_c_ends_is_not_written_and_nothing_broke(
     assert "PASSED" in done.stdout
 
 
+@pytest.mark.parametrize("server", ["--spawn", "--web=127.0.0.1:1"])
+@pytest.mark.parametrize(("scenario", "clients"), [("fanout", "--subscribers"), ("connect", "--connections")])
+def test_more_connections_than_files_may_be_open_are_no_run(
+    scenario: str, clients: str, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda limit: (300, 300))
+    done = call(scenario, clients, "1000", "--workers", "2", server, "--quiet")
+    assert done.exit_code == NO_RUN, done.output
+    assert "the limit is 300 (ulimit -Hn)" in done.stderr
+
+
+def test_workers_share_the_files_that_may_be_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("resource.getrlimit", lambda limit: (300, 300))
+    done = call("connect", "--connections", "350", "--workers", "2", "--web=127.0.0.1:1", "--quiet")
+    assert "nobody could connect to" in done.stderr
+
+
 def test_ctrl_c_before_the_run_is_no_broken_promise(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt

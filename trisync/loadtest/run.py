@@ -1,7 +1,9 @@
 """One run, from a plan to its result: the server, the crew, the recorder and a scenario, put together."""
 
+import math
 import os
 import platform
+import resource
 import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -15,7 +17,7 @@ from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Effort, Result, distribution
 from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
-from trisync.loadtest.target import ServerFailed, Target, machine_idle_s, spawned, usage
+from trisync.loadtest.target import ServerFailed, Target, TargetRefused, machine_idle_s, spawned, usage
 from trisync.version import __version__
 
 SHOW_S = 0.25
@@ -30,6 +32,9 @@ OTHERS_MAX = 0.2
 GROWTH_S_MIN = 600.0
 """Measured for less than this, a server that warms up cannot be told from one that grows."""
 
+FILES_BESIDE = 100
+"""Open files that a process has room for beside its connections, the server's log among them."""
+
 Show = Callable[[Recorder], None]
 
 
@@ -39,6 +44,7 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
     `show` is called every SHOW_S. Raises TargetRefused, CrewFailed and OSError. Cancelled, it stops the load and
     its own server, and removes that one's data.
     """
+    refuse_too_many_files(plan, of_its_own=isinstance(target, str))
     try:
         async with spawned(target) if isinstance(target, str) else nullcontext(target) as server:
             started = datetime.now(UTC)
@@ -54,6 +60,21 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
     except ServerFailed as failure:  # at its stop: what was measured until then is not lost
         recorder.problems.add("crashed", str(failure))
     return _result(stage, recorder, started, command)
+
+
+def refuse_too_many_files(plan: Plan, *, of_its_own: bool) -> None:
+    """Raise TargetRefused where a worker, or a server of its own, would need more open files than it may have.
+
+    Else the server would be blamed for the connections that could not be made.
+    """
+    connections = plan.publishers + plan.subscribers + plan.connections
+    files = FILES_BESIDE + (connections if of_its_own else math.ceil(connections / plan.workers))
+    _, limit = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if resource.RLIM_INFINITY != limit < files:
+        raise TargetRefused(
+            f"{connections:,} connections need up to {files:,} open files in a process, and the limit is {limit:,} "
+            "(ulimit -Hn): raise it, or ask for fewer"
+        )
 
 
 async def _show_on(show: Show, recorder: Recorder) -> None:
