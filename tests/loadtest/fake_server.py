@@ -46,6 +46,7 @@ FAULTS = {
     "calls twins": "acknowledges one publish as a duplicate",
     "confirms twice": "answers each request to subscribe twice",
     "pongs twice": "answers each ping twice",
+    "overtakes": "answers a request to subscribe behind the messages that it asks for",
     "redates for one": "a subscriber gets another time than was published in one message's content",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
@@ -182,9 +183,11 @@ class FakeServer:
                 log = self.logs.setdefault(request["channel"], [])
                 client.channels.add(request["channel"])
                 ok = {"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"}
-                client.send(ok, 2 if self.fault == "confirms twice" else 1)
+                times = {"confirms twice": 2, "overtakes": 0}.get(self.fault, 1)
+                client.send(ok, times)
                 for message in log[request["since"] :]:
                     self.deliver(client, message)
+                client.send(ok, 1 - min(times, 1))
             case "publish":
                 self.publish(client, request)
 

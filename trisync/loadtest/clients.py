@@ -204,18 +204,21 @@ class Subscriber(Speaker):
         gauge = Aside(around.gauge) if aside else around.gauge
         self.cursors = {trail.channel: Cursor(name, trail, gauge) for trail in trails}
         self._only = next(iter(self.cursors.values())) if len(trails) == 1 else None
-        self._unsubscribed: set[int | None] = set()
+        self._unsubscribed: dict[int, Cursor] = {}
         """Requests to subscribe without an answer yet."""
         self._returned_us = 0
         self._awaits_goals = False
 
     def opened(self) -> None:
         assert self.link is not None
-        self._unsubscribed = set(range(1, len(self.cursors) + 1))
-        requests = [
-            b'{"op":"subscribe","channel":"%b","since":%d,"id":%d}' % (channel.encode(), cursor.expected - 1, number)
-            for number, (channel, cursor) in enumerate(self.cursors.items(), 1)
-        ]
+        self._unsubscribed = dict(enumerate(self.cursors.values(), 1))
+        requests = []
+        for number, cursor in self._unsubscribed.items():
+            cursor.subscribed = False
+            channel = cursor.trail.channel.encode()
+            requests.append(
+                b'{"op":"subscribe","channel":"%b","since":%d,"id":%d}' % (channel, cursor.expected - 1, number)
+            )
         self.link.send(self.link.join(requests))
 
     def close(self) -> None:
@@ -229,7 +232,7 @@ class Subscriber(Speaker):
         gauge, only = self.gauge, self._only
         gauge.now_us = clock_us()
         gauge.totals.delivered_bytes += len(chunk)
-        if only is None:
+        if only is None or self._unsubscribed:
             self.read(self._tail + chunk)
         else:
             if self._tail:
@@ -272,9 +275,12 @@ class Subscriber(Speaker):
             if word.key is not None or word.sender is not None:
                 text = f"{self.name}, {word.channel}: offset {word.offset} has a key or a sender that nobody gave it"
                 self.gauge.problems.add("altered", text)
+            if not cursor.subscribed:
+                text = f"{self.name}, {word.channel}: offset {word.offset} came before the answer to subscribe"
+                self.gauge.problems.add("reordered", text)
             cursor.take(word.offset, word.data, wire, word.time)
         elif word.op == "ok" and word.id in self._unsubscribed:
-            self._unsubscribed.remove(word.id)
+            self._unsubscribed.pop(word.id).subscribed = True
             self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)

@@ -203,7 +203,18 @@ class Trail:
 class Cursor:
     """Where one subscriber is in one channel."""
 
-    __slots__ = ("_gauge", "_sequence", "_sum", "_who", "expected", "goal", "partial", "position", "trail")
+    __slots__ = (
+        "_gauge",
+        "_sequence",
+        "_sum",
+        "_who",
+        "expected",
+        "goal",
+        "partial",
+        "position",
+        "subscribed",
+        "trail",
+    )
 
     def __init__(self, who: str, trail: Trail, gauge: Gauge | Aside) -> None:
         self.trail = trail
@@ -215,6 +226,8 @@ class Cursor:
         """How far its bytes are known to be the trail's; -1 where they are not compared."""
         self.partial = b""
         """Bytes of a message that was begun in the trail, which has forgotten them."""
+        self.subscribed = True
+        """Whether the server has said that messages come, where it was asked; they must not come before that."""
         self._who = who
         self._gauge = gauge
         self._sequence = Sequence()
