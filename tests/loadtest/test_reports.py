@@ -134,6 +134,17 @@ def test_rates_of_workers_add_up() -> None:
     assert recorder.throughput().acked_per_s == 100
 
 
+def test_each_point_of_the_series_has_as_much_of_every_worker_however_they_tick() -> None:
+    ticks = [
+        tick(9.3 + second + worker * 0.9, worker=worker, acked=50 * second, delivered=50 * second, opened=5 * second)
+        for second in range(6)
+        for worker in (0, 1)
+    ]
+    samples = recorded(*ticks).series
+    assert len(samples) >= 3
+    assert {(each.acked_per_s, each.delivered_per_s, each.opened_per_s) for each in samples} == {(100, 100, 10)}
+
+
 @pytest.mark.parametrize(
     ("worker_cpu", "server_cpu", "limited"), [(0.99, 0.5, True), (0.99, 0.99, False), (0.5, 0.5, False)]
 )

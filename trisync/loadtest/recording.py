@@ -79,7 +79,7 @@ class Window:
         self._from_us = from_us
         self._interval: Sketch = {}
         self._sampled: dict[int, Tick] = {}
-        self._sampled_us = from_us
+        """Each worker's tick at the newest point of the series."""
 
     def add(self, tick: Tick, latencies: Sketch) -> bool:
         """Take a worker's tick, and what it says of latency. One of another time is not taken; returns False then."""
@@ -94,9 +94,9 @@ class Window:
             self._interval[value] = self._interval.get(value, 0) + count
         return True
 
-    def is_sample_due(self, now_us: int, sample_us: float) -> bool:
-        """Whether the one before is so long ago."""
-        return now_us - self._sampled_us >= sample_us
+    def is_sample_due(self, sample_us: float) -> bool:
+        """Whether every worker has ticked so long behind the one before."""
+        return all(tick.at_us - self._sampled[number].at_us >= sample_us for number, tick in self.last.items())
 
     def note(self, look: Look) -> None:
         """Note a look at the server."""
@@ -110,16 +110,15 @@ class Window:
 
     def sample(self, look: Look) -> None:
         """Make a point of the series."""
-        elapsed_s = (look.at_us - self._sampled_us) / 1e6
-        before, after = _sum(self._sampled), _sum(self.last)
+        totals = _sum(self.last)
         self.series.append(
             Sample(
                 at_s=round((look.at_us - self._from_us) / 1e6, 3),
-                opened_per_s=(after.opened - before.opened) / elapsed_s,
-                acked_per_s=(after.acked - before.acked) / elapsed_s,
-                delivered_per_s=(after.delivered - before.delivered) / elapsed_s,
-                backlog=max(0, after.due - after.delivered),
-                in_flight=after.sent - after.acked,
+                opened_per_s=_rate(self._sampled, self.last, "opened"),
+                acked_per_s=_rate(self._sampled, self.last, "acked"),
+                delivered_per_s=_rate(self._sampled, self.last, "delivered"),
+                backlog=max(0, totals.due - totals.delivered),
+                in_flight=totals.sent - totals.acked,
                 p50_us=percentile_us(self._interval, 50),
                 p99_us=percentile_us(self._interval, 99),
                 max_us=max(self._interval, default=None),
@@ -129,17 +128,11 @@ class Window:
             )
         )
         self.note(look)
-        self._sampled, self._sampled_us, self._interval = dict(self.last), look.at_us, {}
+        self._sampled, self._interval = dict(self.last), {}
 
     def rate(self, name: str) -> float:
-        """One of the Totals, a second. Each worker's is taken between its own ticks, then added up."""
-        total = 0.0
-        for number, last in self.last.items():
-            first = self.first[number]
-            if last.at_us > first.at_us:
-                count = getattr(last.totals, name) - getattr(first.totals, name)
-                total += count * 1e6 / (last.at_us - first.at_us)
-        return round(total, 1)
+        """One of the Totals, a second."""
+        return _rate(self.first, self.last, name)
 
     def length_s(self) -> float:
         """How long it was, by the worker that saw most of it."""
@@ -211,7 +204,7 @@ class Recorder:
         if window.add(tick, latencies) and len(window.last) == len(self._newest):
             if not window.looks:
                 window.note(Look(tick.at_us, *self._look()))
-            elif window.is_sample_due(tick.at_us, self._sample_us):
+            elif window.is_sample_due(self._sample_us):
                 window.sample(Look(tick.at_us, *self._look()))
 
     def throughput(self) -> Throughput:
@@ -271,6 +264,17 @@ def _cpu(first: Tick, last: Tick) -> float:
     if last.at_us <= first.at_us:
         return 0.0
     return (last.cpu_s - first.cpu_s) * 1e6 / (last.at_us - first.at_us)
+
+
+def _rate(before: dict[int, Tick], after: dict[int, Tick], name: str) -> float:
+    """One of the Totals, a second. Each worker's is taken between its own ticks, then added up."""
+    total = 0.0
+    for number, last in after.items():
+        first = before[number]
+        if last.at_us > first.at_us:
+            count = getattr(last.totals, name) - getattr(first.totals, name)
+            total += count * 1e6 / (last.at_us - first.at_us)
+    return round(total, 1)
 
 
 def _rounded(cores: float | None) -> float | None:

@@ -227,6 +227,7 @@ async def _steady(stage: Stage) -> None:
 
 
 async def _connect(stage: Stage) -> None:
+    await stage.settle()  # of nothing: workers take their time to start
     before = usage(stage.target.pid)
     stage.recorder.measure(clock_us())
     dones = await stage.open()
