@@ -3,7 +3,7 @@
 import pytest
 
 from tests.loadtest.worker_here import here
-from trisync.loadtest.plan import Load, Open, Ping, clock_us
+from trisync.loadtest.plan import Load, Open, Settle, clock_us
 from trisync.loadtest.recording import Recorder
 
 
@@ -27,7 +27,7 @@ def test_a_connection_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:
     with here(monkeypatch, "fanout", publishers=2, subscribers=3, connections=4, channels=3, follow=2) as worker:
         worker.obey(Open())
         assert worker.totals.opened == 9
-        worker.obey(Ping())
+        worker.obey(Settle([0, 0, 0]))
         assert worker.totals.opened == 9
 
 

@@ -118,7 +118,7 @@ class Load(Order, tag="load", kw_only=True):
 
 
 class Settle(Order, tag="settle"):
-    """Await that every subscriber has its channels' heads, and that nothing comes behind them."""
+    """Await that every subscriber has its channels' heads, then a pong on every connection: nothing comes behind."""
 
     heads: list[int]
 
@@ -139,10 +139,6 @@ class Return(Order, tag="return"):
     heads: list[int]
 
 
-class Ping(Order, tag="ping"):
-    """Await a pong on every connection."""
-
-
 class Refused(Struct, frozen=True, array_like=True):
     """A publish that the server did not take, and so nobody can get."""
 
@@ -158,7 +154,7 @@ class Finish(Order, tag="finish"):
     """Of all workers."""
 
 
-AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Ping | Finish
+AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Finish
 
 
 # Reports of a worker.

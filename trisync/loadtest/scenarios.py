@@ -22,7 +22,6 @@ from trisync.loadtest.plan import (
     Load,
     Open,
     Order,
-    Ping,
     Plan,
     ReadBack,
     Refused,
@@ -154,6 +153,13 @@ class Stage:
             raise TargetRefused(f"nobody could connect to {host} port {port}: {', '.join(said[:1])}")
         return dones
 
+    async def time(self, obedience: Awaitable[list[Done]]) -> float:
+        """Measure while an order is obeyed; returns the seconds from the first who began until the last was done."""
+        self.recorder.measure(clock_us())
+        dones = await obedience
+        self.recorder.stop_measuring()
+        return (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
+
     async def load(self, order: Load, phase: str) -> None:
         """Publish; afterwards it is known what was acknowledged."""
         dones = await self.obey(order, phase)
@@ -180,7 +186,7 @@ class Stage:
 
     async def settle(self) -> None:
         """Await everything that was acknowledged, and read back the channels that nobody follows."""
-        await self.obey(Settle(self.heads()), "waiting for the last deliveries")
+        await self.obey(Settle(self.heads()), "waiting for the last answers")
         unfollowed = [channel for channel in self._acked if not self._audience[channel]]
         if unfollowed:
             await self.obey(ReadBack(unfollowed), "reading back")
@@ -227,12 +233,9 @@ async def _steady(stage: Stage) -> None:
 
 
 async def _connect(stage: Stage) -> None:
-    await stage.settle()  # of nothing: workers take their time to start
+    await stage.obey(Settle(stage.heads()), "starting")  # of nothing: workers take their time to start
     before = usage(stage.target.pid)
-    stage.recorder.measure(clock_us())
-    dones = await stage.open()
-    took_s = (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
-    stage.recorder.stop_measuring()
+    took_s = await stage.time(stage.open())
     stage.recorder.phase = "resting"
     await trio.sleep(IDLE_S)
     after = usage(stage.target.pid)
@@ -240,7 +243,7 @@ async def _connect(stage: Stage) -> None:
     idle_bytes = None
     if before is not None and after is not None and opened:
         idle_bytes = round((after.memory_bytes - before.memory_bytes) / opened, 1)
-    await stage.obey(Ping(), "pinging everybody")
+    await stage.settle()
     stage.connecting = Connecting(
         connections=opened, handshakes_per_s=round(opened / max(took_s, 1e-6), 1), idle_bytes=idle_bytes
     )
@@ -255,10 +258,7 @@ async def _resume(stage: Stage) -> None:
     before = sum(stage.heads())
     await stage.load(Load(messages=plan.missed), "publishing what they miss")
     missed = sum(stage.heads()) - before
-    stage.recorder.measure(clock_us())
-    dones = await stage.obey(Return(stage.heads()), "everybody returns")
-    stage.recorder.stop_measuring()
-    took_s = (max(done.ended_us for done in dones) - min(done.began_us for done in dones)) / 1e6
+    took_s = await stage.time(stage.obey(Return(stage.heads()), "everybody returns"))
     stage.returning = Returning(subscribers=plan.subscribers, missed=missed, caught_up_s=round(took_s, 3))
 
 

@@ -27,7 +27,6 @@ from trisync.loadtest.plan import (
     Finish,
     Load,
     Open,
-    Ping,
     ReadBack,
     Refused,
     Return,
@@ -207,8 +206,6 @@ class Worker:
             case Return(heads):
                 self._open(list(self._subscribers))
                 self._expect(heads, self._began_us)
-            case Ping():
-                self._ping_all()
             case Finish(refused):
                 self._finish(refused)
 
