@@ -171,8 +171,8 @@ async def test_a_peer_is_ended_with_its_measurement(peer: PeerDialect) -> None:
 async def test_a_peer_that_does_not_start_is_no_run_and_says_why(
     monkeypatch: pytest.MonkeyPatch, temporary: Path
 ) -> None:
-    command = [sys.executable, "-c", "raise SystemExit('no room')"]
-    broken = PEERS["nats"]._replace(find=lambda modules: command, options=lambda port, folder: [])
+    options = ["-c", "raise SystemExit('no room')"]
+    broken = PEERS["nats"]._replace(program=sys.executable, options=lambda port, folder: options)
     monkeypatch.setitem(PEERS, "nats", broken)
     with pytest.raises(PeerFailed, match="NATS core did not start: no room"):
         async with peer_servers.running("nats", []):
@@ -221,7 +221,7 @@ def test_the_whole_command_prints_ratios_and_writes_them_as_json(
 def test_peers_that_are_missing_are_named_with_what_installs_them(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setattr(peer_servers, "_program", lambda name: None)
+    monkeypatch.setattr("shutil.which", lambda name, path: None)
     contenders = [Contender("trisync", 16, transport="lines"), *ROWS["fanout-100"].contenders[2:]]
     monkeypatch.setitem(ROWS, "fanout-100", Row("a load", "deliveries", 1, 3, contenders, []))
     file = tmp_path / "figures.json"

@@ -10,8 +10,8 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import NamedTuple
 
@@ -41,49 +41,30 @@ class Peer(NamedTuple):
     name: str
     install: str
     """The command that installs it, for people."""
-    find: Callable[[list[Path]], list[str] | None]
-    """Its program and what always stands behind it, or None where it is missing; given folders of Node's modules."""
-    version: Callable[[list[Path]], str]
-    """Of one that is there."""
+    program: str
     options: Callable[[int, str], list[str]]
     """For a port and a folder."""
+    needs_ws: bool = False
+    """Whether it is nothing without npm's ws."""
+
+    def find(self, modules: list[Path]) -> str | None:
+        """Its program, or None where that is missing, or ws in these folders of Node's modules."""
+        # Debian has servers in /usr/sbin, which is not on everybody's path.
+        path = os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"])
+        return None if self.needs_ws and _ws_version(modules) is None else shutil.which(self.program, path=path)
+
+    def version(self, modules: list[Path]) -> str:
+        """Of one that is there."""
+        done = subprocess.run([self.find(modules) or "", "--version"], capture_output=True, text=True, check=False)
+        version = done.stdout.strip()
+        return f"ws {_ws_version(modules)}, Node {version}" if self.needs_ws else version
 
 
-def _program(name: str) -> str | None:
-    # Debian has servers in /usr/sbin, which is not on everybody's path.
-    return shutil.which(name, path=os.pathsep.join([os.environ.get("PATH", os.defpath), "/usr/sbin"]))
-
-
-def _find(name: str) -> Callable[[list[Path]], list[str] | None]:
-    def find(modules: list[Path]) -> list[str] | None:
-        program = _program(name)
-        return None if program is None else [program]
-
-    return find
-
-
-def _version(name: str) -> Callable[[list[Path]], str]:
-    def version(modules: list[Path]) -> str:
-        done = subprocess.run([_program(name) or name, "--version"], capture_output=True, text=True, check=False)
-        return done.stdout.strip()
-
-    return version
-
-
-def _ws_packages(modules: list[Path]) -> Iterator[Path]:
-    return (folder / "ws" / "package.json" for folder in modules if (folder / "ws" / "package.json").is_file())
-
-
-def _find_ws(modules: list[Path]) -> list[str] | None:
-    node = _program("node")
-    if node is None or not WS_FANOUT.is_file() or next(_ws_packages(modules), None) is None:
-        return None
-    return [node, str(WS_FANOUT)]
-
-
-def _version_of_ws(modules: list[Path]) -> str:
-    package = msgspec.json.decode(next(_ws_packages(modules)).read_bytes())
-    return f"ws {package['version']}, Node {_version('node')(modules)}"
+def _ws_version(modules: list[Path]) -> str | None:
+    for folder in modules:
+        with suppress(OSError):
+            return str(msgspec.json.decode((folder / "ws" / "package.json").read_bytes())["version"])
+    return None
 
 
 def _redis_options(port: int, folder: str, *options: str) -> list[str]:
@@ -100,30 +81,27 @@ PEERS: dict[PeerDialect, Peer] = {
     "redis-pubsub": Peer(
         "Redis Pub/Sub",
         "apt-get install redis-server",
-        _find("redis-server"),
-        _version("redis-server"),
+        "redis-server",
         lambda port, folder: _redis_options(port, folder, "--appendonly", "no"),
     ),
     "redis-streams": Peer(
         "Redis Streams, appendfsync always",
         "apt-get install redis-server",
-        _find("redis-server"),
-        _version("redis-server"),
+        "redis-server",
         lambda port, folder: _redis_options(port, folder, *_APPENDING),
     ),
     "nats": Peer(
         "NATS core",
         "apt-get install nats-server",
-        _find("nats-server"),
-        _version("nats-server"),
+        "nats-server",
         lambda port, folder: ["-a", "127.0.0.1", "-p", str(port)],
     ),
     "node-ws": Peer(
         "Node ws",
         "apt-get install nodejs npm && npm install --prefix FOLDER ws, then --node-modules FOLDER/node_modules",
-        _find_ws,
-        _version_of_ws,
-        lambda port, folder: [str(port)],
+        "node",
+        lambda port, folder: [str(WS_FANOUT), str(port)],
+        needs_ws=True,
     ),
 }
 """All of them, by what they speak."""
@@ -140,8 +118,8 @@ def free_port() -> int:
 async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tuple[int, int]]:
     """A peer that accepts connections, as (port, pid). Raises PeerFailed. It is ended and its folder removed."""
     peer = PEERS[dialect]
-    command = peer.find(modules)
-    if command is None:
+    program = peer.find(modules)
+    if program is None:
         raise PeerFailed(missing(peer))
     folder = tempfile.mkdtemp(prefix="trisync-compare-")
     process = None
@@ -149,7 +127,7 @@ async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tu
         port = free_port()
         with (Path(folder) / "said").open("wb") as said:
             process = await trio.lowlevel.open_process(
-                [*command, *peer.options(port, folder)],
+                [program, *peer.options(port, folder)],
                 stdin=subprocess.DEVNULL,
                 stdout=said,
                 stderr=subprocess.STDOUT,
