@@ -22,6 +22,7 @@ from trisync.loadtest.results import (
     Connecting,
     Distribution,
     Effort,
+    Fairness,
     Point,
     Result,
     Returning,
@@ -371,6 +372,24 @@ def test_the_page_tells_of_what_broke() -> None:
     assert "mind the gap" in text
 
 
+def test_both_reports_of_fairness_show_what_it_is_about() -> None:
+    recorder = recorded(*steady())
+    alone = distribution(recorder.latencies)
+    plan = Plan(scenario="fairness", publishers=21, channels=20, rate=50.0, window=4000)
+    found = result(recorder, plan=plan, fairness=Fairness(alone=alone, flooded=alone, p99_times=19.3))
+    text = to_html(found)
+    assert "<b>19.3</b><span>times as long in the flood, 99 %</span>" in text
+    assert "one at 50 messages a second, the others with 4,000 in flight each" in text
+    assert ("p99, flooded", "19.3 times as long") in figures(found)
+
+
+def test_the_page_of_a_run_without_messages_checked_none() -> None:
+    recorder = recorded(tick(9), tick(12, opened=5, latencies={500: 5}))
+    plan = Plan(scenario="connect", connections=5)
+    text = to_html(result(recorder, plan=plan, connecting=Connecting(connections=5, handshakes_per_s=9, idle_bytes=1)))
+    assert "0 deliveries" not in text
+
+
 @pytest.mark.parametrize("passed", [True, False])
 def test_the_terminal_shows_figures_verdict_and_problems(passed: bool) -> None:
     console = Console(record=True, width=120, file=open("/dev/null", "w"))  # noqa: SIM115
@@ -400,5 +419,5 @@ def test_axes_cover_their_values_with_round_ticks() -> None:
     logarithmic = log_axis("", [150, 90_000], time_text)
     assert [text for _, text in logarithmic.ticks] == ["100 µs", "300 µs", "1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]
     percentiles = percentile_axis("", 1000)
-    assert [text for _, text in percentiles.ticks] == ["50 %", "", "90 %", "99 %", "99.9 %"]
+    assert [text for _, text in percentiles.ticks] == ["50", "", "90", "99", "99.9"]
     assert [percentiles.place(value) for value in (0, 90, 100)] == [0, pytest.approx(1 / 3), 1]

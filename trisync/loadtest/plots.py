@@ -78,14 +78,14 @@ def log_axis(label: str, values: Sequence[float], text: Callable[[float], str]) 
 def percentile_axis(label: str, count: int) -> Axis:
     """HDR's scale: each nine of the percentile is as wide as the one before it, up to one in `count`."""
     nines = min(NINES_MAX, max(2, math.ceil(math.log10(max(count, 10)) - 0.3)))
-    texts = ["", "90 %", "99 %"] + [f"99.{'9' * more} %" for more in range(1, nines - 1)]
+    texts = ["", "90", "99"] + [f"99.{'9' * more}" for more in range(1, nines - 1)]  # no room for a % behind each
     ticks = [(100 - 100 * 10.0**-nine, texts[nine]) for nine in range(nines + 1)]
     least = 10.0**-nines
 
     def place(percentile: float) -> float:
         return -math.log10(max(least, 1 - percentile / 100)) / nines
 
-    return Axis(label, place, [(50.0, "50 %"), *ticks])
+    return Axis(label, place, [(50.0, "50"), *ticks])
 
 
 def plot(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) -> str:

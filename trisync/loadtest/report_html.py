@@ -9,11 +9,13 @@ from trisync.loadtest.problems import describe
 from trisync.loadtest.report_terminal import (
     cores_text,
     count_text,
+    counts_checked,
     describe_plan,
     figures,
     rate_of,
     size_text,
     time_text,
+    times_text,
 )
 from trisync.loadtest.results import Distribution, Result, Sample
 from trisync.loadtest.scenarios import SCENARIOS
@@ -110,9 +112,11 @@ def _sentence(text: str) -> str:
 
 
 def _checked(result: Result) -> str:
+    if not result.throughput.acked:
+        return ""
     return (
-        f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements were checked: "
-        "offsets dense, in order, none twice, the same for all; every acknowledged publish delivered."
+        f"{counts_checked(result)} were checked: offsets dense, in order, none twice, the same for all; every "
+        "acknowledged publish delivered."
     )
 
 
@@ -139,6 +143,8 @@ def _tiles(result: Result) -> str:
     elif result.returning is not None:
         tiles.append((f"{result.returning.caught_up_s:.2f} s", "until all were caught up"))
         tiles.append((count_text(result.returning.subscribers), "subscribers returned"))
+    elif result.fairness is not None:
+        tiles.append((times_text(result.fairness.p99_times), "times as long in the flood, 99 %"))
     else:
         if result.plan.subscribers:
             tiles.append((count_text(throughput.delivered_per_s), "deliveries a second"))

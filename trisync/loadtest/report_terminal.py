@@ -57,6 +57,11 @@ def cores_text(cores: float | None) -> str:
     return "–" if cores is None else f"{cores * 100:.0f} %"
 
 
+def times_text(times: float | None) -> str:
+    """How many times something is something else: 19.3."""
+    return "–" if times is None else f"{times:.1f}"
+
+
 def rate_of(sample: Sample, plan: Plan) -> float:
     """The rate that a plan is about."""
     if plan.scenario == "connect":
@@ -158,14 +163,19 @@ def print_result(result: Result, console: Console) -> None:
     for remark in result.remarks:
         console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
     if result.passed:
-        checked = f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements checked"
-        console.print(Text(f"PASSED: {checked}" if result.throughput.acked else "PASSED", "bold green"))
+        checked = f"PASSED: {counts_checked(result)} checked" if result.throughput.acked else "PASSED"
+        console.print(Text(checked, "bold green"))
         return
     console.print(Text("FAILED", "bold red"))
     for problem in result.problems:
         console.print(Text(f"  {describe(problem)}", "red"))
         for example in problem.examples:
             console.print(Text(f"    {example}"), soft_wrap=True)
+
+
+def counts_checked(result: Result) -> str:
+    """How many deliveries and acknowledgements there were, in words."""
+    return f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements"
 
 
 def describe_plan(plan: Plan) -> str:
@@ -181,6 +191,8 @@ def describe_plan(plan: Plan) -> str:
         parts.append(f"{plan.channels:,} channels" + (f", Zipf {plan.zipf:g}" if plan.zipf else ""))
     if plan.missed:
         parts.append(f"{plan.missed} messages missed")
+    elif plan.scenario == "fairness":
+        parts.append(f"one at {plan.rate:,.0f} messages a second, the others with {plan.window:,} in flight each")
     elif plan.rate:
         parts.append(f"{plan.rate:,.0f} messages a second")
     elif plan.publishers:
@@ -204,7 +216,7 @@ def figures(result: Result) -> list[tuple[str, str]]:
     elif result.fairness is not None:
         rows.append(("polite, alone", _spread(result.fairness.alone)))
         rows.append(("polite, flooded", _spread(result.fairness.flooded)))
-        rows.append(("p99, flooded", f"{result.fairness.p99_times or 0:.1f} times as long"))
+        rows.append(("p99, flooded", f"{times_text(result.fairness.p99_times)} times as long"))
         rows.append(("acknowledged", f"{throughput.acked_per_s:,.0f} /s, all together"))
     else:
         if plan.subscribers:
