@@ -23,6 +23,7 @@ from trisync.loadtest.results import (
     Distribution,
     Effort,
     Fairness,
+    Histogram,
     Point,
     Result,
     Returning,
@@ -399,6 +400,19 @@ def test_the_terminal_shows_figures_verdict_and_problems(passed: bool) -> None:
     console.file.close()
     assert "1,000 /s" in text
     assert "PASSED" in text if passed else "2 messages that came more than once" in text
+
+
+@pytest.mark.parametrize("count", [1, 2, 51, 60, 99, 100, 101, 150, 700, 1000, 5001])
+def test_no_fewer_are_within_a_percentile_than_it_says_and_not_one_more(count: int) -> None:
+    histogram = Histogram()
+    for value in range(1, count + 1):
+        histogram.record_value(value)
+    found = distribution(histogram)
+    assert found is not None
+    values = found.p50_us, found.p90_us, found.p99_us, found.p99_9_us, found.p99_99_us
+    # In hundredths of a percent, as whole numbers are exact; values above 2047 are cut to three digits.
+    expected = [-(-count * part // 10_000) for part in (5000, 9000, 9900, 9990, 9999)]
+    assert [*values] == pytest.approx(expected, rel=1e-3)
 
 
 def test_figures_are_short() -> None:

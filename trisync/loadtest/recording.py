@@ -6,12 +6,12 @@ ticks made by hand.
 
 import sys
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from trisync.loadtest.measuring import Sketch
 from trisync.loadtest.plan import Tick, Totals
 from trisync.loadtest.problems import Problems
-from trisync.loadtest.results import LATENCY_US_MAX, Effort, Sample, Throughput, new_histogram
+from trisync.loadtest.results import LATENCY_US_MAX, Effort, Histogram, Sample, Throughput
 from trisync.loadtest.target import Usage
 
 SAMPLES_MAX = 1200
@@ -21,7 +21,7 @@ BUSY_CPU = 0.9
 """A worker that uses more of a core than this is at its end: the rest goes to the kernel and to neighbours."""
 
 
-def record(histogram: Any, sketch: Sketch) -> None:
+def record(histogram: Histogram, sketch: Sketch) -> None:
     """Add a sketch to a histogram."""
     for value, count in sketch.items():
         histogram.record_value(min(max(value, 1), LATENCY_US_MAX), count)
@@ -175,7 +175,7 @@ class Recorder:
         """Rates, latencies and the series are of this time, and of none before; or until further notice."""
         self._window = Window(from_us, until_us)
         self._window.note_memory(from_us, self._look()[0])
-        self.latencies, self.ack_latencies, self.lateness = new_histogram(), new_histogram(), new_histogram()
+        self.latencies, self.ack_latencies, self.lateness = Histogram(), Histogram(), Histogram()
 
     def stop_measuring(self) -> None:
         """What comes from now on is not measured."""

@@ -1,5 +1,6 @@
 """What a run found: the figures, the verdict and how to read them. `--json` writes exactly this."""
 
+import math
 from typing import Annotated
 
 import msgspec
@@ -13,12 +14,20 @@ LATENCY_US_MAX = 3600 * 1_000_000
 DIGITS = 3
 """Range and precision of all histograms."""
 
-PERCENTILES = (50.0, 90.0, 99.0, 99.9, 99.99)
+PERCENTILES = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9, "p99_99_us": 99.99}
+"""By their names in a Distribution."""
 
 
-def new_histogram() -> HdrHistogram:
-    """An empty histogram of microseconds."""
-    return HdrHistogram(1, LATENCY_US_MAX, DIGITS)
+class Histogram(HdrHistogram):  # type: ignore[misc]
+    """A histogram of microseconds, empty at first."""
+
+    def __init__(self) -> None:
+        super().__init__(1, LATENCY_US_MAX, DIGITS)
+
+    def get_target_count_at_percentile(self, percentile: float) -> int:
+        """How many values a percentile must cover: no fewer than it says. HdrHistogram in Python takes the nearest."""
+        count: int = self.get_total_count()
+        return max(1, math.ceil(round(percentile * count / 100, 6)))
 
 
 class Point(Struct, frozen=True):
@@ -44,12 +53,12 @@ class Distribution(Struct, frozen=True, kw_only=True):
     hdr: Annotated[str, Meta(description="The histogram itself, in HdrHistogram's V2 compressed encoding, base64")]
 
 
-def distribution(histogram: HdrHistogram) -> Distribution | None:
+def distribution(histogram: Histogram) -> Distribution | None:
     """The figures of a histogram, or None where it is empty."""
     count = histogram.get_total_count()
     if not count:
         return None
-    values = histogram.get_percentile_to_value_dict(list(PERCENTILES))
+    values = histogram.get_percentile_to_value_dict([*PERCENTILES.values()])
     curve = [
         Point(item.percentile_level_iterated_to, int(item.value_iterated_to))
         for item in histogram.get_percentile_iterator(5)
@@ -58,14 +67,11 @@ def distribution(histogram: HdrHistogram) -> Distribution | None:
         count=count,
         mean_us=round(histogram.get_mean_value(), 1),
         min_us=int(histogram.get_min_value()),
-        **{name: int(values[percentile]) for name, percentile in zip(_NAMES, PERCENTILES, strict=True)},
+        **{name: int(values[percentile]) for name, percentile in PERCENTILES.items()},
         max_us=int(histogram.get_max_value()),
         curve=curve,
         hdr=histogram.encode().decode(),
     )
-
-
-_NAMES = ("p50_us", "p90_us", "p99_us", "p99_9_us", "p99_99_us")
 
 
 class Sample(Struct, frozen=True, kw_only=True):
