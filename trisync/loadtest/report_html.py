@@ -1,5 +1,6 @@
 """A run as one page of HTML that needs nothing else: figures, plots, verdict; light and dark, screen and paper."""
 
+from collections.abc import Callable
 from html import escape
 
 from msgspec import to_builtins
@@ -166,53 +167,54 @@ def _latency_name(result: Result) -> str:
 
 
 def _plots(result: Result) -> list[str]:
-    plots = []
-    series, plan = result.series, result.plan
-    if series:
-        seconds = linear_axis("seconds", [sample.at_s for sample in series], lambda value: f"{value:g}", tight=True)
-        rates = [(sample.at_s, rate_of(sample, plan)) for sample in series]
-        what = "Handshakes" if plan.connections else "Deliveries" if plan.subscribers else "Acknowledged publishes"
-        rate_axis = linear_axis("", [rate for _, rate in rates], count_text)
-        plots.append(plot(f"{what} a second", [Line(what, rates, filled=True)], seconds, rate_axis))
-        lines = [
-            Line("median", _points(series, "p50_us")),
-            Line("99 %", _points(series, "p99_us")),
-            Line("max", _points(series, "max_us")),
-        ]
-        axis = log_axis("", [us for line in lines for _, us in line.points if us is not None], time_text)
-        plots.append(plot(f"Time {_latency_name(result)}", lines, seconds, axis))
+    series, plan, spread = result.series, result.plan, _plots_by_percentile(result)
+    if not series:
+        return spread
+    seconds = linear_axis("seconds", [sample.at_s for sample in series], lambda value: f"{value:g}", tight=True)
+
+    def over_time(title: str, lines: list[Line], text: Callable[[float], str], base: float = 1000.0) -> str:
+        return plot(title, lines, seconds, linear_axis("", _values(lines), text, base=base))
+
+    what = "Handshakes" if plan.connections else "Deliveries" if plan.subscribers else "Acknowledged publishes"
+    rates = Line(what, [(sample.at_s, rate_of(sample, plan)) for sample in series], filled=True)
+    times = [Line(label, _points(series, f"{name}_us")) for label, name in _COURSES]
+    busy = [
+        Line("server", _points(series, "server_cpu")),
+        Line("generator's busiest worker", _points(series, "generator_cpu")),
+    ]
+    memory = Line("memory", _points(series, "server_memory_bytes"), filled=True)
+    plots = [
+        over_time(f"{what} a second", [rates], count_text),
+        plot(f"Time {_latency_name(result)}", times, seconds, log_axis("", _values(times), time_text)),
+        *spread,
+    ]
+    if _values([memory]):
+        plots.append(over_time("The server's memory", [memory], size_text, base=1024))
+    plots.append(over_time("Processor time, of a core", busy, cores_text))
+    if plan.subscribers and result.returning is None:
+        backlog = Line("backlog", _points(series, "backlog"), filled=True)
+        plots.append(over_time("Deliveries outstanding", [backlog], count_text))
+    return plots
+
+
+_COURSES = (("median", "p50"), ("99 %", "p99"), ("max", "max"))
+
+
+def _plots_by_percentile(result: Result) -> list[str]:
     curves = [
         Line(name, [(point.percentile, float(point.us)) for point in latency.curve])
         for name, latency in _distributions(result)
     ]
-    if curves:
-        count = max(latency.count for _, latency in _distributions(result))
-        axis = log_axis(
-            "",
-            [us for line in curves for percentile, us in line.points if us is not None and percentile >= 20],
-            time_text,
-        )
-        plots.append(
-            plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis("percentile", count), axis)
-        )
-    memory = [
-        (sample.at_s, float(sample.server_memory_bytes)) for sample in series if sample.server_memory_bytes is not None
-    ]
-    if memory:
-        axis = linear_axis("", [size for _, size in memory], size_text, base=1024)
-        plots.append(plot("The server's memory", [Line("memory", memory, filled=True)], seconds, axis))
-    busy = [
-        Line("server", [(each.at_s, each.server_cpu) for each in series if each.server_cpu is not None]),
-        Line("generator's busiest worker", [(each.at_s, each.generator_cpu) for each in series]),
-    ]
-    if series:
-        axis = linear_axis("", [cores for line in busy for _, cores in line.points if cores is not None], cores_text)
-        plots.append(plot("Processor time, of a core", busy, seconds, axis))
-    if series and plan.subscribers and result.returning is None:
-        backlog = [(sample.at_s, float(sample.backlog)) for sample in series]
-        axis = linear_axis("", [count for _, count in backlog], count_text)
-        plots.append(plot("Deliveries outstanding", [Line("backlog", backlog, filled=True)], seconds, axis))
-    return plots
+    if not curves:
+        return []
+    count = max(latency.count for _, latency in _distributions(result))
+    most = [Line(label, [point for point in points if point[0] >= 20]) for label, points, _ in curves]
+    axis = log_axis("", _values(most), time_text)
+    return [plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis("percentile", count), axis)]
+
+
+def _values(lines: list[Line]) -> list[float]:
+    return [value for line in lines for _, value in line.points if value is not None]
 
 
 def _points(series: list[Sample], name: str) -> Points:

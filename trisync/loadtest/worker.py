@@ -122,6 +122,9 @@ class Worker:
             self._trails[index] = Trail(index, self._share.channels[index], self._gauge, bytes_max)
         return self._trails[index]
 
+    def _everybody(self) -> list[Speaker]:
+        return [*self._subscribers, *self._publishers, *self._visitors]
+
     def _connect(self, client: Any, buffer_bytes: int = 0) -> Link:
         return Link(self._loop, client, self._plan.transport, self._share.host, self._share.port, buffer_bytes)
 
@@ -188,7 +191,7 @@ class Worker:
         self._began_us = self._gauge.now_us = self._gauge.moved_us = clock_us()
         match order:
             case Open():
-                self._open([*self._subscribers, *self._publishers, *self._visitors])
+                self._open(self._everybody())
             case Load():
                 self._load(order)
             case Settle(heads):
@@ -249,7 +252,7 @@ class Worker:
             subscriber.expect(by_name, returned_us)
 
     def _ping_all(self) -> None:
-        for speaker in (*self._subscribers, *self._publishers, *self._visitors):
+        for speaker in self._everybody():
             if speaker.link is not None:
                 speaker.ping()
 
@@ -313,7 +316,7 @@ class Worker:
             trail.finish()
         followed = {channel for each in self._subscribers if each.link is not None for channel in each.cursors}
         self._cut_off = [index for index, trail in self._trails.items() if trail.channel not in followed]
-        for speaker in (*self._subscribers, *self._publishers, *self._visitors):
+        for speaker in self._everybody():
             speaker.close()
         self._report_done()
         self._finished = True
