@@ -40,6 +40,7 @@ FAULTS = {
     "redates": "stores one publish with another time in its content",
     "misdirects": "stores one publish in a channel as if it were to another one",
     "names": "gives one message a key and a sender that its publish did not have",
+    "says no time": "gives one message no time",
     "turns back": "gives one message an earlier time than the one before it",
     "retimes": "a subscriber gets another time of a message than the others",
     "leaks": "sends a message to who never subscribed",
@@ -73,13 +74,17 @@ ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
 """What some faults make of a message's content."""
 
 
-ADDITIONS: dict[str, Json] = {"names": {"key": "k", "from": "somebody"}, "turns back": {"time": 0}}
+ADDITIONS: dict[str, Json] = {
+    "names": {"key": "k", "from": "somebody"},
+    "turns back": {"time": 1},
+    "says no time": {"time": 0},
+}
 """What some faults add to a message, or replace in it."""
 
 
 def message_of(request: Json, offset: int) -> Json:
     """The message that a publish becomes."""
-    return {"op": "message", "channel": request["channel"], "offset": offset, "time": 1, "data": request["data"]}
+    return {"op": "message", "channel": request["channel"], "offset": offset, "time": 2, "data": request["data"]}
 
 
 class Client:
@@ -267,7 +272,7 @@ class FakeServer:
         elif hit and self.fault == "alters":
             client.send(message | {"data": replaced(message["data"], NUMBER, message["data"][NUMBER] + 1)})
         elif hit and self.fault == "retimes":
-            client.send(message | {"time": 2})
+            client.send(message | {"time": 3})
         elif hit and self.fault == "redates for one":
             client.send(message | {"data": ALTERATIONS["redates"](message["data"])})
         elif hit and self.fault == "hangs up":

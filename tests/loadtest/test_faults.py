@@ -58,6 +58,7 @@ SAID = {
     "misdirects": "offset 40 is not what was published",
     "redates": "what came is not what was acknowledged at its offsets",
     "names": "offset 40 has a key or a sender that nobody gave it",
+    "says no time": "offset 40 says no time",
     "turns back": "offset 40 has an earlier time than the one before it",
     "retimes": "offset 40 is not what others got there",
     "leaks": "publisher 0: message load/",

@@ -275,6 +275,9 @@ class Subscriber(Speaker):
             if word.key is not None or word.sender is not None:
                 text = f"{self.name}, {word.channel}: offset {word.offset} has a key or a sender that nobody gave it"
                 self.gauge.problems.add("altered", text)
+            if not word.time:
+                text = f"{self.name}, {word.channel}: offset {word.offset} says no time"
+                self.gauge.problems.add("altered", text)
             if not cursor.subscribed:
                 text = f"{self.name}, {word.channel}: offset {word.offset} came before the answer to subscribe"
                 self.gauge.problems.add("reordered", text)
