@@ -1,20 +1,14 @@
 """How fast the Python client is: both figures are printed, and nothing is left behind."""
 
-import os
 import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
 
-from tests.harness import PATIENCE_S
+from tests.loadtest.signalled import signalled
 from trisync.loadtest.cli import INTERRUPTED, UNUSABLE
 from trisync.loadtest.client_speed import client_speed_command
-
-LAUNCHER = Path(__file__).parent.parent.parent / "tools" / "client_speed.py"
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])
@@ -30,12 +24,6 @@ def test_no_messages_at_all_are_refused() -> None:
 
 
 def test_a_signal_leaves_nothing_behind(tmp_path: Path) -> None:
-    command = [sys.executable, str(LAUNCHER), "--count", "100000000"]
-    process = subprocess.Popen(command, env=os.environ | {"TMPDIR": str(tmp_path)}, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob("*/data/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED
+    status, _ = signalled(tmp_path, [signal.SIGTERM], "client_speed.py", "--count", "100000000")
+    assert status == INTERRUPTED
     assert list(tmp_path.iterdir()) == []

@@ -4,11 +4,9 @@ import json
 import os
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,6 +16,7 @@ from click.testing import CliRunner, Result
 
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
+from tests.loadtest.signalled import INTERRUPTED_SAID, signalled
 from trisync.loadtest import compare as comparing
 from trisync.loadtest import peer_servers
 from trisync.loadtest.cli import BROKEN, INTERRUPTED
@@ -27,7 +26,6 @@ from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.peer_load import Generator, Load
 from trisync.loadtest.peer_servers import PEERS, PeerFailed
 
-LAUNCHER = Path(__file__).parent.parent.parent / "tools" / "compare.py"
 SIZE = 60
 NODE_MODULES = [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
 
@@ -288,14 +286,6 @@ def test_every_goal_is_of_contenders_of_its_row(row: Row) -> None:
 
 
 def test_a_signal_stops_everything_and_leaves_nothing_behind(tmp_path: Path) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, str(LAUNCHER), "--only", "ingest-50", "--duration", "50", "--quiet"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob("*/data/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert process.returncode == INTERRUPTED
-    assert said == b"Interrupted: the run did not come to its end, and nothing was judged.\n"
+    options = ["--only", "ingest-50", "--duration", "50", "--quiet"]
+    assert signalled(tmp_path, [signal.SIGTERM], "compare.py", *options) == (INTERRUPTED, INTERRUPTED_SAID)
     assert list(tmp_path.iterdir()) == []

@@ -7,21 +7,17 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
-from tests.harness import PATIENCE_S, ServerProcess, server_process
+from tests.harness import ServerProcess, server_process
+from tests.loadtest.signalled import INTERRUPTED_SAID, TOOLS, signalled
 from trisync.loadtest.cli import INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
 from trisync.loadtest.plan import TRANSPORTS
 from trisync.loadtest.scenarios import SCENARIOS
-
-LAUNCHER = Path(__file__).parent.parent.parent / "tools" / "loadtest.py"
-
-INTERRUPTED_SAID = b"Interrupted: the run did not come to its end, and nothing was judged.\n"
 
 TIMED = ("--duration", "0.4", "--warmup", "0.1")
 BRIEF = {
@@ -104,7 +100,15 @@ def test_several_workers_share_a_load(server: ServerProcess, tmp_path: Path) -> 
 
 def test_a_server_of_its_own_is_stopped_and_its_data_removed(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, str(LAUNCHER), "ingest", "--spawn", "--durability", "normal", *BRIEF["ingest"]]
+    command = [
+        sys.executable,
+        str(TOOLS / "loadtest.py"),
+        "ingest",
+        "--spawn",
+        "--durability",
+        "normal",
+        *BRIEF["ingest"],
+    ]
     done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=50)
     assert done.returncode == 0, done.stderr
     assert "PASSED" in done.stdout
@@ -118,17 +122,8 @@ ENDING = [signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT]
 def test_a_signal_stops_the_load_and_its_server_and_leaves_nothing_behind(
     tmp_path: Path, how: list[signal.Signals]
 ) -> None:
-    environment = os.environ | {"TMPDIR": str(tmp_path)}
-    command = [sys.executable, str(LAUNCHER), "soak", "--spawn", "--warmup", "0", "--duration", "50"]
-    process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + PATIENCE_S
-    while not list(tmp_path.glob("*/data/*")) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    for each in how:
-        process.send_signal(each)
-        time.sleep(0.005)  # else the kernel makes one of them
-    _, said = process.communicate(timeout=PATIENCE_S)
-    assert (process.returncode, said) == (INTERRUPTED, INTERRUPTED_SAID)
+    ended = signalled(tmp_path, how, "loadtest.py", "soak", "--spawn", "--warmup", "0", "--duration", "50")
+    assert ended == (INTERRUPTED, INTERRUPTED_SAID)
     assert list(tmp_path.iterdir()) == []
 
 
