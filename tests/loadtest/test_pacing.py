@@ -85,6 +85,17 @@ def paced_worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[WorkerHere]:
         yield worker
 
 
+@pytest.mark.parametrize("number", [0, 1])
+def test_every_message_is_measured_also_where_nobody_publishes(number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    dues_us = [*range(100)]
+    with here(monkeypatch, "latency", number=number, publishers=1, subscribers=2, workers=2, rate=1000.0) as worker:
+        gauge = worker._worker._gauge
+        gauge.measure_until_us = 100
+        gauge.now_us = 100
+        gauge.delivered(dues_us, 0, 100)
+        assert gauge.tick(0, 0.0).latencies == dict.fromkeys(range(1, 101), 1)
+
+
 def test_a_load_is_not_over_before_what_was_due_is_sent(
     paced_worker: WorkerHere, monkeypatch: pytest.MonkeyPatch
 ) -> None:

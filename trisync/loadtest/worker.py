@@ -65,7 +65,7 @@ class Worker:
         self._loop = Loop()
         self._problems = Problems()
         self._gauge = Gauge(share.worker, self._problems)
-        if share.rate:
+        if self._plan.rate:
             self._gauge.samples_per_read = sys.maxsize
         self._around = Surroundings(self._gauge, self._connect, self._loop.after)
         self._trails: dict[int, Trail] = {}
