@@ -28,15 +28,19 @@ FAULTS = {
     "stops": "delivers nothing from some offset on, and goes on acknowledging",
     "doubles": "stores one publish twice",
     "misnumbers": "acknowledges one publish with another one's offset",
+    "exaggerates": "acknowledges one publish with an offset that no log can have",
     "silent": "never answers one publish",
     "refuses": "answers one publish with an error",
     "dies": "is gone in the midst of it, and nobody can connect any more",
     "hangs up": "closes a subscriber's connection",
     "babbles": "sends a subscriber what is no message",
+    "garbles": "sends a subscriber what is not UTF-8",
+    "nests": "sends a subscriber what is nested too deep to be read",
     "closes": "closes a subscriber's WebSocket",
     "corrupts": "stores one publish with other content",
     "shortens": "stores one publish without the end of its content",
     "appends": "stores one publish with more content than it had",
+    "renumbers": "stores one publish with a number in its content that nobody can count to",
     "redates": "stores one publish with another time in its content",
     "misdirects": "stores one publish in a channel as if it were to another one",
     "names": "gives one message a key and a sender that its publish did not have",
@@ -69,9 +73,14 @@ ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
     "shortens": lambda data: replaced(data, PADDING, data[PADDING][1:]),
     "appends": lambda data: [*data, 1],
     "misdirects": lambda data: replaced(data, CHANNEL, data[CHANNEL] + 1),
+    "renumbers": lambda data: replaced(data, NUMBER, 10**30),
     "redates": lambda data: replaced(data, DUE_US, data[DUE_US] + 1),
 }
 """What some faults make of a message's content."""
+
+
+NONSENSE = {"garbles": b'{"op":"\xff"}', "nests": b'{"op":"message","more":' + b"[" * 9999 + b"]" * 9999 + b"}"}
+"""What some faults send in place of a message."""
 
 
 ADDITIONS: dict[str, Json] = {
@@ -126,8 +135,11 @@ class Client:
         return rest
 
     def send(self, message: Json, times: int = 1) -> None:
-        """Send one message, so many times at once; a client that is gone does not matter."""
-        payload = json.dumps(message, separators=(",", ":")).encode()
+        """Send one message, so many times at once."""
+        self.say(json.dumps(message, separators=(",", ":")).encode(), times)
+
+    def say(self, payload: bytes, times: int = 1) -> None:
+        """Send anything as a message; a client that is gone does not matter."""
         data = text_header(len(payload)) + payload if isinstance(self._reader, FrameReader) else payload + b"\n"
         with suppress(OSError):
             self.connection.sendall(data * times)
@@ -223,7 +235,7 @@ class FakeServer:
             log.append(message_of(request, offset))
         if hit and self.fault in ADDITIONS:
             log[-1] |= ADDITIONS[self.fault]
-        offset = len(log) - 5 if hit and self.fault == "misnumbers" else len(log)
+        offset = {"misnumbers": len(log) - 5, "exaggerates": 10**30}.get(self.fault, len(log)) if hit else len(log)
         twin = {"duplicate": True} if hit and self.fault == "calls twins" else {}
         client.send({"op": "ok", "id": request["id"], "offset": offset} | twin)
         if hit and self.fault == "leaks":
@@ -279,6 +291,8 @@ class FakeServer:
             client.connection.shutdown(socket.SHUT_RDWR)
         elif hit and self.fault == "closes":
             client.connection.sendall(b"\x88\x05\x03\xe9bye")
+        elif hit and self.fault in NONSENSE:
+            client.say(NONSENSE[self.fault])
         elif hit and self.fault == "babbles":
             client.send(message | {"offset": "forty"})
         elif not (hit and self.fault == "drops"):

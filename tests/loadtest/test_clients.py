@@ -9,11 +9,13 @@ from typing import Any, cast
 import pytest
 
 from tests.loadtest.test_trails import PING, Audience, Line, message, stream
+from trisync.loadtest import clients
 from trisync.loadtest.clients import SlowSubscriber, Speaker, Surroundings
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problem, Problems
 from trisync.loadtest.trails import Trail
+from trisync.loadtest.transports import Malformed
 
 
 class PausableLine(Line):
@@ -108,6 +110,14 @@ def test_who_hangs_up_before_hearing_that_the_link_failed_hears_nothing(loop: Lo
     speaker.close()
     loop.turn(0)
     assert not problems
+
+
+def test_a_message_without_an_end_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "PIECE_BYTES_MAX", 1000)
+    (subscriber,) = Audience("lines", 1).subscribers
+    subscriber.receive(memoryview(b"x" * 1000))
+    with pytest.raises(Malformed, match="a message without an end"):
+        subscriber.receive(memoryview(b"x"))
 
 
 def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:

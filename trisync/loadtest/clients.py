@@ -14,10 +14,14 @@ from trisync.loadtest.links import Link
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.trails import Cursor, Mark, Trail
-from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, Malformed, Piece
+from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, UNREADABLE, Malformed, Number, Piece
 
 ID_PING = 0
 """The id of pings; other requests count from 1."""
+
+
+PIECE_BYTES_MAX = 1 << 24
+"""What a server sends is smaller: longer answers come in pages (see protocol.md)."""
 
 
 class Word(Struct, gc=False):
@@ -26,7 +30,7 @@ class Word(Struct, gc=False):
     op: str
     id: int | None = None
     channel: str = ""
-    offset: int = 0
+    offset: Number = 0
     time: int = 0
     data: Mark | None = None
     key: str | None = None
@@ -146,12 +150,14 @@ class Speaker:
                 return
             start = piece.end
         self._tail = data[start:]
+        if len(self._tail) > PIECE_BYTES_MAX:
+            raise Malformed(f"a message without an end: {self._tail[:80]!r}")
 
     def _take(self, piece: Piece, wire: bytes) -> None:
         if piece.opcode == TEXT:
             try:
                 word = _decode(piece.payload)
-            except msgspec.DecodeError as error:
+            except UNREADABLE as error:
                 raise Malformed(f"{error}: {piece.payload[:80]!r}") from None
             self.hear(word, wire)
         elif piece.opcode == PING:

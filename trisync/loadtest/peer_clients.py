@@ -11,7 +11,7 @@ from trisync.loadtest.peer_dialects import REPLY, Dialect, count_replies
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.publishers import PIECE
 from trisync.loadtest.trails import Mark, Trail
-from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, Malformed, Piece
+from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, UNREADABLE, Malformed, Piece
 
 NUMBER_DIGITS = 9
 TIME_DIGITS = 15
@@ -76,7 +76,7 @@ class Listener(Subscriber):
 def _marks(lines: bytes) -> list[Mark]:
     try:
         return _decode_lines(lines)
-    except msgspec.DecodeError as error:
+    except UNREADABLE as error:
         raise Malformed(f"{error}: {lines[:80]!r}") from None
 
 

@@ -17,6 +17,7 @@ from msgspec import Struct
 from trisync.loadtest.clients import ID_PING, Speaker, Surroundings, Word
 from trisync.loadtest.plan import Refused, Tally, clock_us
 from trisync.loadtest.trails import FINGERPRINT_MODULUS, PADDING, fingerprints
+from trisync.loadtest.transports import UNREADABLE, Number
 
 UNANSWERED_MAX = 100_000
 UNSENT_BYTES_MAX = 8 * 1024 * 1024
@@ -38,7 +39,7 @@ class Answer(Struct):
 
     op: Literal["ok"]
     id: int | None = None
-    offset: int = 0
+    offset: Number = 0
     duplicate: None = None
 
 
@@ -173,7 +174,7 @@ class Publisher(Speaker):
         """Take many answers, if they are the good ones that are due; or none of them, and return False."""
         try:
             answers = _decode_answers(lines)
-        except msgspec.DecodeError:
+        except UNREADABLE:
             return False
         first = self._answered + 1
         last = first + len(answers)

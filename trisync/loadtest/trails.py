@@ -14,6 +14,7 @@ from msgspec import Struct
 
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import Tally
+from trisync.loadtest.transports import Number
 
 MISSING_MAX = 10_000
 """Missing numbers of a sequence that are remembered one by one; whether later ones come late is not found out."""
@@ -29,7 +30,7 @@ class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=
     channel: int
     """Its index among those of the run."""
     publisher: int
-    number: int
+    number: Number
     """1, 2, 3 … of this publisher in this channel."""
     due_us: int
     """When it was sent, or in an open loop when it should have been."""

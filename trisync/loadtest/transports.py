@@ -8,7 +8,9 @@ import base64
 import hashlib
 import os
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
+
+import msgspec
 
 from trisync.loadtest.plan import Transport
 
@@ -22,6 +24,13 @@ HANDSHAKE_END = b"\r\n\r\n"
 
 class Malformed(Exception):
     """Bytes that no server of this protocol sends."""
+
+
+UNREADABLE = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What msgspec raises of bytes that are not the JSON that was expected, not UTF-8, or nested too deep."""
+
+Number = Annotated[int, msgspec.Meta(ge=0, le=1 << 53)]
+"""An integer as all JSON has it (RFC 8259, section 6); larger ones could not be counted with."""
 
 
 class Piece(NamedTuple):
