@@ -420,6 +420,8 @@ def test_figures_are_short() -> None:
     assert [time_text(us) for us in (None, 830, 1240, 35_100, 350_000, 3_100_000)] == [
         *("–", "830 µs", "1.24 ms", "35.1 ms", "350 ms", "3.10 s")
     ]
+    assert [count_text(value) for value in (9_996, 99_960, 999_600)] == ["10.0 k", "100 k", "1.00 M"]
+    assert [time_text(us) for us in (999.6, 9_996, 999_600)] == ["1.00 ms", "10.0 ms", "1.00 s"]
     assert [size_text(count) for count in (12, -2048, 85_000_000)] == ["12 B", "-2.0 KiB", "81.1 MiB"]
     assert course([0, 5, 10]) == " ▄█"
 

@@ -12,6 +12,8 @@ from trisync.loadtest.results import Distribution, Result, Sample
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COURSE_POINTS = 48
+ROUNDED = 0.9995
+"""From so much of 10, 100 or 1000 on, three digits have one place less behind their point."""
 PLAIN_EVERY_S = 5.0
 """Where no terminal shows the display, a line is written so often."""
 
@@ -19,23 +21,23 @@ PLAIN_EVERY_S = 5.0
 def count_text(value: float) -> str:
     """A count for people: 8.61 M, 173 k, 950."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
-        if value >= limit:
+        if value >= ROUNDED * limit:
             return three_digits(value / limit) + unit
     return f"{value:.0f}"
 
 
 def three_digits(value: float) -> str:
     """A number from 1 to 999 with three digits: 8.61, 17.3, 950."""
-    return f"{value:.{2 if value < 10 else 1 if value < 100 else 0}f}"
+    return f"{value:.{2 if value < 10 * ROUNDED else 1 if value < 100 * ROUNDED else 0}f}"
 
 
 def time_text(us: float | None) -> str:
     """A time for people: 830 µs, 1.24 ms, 3.1 s."""
     if us is None:
         return "–"
-    if us < 1000:
+    if us < ROUNDED * 1e3:
         return f"{us:.0f} µs"
-    if us < 1e6:
+    if us < ROUNDED * 1e6:
         return f"{three_digits(us / 1e3)} ms"
     return f"{us / 1e6:.2f} s"
 
