@@ -280,6 +280,26 @@ def test_a_client_that_nobody_closed_is_closed_with_its_process(
         assert [message.data for message in client.history(channel).messages] == [1]
 
 
+INTERRUPTED = """
+import signal, sys, trio, trisync
+from trisync.client import connect_sync
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+client = connect_sync(sys.argv[1], wait_s=None if sys.argv[2] == "close" else 1e6, close_s=1e6)
+if sys.argv[2] == "close":
+    client.open().post("lobby", 1)
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    getattr(client, sys.argv[2])()
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+@pytest.mark.parametrize("waiting", ["open", "close"])
+def test_ctrl_c_ends_the_wait_for_a_first_connection_and_for_the_last_answers(waiting: str) -> None:
+    assert run_program(INTERRUPTED, NOBODY, waiting).stdout == "interrupted\n"
+
+
 FORK = """
 receipt.result()
 if os.fork() == 0:

@@ -8,7 +8,8 @@ from anyio.from_thread import BlockingPortal
 
 
 class LoopThread:
-    """A context manager for the portal to such a loop. Where nobody leaves it, it ends with the process.
+    """A context manager for the portal to such a loop. Where nobody leaves it, it ends with the process; where an
+    exception leaves it, as that of a Ctrl-C does, what still runs there is cancelled.
 
     anyio's start_blocking_portal() is a generator, which waits for the thread when it is collected: at the end of the
     interpreter, when there are no threads any more, or in a child that was forked and never had it.
@@ -21,8 +22,8 @@ class LoopThread:
         self._portal = self._started.result()
         return self._portal
 
-    def __exit__(self, *error: object) -> None:
-        self._portal.call(self._portal.stop)
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self._portal.call(self._portal.stop, kind is not None)
         self._thread.join()
 
     def _run(self) -> None:
