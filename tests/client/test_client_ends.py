@@ -1,5 +1,6 @@
 """What goes wrong for a client, and how it ends: refusals, queues, closing, and what is told of it."""
 
+import asyncio
 import errno
 import logging
 from collections.abc import Callable
@@ -192,6 +193,32 @@ def test_who_leaves_a_client_that_had_ended_by_itself_hears_what_is_not_settled(
         assert raised.value.__cause__ is fenced
 
     run(main)
+
+
+def test_who_is_cancelled_again_while_leaving_leaves_nothing_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With task.cancel() of asyncio, against which there is no shield."""
+
+    async def connect_for_ever(*_: object) -> None:
+        await anyio.sleep_forever()
+
+    async def use(client: Client) -> None:
+        async with client:
+            await anyio.sleep_forever()
+
+    async def main() -> None:
+        client = trisync.connect(NOBODY, wait_s=None)
+        user = asyncio.create_task(use(client))
+        while client.status.state is not State.CLOSED:
+            await anyio.wait_all_tasks_blocked()
+            user.cancel()
+            await asyncio.sleep(0)
+        user.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await user
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    monkeypatch.setattr("trisync.client.aio.open_transport", connect_for_ever)
+    anyio.run(main, backend="asyncio")
 
 
 def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Run, tcp_url: str, channel: str) -> None:

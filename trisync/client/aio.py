@@ -159,12 +159,14 @@ class Client:
         """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
         assert self._tasks is not None
         left = self._machine.close(reason)
-        with anyio.move_on_after(LINGER_S, shield=True):
-            while not self._stopped:
-                await self._driver.changed.wait()
-        self._tasks.cancel_scope.cancel()
-        # Without the exception that may be under way: it is the program's own, and must not come out in a group.
-        await self._tasks.__aexit__(None, None, None)
+        try:
+            with anyio.move_on_after(LINGER_S, shield=True):
+                while not self._stopped:
+                    await self._driver.changed.wait()
+        finally:  # against task.cancel() of asyncio there is no shield
+            self._tasks.cancel_scope.cancel()
+            # Without the exception that may be under way: it is the program's own, and must not come out in a group.
+            await self._tasks.__aexit__(None, None, None)
         return left
 
     async def _first_connection(self, wait_s: float) -> None:
