@@ -1,3 +1,4 @@
+from trisync import client as client
 from trisync.client import connect as connect
 from trisync.client import connect_sync as connect_sync
 from trisync.embedding import Entry as Entry

@@ -66,6 +66,11 @@ def test_a_client_does_not_load_the_server_nor_an_event_loop() -> None:
     assert not loaded & {"trisync.server", "trisync.core.broker", "trisync.storage.log", "trio", "asyncio", "sqlite3"}
 
 
+def test_what_a_client_gives_and_raises_has_its_names_before_there_is_one() -> None:
+    """In annotations, say."""
+    assert "trisync.client.errors" in loaded_by("import trisync; trisync.client.Gap")
+
+
 def test_what_type_checkers_are_told_is_what_there_is() -> None:
     stub = Path(trisync.__file__).with_suffix(".pyi")
     told = {
@@ -77,7 +82,7 @@ def test_what_type_checkers_are_told_is_what_there_is() -> None:
     assert set(told) == set(trisync.__all__)
     for name in trisync.__all__:
         found: Any = getattr(trisync, name)
-        assert name == "__version__" or found.__module__.startswith("trisync.")
+        assert name in ("__version__", "client") or found.__module__.startswith("trisync.")
     with pytest.raises(AttributeError):
         trisync.nothing  # type: ignore[attr-defined]  # noqa: B018
 
