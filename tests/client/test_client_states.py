@@ -1,6 +1,8 @@
 """States and presence of the client: documents and rosters that all clients have alike."""
 
+import gc
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 
 import anyio
 import msgspec
@@ -8,8 +10,8 @@ import pytest
 
 import trisync
 from tests.client.conftest import Run
-from tests.harness import PATIENCE_S
-from trisync.client import Change, Conflict
+from tests.harness import PATIENCE_S, server_process
+from trisync.client import Change, Conflict, LimitReached
 
 
 async def eventually(condition: Callable[[], bool], change: Callable[[], Awaitable[object]]) -> None:
@@ -106,6 +108,32 @@ def test_a_write_that_is_refused_is_taken_back(run: Run, tcp_url: str, channel: 
             assert isinstance(change.error, Conflict)
 
     run(main)
+
+
+def test_no_refusal_of_a_write_is_lost_silently(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The first is raised by who flushes, the others are logged, whatever is written behind them."""
+
+    async def main(url: str) -> None:
+        async with trisync.connect(url) as client, client.state("doc") as doc:
+            for key in ("only", "one", "two"):
+                doc[key] = 1
+            with pytest.raises(LimitReached):
+                await doc.flush()
+            await doc.flush()
+            assert len(told()) == 1
+            doc["three"] = 1
+            await client.flush()
+            doc["only"] = 2
+            await client.flush()
+            assert len(told()) == 1
+
+    def told() -> list[str]:
+        gc.collect()
+        return [record.message for record in caplog.records if record.message.startswith("a publish failed")]
+
+    with server_process(tmp_path, "--keys-max", "1") as server:
+        run(lambda: main(f"tcp://127.0.0.1:{server.tcp_port}"))
+    assert len(told()) == 2
 
 
 def test_presence_tells_who_is_there(run: Run, tcp_url: str, channel: str) -> None:

@@ -6,7 +6,7 @@ from copy import deepcopy
 from typing import Any, Self
 
 from trisync.client.driver import Signal
-from trisync.client.errors import ClientError, Conflict
+from trisync.client.errors import Conflict
 from trisync.client.feeds import Members, PresenceChange
 from trisync.client.machine import Machine
 from trisync.client.receipts import Receipt, until_settled
@@ -43,7 +43,7 @@ class Document(Mapping[str, Any]):
         self._signal = Signal()
         self._audience: Audience[Change] = Audience(lambda: None if self._live is None else self._live.error)
         self._receipts: deque[Receipt] = deque()
-        self._failure: ClientError | None = None  # the first that flush() has yet to raise
+        self._refused: Receipt | None = None  # the first that flush() has yet to raise
 
     async def __aenter__(self) -> Self:
         replica = self._live = self._machine.replicate(self.channel)
@@ -131,19 +131,23 @@ class Document(Mapping[str, Any]):
         return len(self._replica.unsettled())
 
     async def flush(self) -> None:
-        """Wait until what was written so far has its verdict. Raises the first refusal that was not raised before."""
+        """Wait until what was written so far has its verdict. Raises the first refusal since the last flush().
+
+        Others, and one that no flush() came for, are logged as errors.
+        """
         for receipt in list(self._receipts):
             await receipt.wait()
         self._collect()
-        failure, self._failure = self._failure, None
-        if failure is not None:
-            raise failure.with_traceback(None)
+        refused, self._refused = self._refused, None
+        if refused is not None:
+            refused.result()
 
     def _collect(self) -> None:
-        """Keep of the writes that have their verdict the first refusal."""
+        """Keep of the writes that have their verdict the first that was refused; others are told of as any receipts."""
         while self._receipts and self._receipts[0].done:
-            failure = self._receipts.popleft().error
-            self._failure = self._failure or failure
+            receipt = self._receipts.popleft()
+            if receipt.failed and self._refused is None:
+                self._refused = receipt
 
     def changes(self) -> Changes[Change]:
         """What changes from now on, one key at a time, as an async iterator; of each key the newest change."""

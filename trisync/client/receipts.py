@@ -43,6 +43,11 @@ class Receipt:
         return self._publish.settled
 
     @property
+    def failed(self) -> bool:
+        """Whether it was not stored. Who has looked here has not been told why."""
+        return self._publish.error is not None
+
+    @property
     def error(self) -> ClientError | None:
         """Why it was not stored, if that is so. Who has looked here has been told."""
         self._publish.told = self._publish.settled
