@@ -264,6 +264,23 @@ def test_a_write_is_shown_until_the_log_has_it() -> None:
     ]
 
 
+def test_a_write_that_only_a_log_from_before_has_is_shown_no_longer() -> None:
+    talk = Talk()
+    replica = talk.machine.replicate("doc")
+    (asked,) = talk.heard()
+    talk.say("ok", id=asked["id"], offset=9, epoch="e")
+    talk.say("state", channel="doc", entries={"k": {"offset": 5, "data": "old"}}, more=False)
+    replica.write("k", "mine", talk.machine.publish("doc", "mine", key="k"))
+    talk.heard()
+    talk.say("ok", id=1, offset=10)
+    talk.machine.lost("the server is stopped, and has a backup restored, before its message comes")
+    (asked,) = talk.come_online(seq=1, epoch="another")
+    talk.say("ok", id=asked["id"], offset=5, epoch="another")
+    assert replica.value("k") == "mine", "as it was, until it has been read anew"
+    talk.say("state", channel="doc", entries={"k": {"offset": 5, "data": "old"}}, more=False)
+    assert replica.value("k") == "old"
+
+
 # Types
 
 

@@ -238,7 +238,7 @@ class Feed:
             assert self.inbox.cursor is not None
             position = min(position, self.inbox.cursor)
         if self.replica is not None:
-            self.replica.begin(position, ok.offset)
+            self.replica.begin(ok.epoch, position, ok.offset)
         if self.members is not None:
             self.members.me = ok.member
         return False

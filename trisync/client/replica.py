@@ -36,13 +36,13 @@ class Change(NamedTuple):
 class _Write:
     """A write on its way: shown from now until the log has it, or the server refuses it."""
 
-    __slots__ = ("offset", "publish", "value")
+    __slots__ = ("epoch", "publish", "value")
 
     def __init__(self, publish: Publish, value: Any) -> None:
         self.publish = publish
         self.value = value
-        self.offset = 0
-        """Where it is stored, once that is known: from there the log itself says what the key is."""
+        self.epoch = ""
+        """The log that it is stored in, once it is: behind it there, or in another log, that says what the key is."""
 
 
 NO_ENTRY = Entry(0, None)
@@ -59,6 +59,7 @@ class Replica:
         self.on_change: Callable[[Change], None] = lambda change: None
         self._confirmed: dict[str, Entry] = {}
         self._writes: dict[str, list[_Write]] = {}
+        self._epoch = ""
         self._position = 0  # the offset up to which messages are in _confirmed, or in _fresh while that is read
         self._fresh: dict[str, Entry] | None = None
         self._pages_done = False
@@ -103,9 +104,9 @@ class Replica:
             if before != self.value(key):
                 self.on_change(Change(key, self.value(key), self._is_confirmed(key), write.publish.error))
         else:
-            write.offset = write.publish.offset
-            if self._fresh is None and write.offset <= self._position:
-                self._drop(key, write)
+            write.epoch = self._epoch
+            if self._fresh is None:
+                self._drop_stored(key)
 
     def _drop(self, key: str, write: _Write) -> None:
         writes = self._writes[key]
@@ -118,16 +119,17 @@ class Replica:
 
     # What the server says
 
-    def begin(self, position: int, target: int) -> None:
+    def begin(self, epoch: str, position: int, target: int) -> None:
         """The state is read anew: pages come, and then messages from behind `position` to `target` and on."""
         self._fresh = {}
         self._pages_done = False
+        self._epoch = epoch
         self._position = position
         self._target = target
 
     def skip(self, until: int) -> None:
         """Behind a gap that ends at offset `until`, the state is read anew."""
-        self.begin(max(self._position, until), max(self._target, until))
+        self.begin(self._epoch, max(self._position, until), max(self._target, until))
 
     def take_page(self, page: StatePage) -> None:
         """Some of the state; it may be newer than where the messages are, and then it stays."""
@@ -167,7 +169,8 @@ class Replica:
 
     def _drop_stored(self, key: str) -> None:
         for write in list(self._writes.get(key, [])):
-            if 0 < write.offset <= self._position:
+            is_passed = write.epoch != self._epoch or write.publish.offset <= self._position
+            if write.publish.settled and is_passed:
                 self._drop(key, write)
 
     def _finish_if_complete(self) -> None:
