@@ -281,6 +281,34 @@ def test_a_write_that_only_a_log_from_before_has_is_shown_no_longer() -> None:
     assert replica.value("k") == "old"
 
 
+@pytest.mark.parametrize("stored", [True, False])
+def test_what_shows_when_a_write_is_settled_late_is_told(stored: bool) -> None:
+    """Its answer was lost with a connection; by the time it comes again, the state has gone on."""
+    talk = Talk()
+    replica = talk.machine.replicate("doc")
+    (asked,) = talk.heard()
+    talk.say("ok", id=asked["id"], offset=0, epoch="e")
+    talk.say("state", channel="doc", entries={}, more=False)
+    replica.write("k", "same", talk.machine.publish("doc", "same", key="k"))
+    talk.heard()
+    talk.machine.lost("the answer is lost")
+    (asked, again) = talk.come_online(seq=1)
+    assert (asked["op"], again["seq"]) == ("subscribe", 1)
+    changes: list[Change] = []
+    replica.on_change = changes.append
+    talk.say("ok", id=asked["id"], offset=2, epoch="e")
+    value = "theirs" if stored else "same"
+    talk.say("state", channel="doc", entries={"k": {"offset": 2, "data": value}}, more=False)
+    assert not changes
+    if stored:
+        talk.say("ok", id=1, offset=1, duplicate=True)
+    else:
+        talk.refuse(1, "conflict", retry=False)
+    [change] = changes
+    assert change[:3] == ("k", value, True) == ("k", replica.value("k"), True)
+    assert (change.error is None) is stored
+
+
 # Types
 
 

@@ -98,24 +98,20 @@ class Replica:
         self.on_change(Change(key, value, confirmed=False))
 
     def _settle(self, key: str, write: _Write) -> None:
-        if write.publish.error is not None:
-            before = self.value(key)
+        before, error = self._seen(key), write.publish.error
+        if error is not None:
             self._drop(key, write)
-            if before != self.value(key):
-                self.on_change(Change(key, self.value(key), self._is_confirmed(key), write.publish.error))
         else:
             write.epoch = self._epoch
             if self._fresh is None:
                 self._drop_stored(key)
+        self._tell_if_new(key, before, error)
 
     def _drop(self, key: str, write: _Write) -> None:
         writes = self._writes[key]
         writes.remove(write)
         if not writes:
             del self._writes[key]
-
-    def _is_confirmed(self, key: str) -> bool:
-        return key not in self._writes
 
     # What the server says
 
@@ -160,12 +156,12 @@ class Replica:
             self._tell_if_new(key, before)
 
     def _seen(self, key: str) -> tuple[Any, bool]:
-        return self.value(key), self._is_confirmed(key)
+        return self.value(key), key not in self._writes
 
-    def _tell_if_new(self, key: str, before: tuple[Any, bool]) -> None:
+    def _tell_if_new(self, key: str, before: tuple[Any, bool], error: ClientError | None = None) -> None:
         now = self._seen(key)
         if now != before:
-            self.on_change(Change(key, *now))
+            self.on_change(Change(key, *now, error))
 
     def _drop_stored(self, key: str) -> None:
         for write in list(self._writes.get(key, [])):
