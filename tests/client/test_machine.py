@@ -121,6 +121,25 @@ def test_what_no_server_says_ends_the_connection_and_what_a_later_one_may_say_do
         decode(b"{")
 
 
+def test_an_answer_of_another_kind_ends_the_connection_and_who_asked_is_answered_on_the_next_one() -> None:
+    talk = Talk(online=False)
+    talk.machine.connecting("here")
+    talk.machine.connected()
+    (hello,) = talk.heard()
+    talk.say("pong", id=hello["id"])
+    assert talk.machine.hang_up is not None
+    talk.machine.lost("hung up")
+    talk.come_online()
+    request = talk.machine.request("history", {"channel": "lobby"}, lambda _: None)
+    (asked,) = talk.heard()
+    talk.say("pong", id=asked["id"])
+    assert talk.machine.hang_up is not None
+    talk.machine.lost("hung up")
+    (asked,) = talk.come_online()
+    talk.say("ok", id=asked["id"])
+    assert request.reply is not None
+
+
 def test_a_closed_machine_fails_all_that_waits_and_says_no_more() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby")

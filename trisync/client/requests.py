@@ -60,9 +60,12 @@ class Requests:
 
     def answered(self, id: int | str | None, reply: Ok | Pong | None, error: ClientError | None) -> None:
         """An answer has come. Raises ProtocolError where it is none."""
-        request = self._all.pop(str(id), None)
+        request = self._all.get(str(id))
         if request is None or not request.sent:
             raise ProtocolError(f"the server answered a request that it was not asked: {id}")
+        if reply is not None and (type(reply) is Pong) is not (request.op == "ping"):
+            raise ProtocolError(f"the server answered {request.op} as if it were another request")
+        del self._all[str(id)]
         self.awaited -= 1
         request.reply, request.error = reply, error
         request.on_done(request)
