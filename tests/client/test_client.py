@@ -37,10 +37,13 @@ def test_a_subscription_begins_where_it_is_told_to(run: Run, tcp_url: str, chann
             async with client.subscribe(channel, last=2) as messages:
                 assert [(await anext(messages)).data, (await anext(messages)).data] == ["two", "three"]
             async with client.subscribe(channel, since=0) as messages:
+                assert messages.offset == 0, "whatever has come already, nothing was taken out"
                 assert (await anext(messages)).data == "one"
                 offset, epoch = messages.offset, messages.epoch
             async with client.subscribe(channel, since=offset, epoch=epoch) as messages:
                 assert (await anext(messages)).data == "two"
+            async with client.subscribe(f"{channel}:empty", last=2) as messages:
+                assert (messages.offset, messages.epoch) == (0, epoch)
 
     run(main)
 
@@ -50,9 +53,11 @@ def test_another_log_is_a_gap_that_stops_the_loop_unless_it_is_asked_for(run: Ru
         async with trisync.connect(tcp_url) as client:
             await client.publish(channel, "one")
             async with client.subscribe(channel, since=1, epoch="another") as messages:
+                assert (messages.offset, messages.epoch) == (1, "another"), "the gap is still to be taken"
                 with pytest.raises(Gap, match=r"the log .* was replaced") as caught:
                     await anext(messages)
                 assert caught.value.reason == "epoch"
+                assert (messages.offset, len(messages.epoch)) == (0, 16)
                 assert (await anext(messages)).data == "one"
             async with client.subscribe(channel, since=7, gaps="yield") as both:
                 items = [await anext(both), await anext(both)]

@@ -10,7 +10,7 @@ from trisync.client import feeds
 from trisync.client.errors import CLASSES, Forbidden, Gap, Refused, Unavailable, refusal
 from trisync.client.feeds import PresenceChange, Start
 from trisync.client.replica import Change
-from trisync.client.wire import Member, decode, history_of
+from trisync.client.wire import Member, Message, decode, history_of
 from trisync.wire.errors import CODES
 
 
@@ -50,6 +50,21 @@ def test_another_log_is_noticed_even_if_the_connection_breaks_before_its_gap() -
     talk.say("ok", id=again["id"], offset=9, epoch="f")
     assert inbox.take() == Gap("lobby", "epoch")
     assert inbox.take() is None, "it is told once"
+
+
+def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby", Start(since=0), head=2)
+    talk.message("lobby", 1)
+    talk.message("lobby", 2)
+    talk.machine.lost("a backup is restored")
+    (again,) = talk.come_online(epoch="f")
+    talk.say("ok", id=again["id"], offset=9, epoch="f")
+    talk.message("lobby", 1)
+    assert inbox.origin == (0, "e")
+    assert [(type(inbox.take()), inbox.taken_epoch) for _ in range(4)] == [
+        (Message, "e"), (Message, "e"), (Gap, "f"), (Message, "f"),
+    ]  # fmt: skip
 
 
 def test_a_gap_tells_only_of_what_was_not_taken_in() -> None:

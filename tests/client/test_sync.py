@@ -29,6 +29,18 @@ def test_it_publishes_subscribes_and_reads(url: str, channel: str) -> None:
         assert [message.sender for message in client.history(channel, limit=1).messages] == ["script"]
 
 
+def test_a_subscription_that_is_entered_again_begins_again(tcp_url: str, channel: str) -> None:
+    with trisync.connect_sync(tcp_url) as client:
+        for number in range(5):
+            client.publish(channel, number)
+        messages = client.subscribe(channel, since=0)
+        for _ in range(2):
+            with messages:
+                assert messages.offset == 0
+                assert [next(messages).data, next(messages).data] == [0, 1]
+                assert messages.offset == 2
+
+
 def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_nothing(
     tcp_url: str, channel: str
 ) -> None:
@@ -120,8 +132,10 @@ def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:
             with pytest.raises(Gap):
                 next(messages)
             assert next(messages).data == 1
-        with client.subscribe(channel, since=7, gaps="yield") as both:
+        with client.subscribe(channel, since=7, epoch="another", gaps="yield") as both:
+            assert (both.offset, both.epoch) == (7, "another")
             assert isinstance(next(both), Gap)
+            assert (both.offset, len(both.epoch)) == (0, 16)
     with pytest.raises(NotConnected), trisync.connect_sync(NOBODY, wait_s=0):
         pass
     with pytest.raises(ZeroDivisionError), trisync.connect_sync(tcp_url):

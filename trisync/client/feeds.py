@@ -37,6 +37,10 @@ class Inbox:
         self.cursor: int | None = None
         """The newest offset that was taken in; None until the first subscription is there."""
         self.epoch = ""
+        self.origin: tuple[int | None, str] = None, ""
+        """The offset and epoch behind which it began; no offset where only the first message tells."""
+        self.taken_epoch = ""
+        """The log of what was taken out last."""
         self.error: ClientError | None = None
         self.on_item: Callable[[], None] = lambda: None
         self.overflowed = False
@@ -44,7 +48,7 @@ class Inbox:
         self._start = start
         self._on_flow = on_flow
         self._anchored = start.last is None  # whether the next offset must be the cursor's next
-        self._items: deque[Message | Gap] = deque()
+        self._items: deque[tuple[Message | Gap, str]] = deque()  # with the epoch of the log that each is of
         self._bytes = 0
 
     def request(self) -> dict[str, Any]:
@@ -61,24 +65,28 @@ class Inbox:
         Returns whether what comes begins right behind the cursor, with a message or a gap; if not, retention decides
         where it does, and only the first message tells.
         """
-        since, epoch = (self._start.since, self._start.epoch) if self.cursor is None else (self.cursor, self.epoch)
+        is_new = self.cursor is None
+        since, epoch = (self._start.since, self._start.epoch) if is_new else (self.cursor, self.epoch)
         self.epoch = ok.epoch
         self.overflowed = False
+        origin, is_exact = (since, ok.epoch), True
         if since is None:
             last = self._start.last
             self.cursor = ok.offset if last is None else max(0, ok.offset - last)
-            self._anchored = self.cursor == ok.offset
+            is_exact = self._anchored = self.cursor == ok.offset
+            origin = (self.cursor if is_exact else None, ok.epoch)
         elif (epoch is not None and epoch != ok.epoch) or since > ok.offset:
-            # Of nothing, nothing is lost.
-            if since:
+            if since:  # of nothing, nothing is lost
                 self._put(Gap(self.channel, "epoch"))
-            self.cursor, self._anchored = 0, False
+                origin = (since, epoch or "")
+            self.cursor = 0
+            is_exact = self._anchored = False
         else:
             self.cursor = since
-            self.on_item()
-            return True
+        if is_new:
+            self.origin = origin
         self.on_item()
-        return self._anchored
+        return is_exact
 
     def take_in(self, message: Message) -> None:
         """A message has come. Raises ProtocolError where one before it has not."""
@@ -114,7 +122,7 @@ class Inbox:
 
     def _put(self, item: Message | Gap) -> None:
         was_full = self.is_full()
-        self._items.append(item)
+        self._items.append((item, self.epoch))
         if type(item) is Message:
             self._bytes += len(item.json)
         if not was_full and self.is_full():
@@ -132,7 +140,7 @@ class Inbox:
                 raise self.error.with_traceback(None)
             return None
         was_full = self.is_full()
-        item = self._items.popleft()
+        item, self.taken_epoch = self._items.popleft()
         if type(item) is Message:
             self._bytes -= len(item.json)
         if was_full and not self.is_full():

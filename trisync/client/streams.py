@@ -14,15 +14,18 @@ Item = TypeVar("Item")
 
 
 class Taker(Generic[Item]):
-    """How far a program has taken a channel's messages and gaps, in `offset`."""
+    """How far a program has taken a channel's messages and gaps: where to go on another day."""
 
     def __init__(self, *, raise_gaps: bool) -> None:
         self.offset: int | None = None
-        """The offset of the newest message, or gap, that was taken out: with `epoch`, where to go on another day."""
+        """The offset of the newest message, or gap, that was taken out; before that, behind which it began."""
+        self.epoch = ""
+        """The log that `offset` is of."""
         self._raise_gaps = raise_gaps
 
-    def _hand_out(self, item: Message | Gap) -> Item:
+    def _hand_out(self, item: Message | Gap, epoch: str) -> Item:
         """The item, which the program takes by this. Raises a gap, where gaps are to be raised."""
+        self.epoch = epoch
         if type(item) is Message:
             if item.offset is not None:
                 self.offset = item.offset
@@ -51,11 +54,6 @@ class Subscription(Taker[Item]):
     def __repr__(self) -> str:
         return f"<Subscription to {self.channel!r}, offset {self.offset}>"
 
-    @property
-    def epoch(self) -> str:
-        """The log that offsets are of; "" before the subscription has begun."""
-        return "" if self._inbox is None else self._inbox.epoch
-
     async def __aenter__(self) -> Self:
         inbox = self._inbox = self._machine.subscribe(self.channel, self._start)
         inbox.on_item = self._signal.fire
@@ -67,8 +65,7 @@ class Subscription(Taker[Item]):
         except BaseException:
             self._leave()
             raise
-        if self._start.last is None:
-            self.offset = inbox.cursor
+        self.offset, self.epoch = inbox.origin
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -85,16 +82,19 @@ class Subscription(Taker[Item]):
         inbox = self._entered()
         while (item := inbox.take()) is None:
             await self._signal.wait()
-        return self._hand_out(item)
+        return self._hand_out(item, inbox.taken_epoch)
 
-    async def take_some(self, count_max: int) -> list[Message | Gap]:
-        """At least one item, and as many more as are there already; gaps among them. For whoever pays for each call."""
+    async def take_some(self, count_max: int) -> list[tuple[Message | Gap, str]]:
+        """At least one item, and as many more as are there already, gaps among them; each with the epoch of its log.
+
+        For whoever pays for each call. It moves no `offset`.
+        """
         inbox = self._entered()
         while (item := inbox.take()) is None:
             await self._signal.wait()
-        items = [item]
+        items = [(item, inbox.taken_epoch)]
         while len(items) < count_max and inbox.error is None and (item := inbox.take()) is not None:
-            items.append(item)
+            items.append((item, inbox.taken_epoch))
         return items
 
     def _entered(self) -> Inbox:

@@ -154,19 +154,15 @@ class SyncSubscription(_Entered, Taker[Item]):
         _Entered.__init__(self, inner, bridge)
         Taker.__init__(self, raise_gaps=raise_gaps)
         self._inner = inner
-        self._taken: deque[Message | Gap] = deque()
+        self._taken: deque[tuple[Message | Gap, str]] = deque()
 
     def __repr__(self) -> str:
         return f"<SyncSubscription to {self.channel!r}, offset {self.offset}>"
 
-    @property
-    def epoch(self) -> str:
-        """The log that offsets are of."""
-        return self._inner.epoch
-
     def __enter__(self) -> Self:
         super().__enter__()
-        self.offset = self._inner.offset
+        self._taken.clear()
+        self.offset, self.epoch = self._inner.offset, self._inner.epoch
         return self
 
     def __iter__(self) -> Self:
@@ -179,7 +175,7 @@ class SyncSubscription(_Entered, Taker[Item]):
         """As next(self), but that it raises TimeoutError if nothing comes for so long; a later call loses nothing."""
         if not self._taken:
             self._taken.extend(self._bridge.call_within(timeout_s, self._inner.take_some, TAKEN_AT_ONCE))
-        return self._hand_out(self._taken.popleft())
+        return self._hand_out(*self._taken.popleft())
 
 
 class SyncDocument(_Entered, Mapping[str, Any]):
