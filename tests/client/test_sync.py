@@ -7,13 +7,15 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import trisync
 from tests.client.conftest import NOBODY
 from tests.harness import PATIENCE_S, server_process
-from trisync.client import Change, Closed, Conflict, Gap, NotConnected, State, Unsettled
+from trisync.client import Change, Closed, Conflict, Gap, Message, NotConnected, State, Unsettled
+from trisync.client.sync_feeds import Bridge
 
 
 def test_it_publishes_subscribes_and_reads(url: str, channel: str) -> None:
@@ -39,6 +41,25 @@ def test_a_subscription_that_is_entered_again_begins_again(tcp_url: str, channel
                 assert messages.offset == 0
                 assert [next(messages).data, next(messages).data] == [0, 1]
                 assert messages.offset == 2
+
+
+def test_threads_may_share_a_subscription(tcp_url: str, channel: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    with trisync.connect_sync(tcp_url) as client, client.subscribe(channel, since=0) as messages:
+        client.publish(channel, "for another thread")
+        call_within = Bridge.call_within
+        others: list[Message] = []
+
+        def another_is_faster(bridge: Bridge, *args: Any) -> Any:
+            items = call_within(bridge, *args)
+            if others:
+                return items
+            messages._taken.extend(items)
+            others.append(messages.next())
+            client.publish(channel, "for this one")
+            return []
+
+        monkeypatch.setattr(Bridge, "call_within", another_is_faster)
+        assert (next(messages).data, others[0].data) == ("for this one", "for another thread")
 
 
 def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_nothing(

@@ -6,6 +6,7 @@ That lives in the client's own thread; a call here is made there, and waited for
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import suppress
 from inspect import isawaitable
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -148,7 +149,7 @@ class _Entered:
 
 
 class SyncSubscription(_Entered, Taker[Item]):
-    """A channel's messages, each once and in order. As Subscription."""
+    """A channel's messages, each once and in order. As Subscription; threads that share it share the messages out."""
 
     def __init__(self, inner: Subscription[Message | Gap], bridge: Bridge, *, raise_gaps: bool) -> None:
         _Entered.__init__(self, inner, bridge)
@@ -173,9 +174,12 @@ class SyncSubscription(_Entered, Taker[Item]):
 
     def next(self, timeout_s: float | None = None) -> Item:
         """As next(self), but that it raises TimeoutError if nothing comes for so long; a later call loses nothing."""
-        if not self._taken:
+        while True:
+            with suppress(IndexError):  # to look before would prove nothing: there may be other threads
+                taken = self._taken.popleft()
+                break
             self._taken.extend(self._bridge.call_within(timeout_s, self._inner.take_some, TAKEN_AT_ONCE))
-        return self._hand_out(*self._taken.popleft())
+        return self._hand_out(*taken)
 
 
 class SyncDocument(_Entered, Mapping[str, Any]):
