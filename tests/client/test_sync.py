@@ -95,6 +95,22 @@ def test_a_state_and_its_changes(tcp_url: str, channel: str) -> None:
         assert (len(doc), doc.confirmed("title")) == (2, (4, "again"))
 
 
+def test_what_is_changed_by_a_function_of_the_program_is_changed_in_its_thread(tcp_url: str, channel: str) -> None:
+    """So that it may read the document, or wait."""
+    seen: list[Any] = []
+    with trisync.connect_sync(tcp_url) as client, trisync.connect_sync(tcp_url) as other, client.state(channel) as doc:
+        doc["step"] = 2
+
+        def change(count: Any) -> Any:
+            seen.append((count, threading.current_thread()))
+            if len(seen) == 1:
+                other.publish(channel, 10, key="count")
+            return (count or 0) + doc["step"]
+
+        assert doc.update("count", change) == 12
+    assert seen == [(None, threading.current_thread()), (10, threading.current_thread())]
+
+
 def test_who_is_there(tcp_url: str, channel: str) -> None:
     with trisync.connect_sync(tcp_url, name="script") as client, client.presence(channel) as members:
         assert list(members) == [members.me]

@@ -108,17 +108,28 @@ class Document(Mapping[str, Any]):
         Compares and sets until it succeeds, so `change` may be called more than once; it may change its argument in
         place. Returns the stored value. Raises what the server refuses it with other than Conflict.
         """
+        base = await self._settled(key)
+        while True:
+            value = change(deepcopy(base.data))
+            newer = await self._replace(key, base, value)
+            if newer is None:
+                return value
+            base = newer
+
+    async def _settled(self, key: str) -> Entry:
+        """What is confirmed on a key, once none of this client's writes on it is on its way."""
         replica = self._replica
         for publish in replica.writes_on(key):
             await until_settled(publish)
-        base = replica.confirmed(key)
-        while True:
-            value = change(deepcopy(base.data))
-            try:
-                await self._write(key, value, base.offset)
-                return value
-            except Conflict as conflict:
-                base = Entry(conflict.offset, conflict.data)
+        return replica.confirmed(key)
+
+    async def _replace(self, key: str, base: Entry, value: Any) -> Entry | None:
+        """Write a value in place of another one. Where that is no longer there, returns what is."""
+        try:
+            await self._write(key, value, base.offset)
+            return None
+        except Conflict as conflict:
+            return Entry(conflict.offset, conflict.data)
 
     def confirmed(self, key: str) -> Entry | None:
         """What the server is known to have on a key, whatever of this client's is on its way; None if nothing."""

@@ -7,6 +7,7 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import suppress
+from copy import deepcopy
 from inspect import isawaitable
 from typing import Any, Generic, Self, TypeVar, overload
 
@@ -213,8 +214,14 @@ class SyncDocument(_Entered, Mapping[str, Any]):
         return offset
 
     def update(self, key: str, change: Callable[[Any], Any]) -> Any:
-        """Set a key to `change(its value)`, so that nobody's change is lost; `change` runs in the client's thread."""
-        return self._bridge.call(self._inner.update, key, change)
+        """Set a key to `change(its value)`, so that nobody's change is lost. As Document.update()."""
+        base = self._bridge.call(self._inner._settled, key)
+        while True:
+            value = change(deepcopy(base.data))
+            newer = self._bridge.call(self._inner._replace, key, base, value)
+            if newer is None:
+                return value
+            base = newer
 
     def confirmed(self, key: str) -> Entry | None:
         """What the server is known to have on a key."""
