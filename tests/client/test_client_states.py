@@ -49,6 +49,30 @@ def test_a_state_is_a_mapping_that_every_client_has_alike(run: Run, url: str, ch
     run(main)
 
 
+def test_who_goes_through_a_state_or_members_is_not_disturbed_by_what_changes_meanwhile(
+    run: Run, tcp_url: str, channel: str
+) -> None:
+    async def main() -> None:
+        async with (
+            trisync.connect(tcp_url) as client,
+            client.state(channel) as doc,
+            client.presence(channel) as members,
+        ):
+            await doc.set("a", 1)
+            await doc.set("b", 2)
+            changes = members.changes()
+            async with trisync.connect(tcp_url, name="bob") as bob, bob.subscribe(channel):
+                await eventually(lambda: len(members) == 2, changes.__anext__)
+                items, values, people = iter(doc.items()), iter(doc.values()), iter(members.values())
+            del doc["b"]
+            await eventually(lambda: len(members) == 1, changes.__anext__)
+            assert sorted(items) == [("a", 1), ("b", 2)]
+            assert sorted(values) == [1, 2]
+            assert {member.name for member in people} == {None, "bob"}
+
+    run(main)
+
+
 @pytest.mark.parametrize("number", [b"1e400", b"-" + b"9" * 5000])
 def test_numbers_that_python_cannot_hold_are_infinities_and_stay_digit_for_digit(
     run: Run, url: str, channel: str, number: bytes

@@ -86,9 +86,10 @@ def test_a_state_and_its_changes(tcp_url: str, channel: str) -> None:
         doc.flush()
         assert doc.update("count", lambda n: (n or 0) + 1) == 1
         assert dict(doc) == {"title": "Hello", "count": 1}
-        changes = doc.changes()
+        changes, items, values = doc.changes(), iter(doc.items()), iter(doc.values())
         del doc["title"]
         assert next(changes).value is None
+        assert (dict(items), set(values)) == ({"title": "Hello", "count": 1}, {"Hello", 1}), "as it was"
         assert doc.set("title", "again") == 4
         while (change := next(changes)) != Change("title", "again", confirmed=True):
             assert change.key == "title"

@@ -1,9 +1,9 @@
 """A channel's state as a mapping, and its members, for programs. What becomes of writes is in replica.py."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from copy import deepcopy
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from trisync.client.driver import Signal
 from trisync.client.errors import Conflict
@@ -13,6 +13,8 @@ from trisync.client.receipts import Receipt, until_settled
 from trisync.client.replica import Change, Entry, Replica
 from trisync.client.streams import Audience, Changes
 from trisync.client.wire import Member
+
+Item = TypeVar("Item")
 
 
 async def _until_ready(part: Replica | Members, signal: Signal, leave: Callable[[], None]) -> None:
@@ -27,7 +29,22 @@ async def _until_ready(part: Replica | Members, signal: Signal, leave: Callable[
         raise
 
 
-class Document(Mapping[str, Any]):
+class LiveMapping(Mapping[str, Item]):
+    """A mapping that changes by itself. What items() and values() give is of one moment, and stays as it is."""
+
+    def _now(self) -> dict[str, Item]:
+        return {key: self[key] for key in self}
+
+    def items(self) -> ItemsView[str, Item]:
+        """All keys with their values, as they are now."""
+        return self._now().items()
+
+    def values(self) -> ValuesView[Item]:
+        """All values, as they are now."""
+        return self._now().values()
+
+
+class Document(LiveMapping[Any]):
     """A channel's state, live: a mapping, and an async context manager whose entering waits until it is there.
 
     Reading is local and immediate. `doc[key] = value` and `del doc[key]` are seen at once, by this client first, and
@@ -165,7 +182,7 @@ class Document(Mapping[str, Any]):
         return self._audience.join()
 
 
-class Roster(Mapping[str, Member]):
+class Roster(LiveMapping[Member]):
     """Who is in a channel, live: members by their ids, and an async context manager. Being here is being in it too.
 
     While there is no connection it stays as it was last known.

@@ -5,7 +5,7 @@ That lives in the client's own thread; a call here is made there, and waited for
 
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import suppress
 from copy import deepcopy
 from inspect import isawaitable
@@ -15,7 +15,7 @@ import anyio
 from anyio.from_thread import BlockingPortal
 
 from trisync.client.aio import Client
-from trisync.client.documents import Document, Roster
+from trisync.client.documents import Document, LiveMapping, Roster
 from trisync.client.errors import Closed, Gap
 from trisync.client.feeds import PresenceChange
 from trisync.client.machine import State
@@ -183,21 +183,21 @@ class SyncSubscription(_Entered, Taker[Item]):
         return self._hand_out(*taken)
 
 
-class SyncDocument(_Entered, Mapping[str, Any]):
+class SyncDocument(_Entered, LiveMapping[Any]):
     """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
 
     def __init__(self, inner: Document, bridge: Bridge) -> None:
         super().__init__(inner, bridge)
         self._inner = inner
 
-    def _snapshot(self) -> dict[str, Any]:
-        return self._bridge.call(dict, self._inner)
+    def _now(self) -> dict[str, Any]:
+        return self._bridge.call(self._inner._now)
 
     def __getitem__(self, key: str) -> Any:
         return self._bridge.call(self._inner.__getitem__, key)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._snapshot())
+        return iter(self._now())
 
     def __len__(self) -> int:
         return self._bridge.call(len, self._inner)
@@ -241,7 +241,7 @@ class SyncDocument(_Entered, Mapping[str, Any]):
         return Blocking(self._bridge, self._bridge.call(self._inner.changes))
 
 
-class SyncRoster(_Entered, Mapping[str, Member]):
+class SyncRoster(_Entered, LiveMapping[Member]):
     """Who is in a channel, live. As Roster."""
 
     def __init__(self, inner: Roster, bridge: Bridge) -> None:
@@ -253,11 +253,14 @@ class SyncRoster(_Entered, Mapping[str, Member]):
         """The id by which the others see this client."""
         return self._inner.me
 
+    def _now(self) -> dict[str, Member]:
+        return self._bridge.call(self._inner._now)
+
     def __getitem__(self, id: str) -> Member:
         return self._bridge.call(self._inner.__getitem__, id)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(self._bridge.call(list, self._inner))
+        return iter(self._now())
 
     def __len__(self) -> int:
         return self._bridge.call(len, self._inner)
