@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Awaitable, Callable
+from datetime import date
 from pathlib import Path
 
 import anyio
@@ -45,6 +46,28 @@ def test_a_state_is_a_mapping_that_every_client_has_alike(run: Run, url: str, ch
                 assert entry.data == "Hello"
                 with pytest.raises(KeyError):
                     del hers["old"]
+
+    run(main)
+
+
+def test_a_value_is_seen_at_once_as_it_will_be_stored(run: Run, tcp_url: str, channel: str) -> None:
+    values = {
+        "tuple": ((1, 2), [1, 2]),
+        "date": (date(2020, 1, 31), "2020-01-31"),
+        "keys": ({1: {"a": (True,)}}, {"1": {"a": [True]}}),
+        "json": (msgspec.Raw(b'{"a": 1}'), {"a": 1}),
+    }
+
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client, client.state(channel) as doc:
+            changes = doc.changes()
+            for key, (value, seen) in values.items():
+                doc[key] = value
+                assert doc[key] == seen
+                assert type(doc[key]) is type(seen)
+            await doc.flush()
+            await eventually(lambda: all(doc.confirmed(key) for key in values), changes.__anext__)
+            assert dict(doc) == {key: seen for key, (_, seen) in values.items()}
 
     run(main)
 

@@ -5,6 +5,8 @@ from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from copy import deepcopy
 from typing import Any, Self, TypeVar
 
+from msgspec import Raw
+
 from trisync.client.driver import Signal
 from trisync.client.errors import Conflict
 from trisync.client.feeds import Members, PresenceChange
@@ -13,6 +15,7 @@ from trisync.client.receipts import Receipt, until_settled
 from trisync.client.replica import Change, Entry, Replica
 from trisync.client.streams import Audience, Changes
 from trisync.client.wire import Member
+from trisync.wire.data import decode_data, encode_data
 
 Item = TypeVar("Item")
 
@@ -47,10 +50,11 @@ class LiveMapping(Mapping[str, Item]):
 class Document(LiveMapping[Any]):
     """A channel's state, live: a mapping, and an async context manager whose entering waits until it is there.
 
-    Reading is local and immediate. `doc[key] = value` and `del doc[key]` are seen at once, by this client first, and
-    are queued like publishes; what the server refuses is taken back, which changes() tells and flush() raises. There
-    is no None in a document: writing it deletes the key. A value that was read is not to be changed in place. Behind
-    its end it stays as it was last known, and writing raises Closed, or why else it ended.
+    Reading is local and immediate. `doc[key] = value` and `del doc[key]` are seen at once, by this client first, as
+    the JSON that is stored (a tuple as a list, a date as text), and are queued like publishes; what the server refuses
+    is taken back, which changes() tells and flush() raises. There is no None in a document: writing it deletes the
+    key. A value that was read is not to be changed in place. Behind its end it stays as it was last known, and writing
+    raises Closed, or why else it ended.
     """
 
     def __init__(self, machine: Machine, channel: str) -> None:
@@ -110,9 +114,9 @@ class Document(LiveMapping[Any]):
         replica = self._replica
         if replica.error is not None:
             raise replica.error.with_traceback(None)
-        value = deepcopy(value)  # before anything is sent: it may fail, and the program may change its own
-        publish = self._machine.publish(self.channel, value, key=key, expect=expect)
-        replica.write(key, value, publish)
+        json = encode_data(value)
+        publish = self._machine.publish(self.channel, Raw(json), key=key, expect=expect)
+        replica.write(key, decode_data(json), publish)  # as everybody will have it, and not the program's to change
         return Receipt(publish)
 
     async def set(self, key: str, value: Any) -> int:
