@@ -350,6 +350,37 @@ def test_ctrl_c_ends_the_wait_for_a_first_connection_and_for_the_last_answers(wa
     assert run_program(INTERRUPTED, NOBODY, waiting).stdout == "interrupted\n"
 
 
+INTERRUPTED_BESIDE_OTHERS = """
+import signal, sys, threading
+from trisync.client import Closed, connect_sync
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+client = connect_sync(sys.argv[1], wait_s=None, close_s=1e6).open()
+client.post("lobby", 1)
+
+def ask():
+    try:
+        client.history("lobby")
+    except Closed:
+        print("closed")
+
+thread = threading.Thread(target=ask)
+thread.start()
+while not client._opened.client._machine._requests.of_kind("history"):
+    pass
+signal.setitimer(signal.ITIMER_REAL, 0.2)
+try:
+    client.close()
+except KeyboardInterrupt:
+    print("interrupted")
+thread.join()
+"""
+
+
+def test_who_waits_in_another_thread_meanwhile_is_told_that_the_client_was_closed() -> None:
+    ran = run_program(INTERRUPTED_BESIDE_OTHERS, NOBODY)
+    assert sorted(ran.stdout.split()) == ["closed", "interrupted"], ran.stderr
+
+
 FORK = """
 receipt.result()
 if os.fork() == 0:

@@ -6,6 +6,7 @@ That lives in the client's own thread; a call here is made there, and waited for
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from concurrent.futures import CancelledError
 from contextlib import suppress
 from copy import deepcopy
 from inspect import isawaitable
@@ -87,6 +88,8 @@ class Bridge:
             raise Closed(f"the client is closed: {self.client.status.reason}") from None
         try:
             return future.result()
+        except CancelledError:
+            raise Closed("the client is closed: its end was not waited for") from None
         except BaseException:
             future.cancel()
             raise
