@@ -75,7 +75,7 @@ def test_why_there_was_no_connection_is_said_also_while_another_is_tried(
 
 def test_a_client_that_the_server_refuses_is_closed(run: Run, tcp_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Such as one of a later version, whose rules are others."""
-    monkeypatch.setattr("trisync.client.aio.check_hello", lambda *_: None)
+    monkeypatch.setattr("trisync.client.options.check_hello", lambda *_: None)
 
     async def main() -> None:
         with pytest.raises(BadRequest, match="name is 1-64 characters"):

@@ -14,11 +14,12 @@ from trisync.client.driver import Driver, Signal
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, State, Status, make_producer
+from trisync.client.options import Options, check_options
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.streams import Audience, Changes, Subscription
-from trisync.client.transports import DEFAULT_URL, open_transport, parse_url
-from trisync.client.wire import History, Member, Message, check_channel, check_hello, check_start, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_seconds
+from trisync.client.transports import DEFAULT_URL, open_transport
+from trisync.client.wire import History, Member, Message, check_channel, check_start, history_of
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer
 
 logger = logging.getLogger("trisync.client")
 
@@ -59,7 +60,7 @@ def connect(
     >>> run(main)
     1
     """
-    return Client(
+    options = check_options(
         url,
         name=name,
         producer=producer,
@@ -69,44 +70,24 @@ def connect(
         queue_bytes_max=queue_bytes_max,
         tls=tls,
     )
+    return Client(options)
 
 
 class Client:
     """A connection that comes back by itself; made by connect(). For the tasks of one event loop, in one thread."""
 
-    def __init__(
-        self,
-        url: str,
-        *,
-        name: str | None,
-        producer: str | None,
-        wait_s: float | None,
-        close_s: float,
-        queue_max: int,
-        queue_bytes_max: int,
-        tls: ssl.SSLContext | None,
-    ) -> None:
-        address = parse_url(url)
-        check_hello(name, producer)
-        if tls is not None and not isinstance(tls, ssl.SSLContext):
-            raise TypeError(f"tls is an ssl.SSLContext, not {tls!r}")
-        if tls is not None and not address.encrypted:
-            raise ValueError(f"tls is for tcps:// and wss://, and {address} is not encrypted")
-        check_integer("queue_max", queue_max, 1)
-        check_integer("queue_bytes_max", queue_bytes_max, 1)
-        check_seconds("close_s", close_s)
-        if wait_s is not None:
-            check_seconds("wait_s", wait_s)
-        self._wait_s = wait_s
-        self._close_s = close_s
+    def __init__(self, options: Options) -> None:
+        self._wait_s = options.wait_s
+        self._close_s = options.close_s
         self._machine = Machine(
-            producer=producer or make_producer(),
-            name=name,
+            producer=options.producer or make_producer(),
+            name=options.name,
             timer=anyio.current_time,
             random=random.Random(),
-            queue_max=queue_max,
-            queue_bytes_max=queue_bytes_max,
+            queue_max=options.queue_max,
+            queue_bytes_max=options.queue_bytes_max,
         )
+        address, tls = options.address, options.tls
         self._driver = Driver(self._machine, lambda: open_transport(address, tls), str(address))
         self._audience: Audience[Status] = Audience(lambda: self._machine.error)
         self._machine.on_status = self._on_status

@@ -9,10 +9,11 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, Self, TypeVar, overload
 
-from trisync.client.aio import Client, connect
+from trisync.client.aio import Client
 from trisync.client.errors import Gap
 from trisync.client.loop_thread import LoopThread
 from trisync.client.machine import Status
+from trisync.client.options import Options, check_options
 from trisync.client.receipts import Receipt
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
@@ -51,29 +52,26 @@ def connect_sync(
     {'text': 'hi'}
     """
 
-    def make() -> Client:
-        return connect(
-            url,
-            name=name,
-            producer=producer,
-            wait_s=wait_s,
-            close_s=close_s,
-            queue_max=queue_max,
-            queue_bytes_max=queue_bytes_max,
-            tls=tls,
-        )
-
-    make()  # which tells here, and not where it is opened, what cannot be
+    options = check_options(
+        url,
+        name=name,
+        producer=producer,
+        wait_s=wait_s,
+        close_s=close_s,
+        queue_max=queue_max,
+        queue_bytes_max=queue_bytes_max,
+        tls=tls,
+    )
     if call_s is not None:
         check_seconds("call_s", call_s)
-    return SyncClient(make, call_s)
+    return SyncClient(options, call_s)
 
 
 class SyncClient:
     """A connection that comes back by itself, for threads; made by connect_sync()."""
 
-    def __init__(self, make: Callable[[], Client], call_s: float | None) -> None:
-        self._make = make
+    def __init__(self, options: Options, call_s: float | None) -> None:
+        self._options = options
         self._call_s = call_s
         self._exits: ExitStack | None = None
         self._opened: Bridge | None = None
@@ -93,7 +91,7 @@ class SyncClient:
             raise RuntimeError("it is open already")
         with ExitStack() as exits:
             portal = exits.enter_context(LoopThread())
-            client = portal.call(_made, self._make)
+            client = Client(self._options)
             exits.enter_context(portal.wrap_async_context_manager(client))
             self._opened = Bridge(portal, client, self._call_s)
             self._exits = exits.pop_all()
@@ -231,7 +229,3 @@ class SyncClient:
         """Who is in a channel, live. As Client.presence()."""
         bridge = self._bridge
         return SyncRoster(bridge.client.presence(channel), bridge)
-
-
-async def _made(make: Callable[[], Client]) -> Client:
-    return make()
