@@ -10,7 +10,8 @@ from trio.testing import MockClock
 
 from trisync.client.driver import Driver
 from trisync.client.errors import Closed
-from trisync.client.machine import Machine, State
+from trisync.client.machine import Machine
+from trisync.client.status import State
 from trisync.client.transports import Transport, TransportError
 
 

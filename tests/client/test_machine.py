@@ -6,8 +6,9 @@ import pytest
 
 from tests.client.machine_talk import Talk
 from trisync.client.errors import Closed, Forbidden, ProtocolError
-from trisync.client.machine import BACKOFF_S_MAX, State
+from trisync.client.machine import BACKOFF_S_MAX
 from trisync.client.requests import Request
+from trisync.client.status import State
 from trisync.client.watchdog import ANSWER_S, QUIET_S
 from trisync.client.wire import decode
 

@@ -6,8 +6,8 @@ import pytest
 
 from tests.client.machine_talk import LIMITS, Talk
 from trisync.client.errors import Fenced, NotConnected, Refused, TooLarge
-from trisync.client.machine import State
 from trisync.client.requests import Request
+from trisync.client.status import State
 
 
 def test_at_most_a_window_is_in_flight_and_answers_let_more_go() -> None:

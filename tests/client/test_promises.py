@@ -15,10 +15,11 @@ from tests.client.fake_server import FakeServer
 from trisync.client import feeds
 from trisync.client.errors import Conflict, Gap, QueueFull
 from trisync.client.feeds import Inbox, Start
-from trisync.client.machine import Machine, State
+from trisync.client.machine import Machine
 from trisync.client.publishes import Publish
 from trisync.client.replica import Replica
 from trisync.client.requests import Request
+from trisync.client.status import State
 from trisync.client.wire import Message, Ok
 
 CHANNELS = st.sampled_from(["a", "b"])

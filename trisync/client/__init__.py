@@ -30,9 +30,9 @@ from trisync.client.errors import (
     Unsettled,
 )
 from trisync.client.feeds import PresenceChange
-from trisync.client.machine import State, Status
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
+from trisync.client.status import State, Status
 from trisync.client.streams import Changes, Subscription
 from trisync.client.sync import SyncClient, connect_sync
 from trisync.client.sync_feeds import SyncDocument, SyncReceipt, SyncRoster, SyncSubscription

@@ -13,9 +13,10 @@ from trisync.client.documents import Document, Roster
 from trisync.client.driver import Driver, Signal
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
-from trisync.client.machine import Machine, State, Status, make_producer
+from trisync.client.machine import Machine, make_producer
 from trisync.client.options import Options, check_options
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
+from trisync.client.status import State, Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
 from trisync.client.wire import History, Member, Message, check_channel, check_start, history_of

@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 import anyio
 
 from trisync.client.errors import Closed
-from trisync.client.machine import Machine, State
+from trisync.client.machine import Machine
+from trisync.client.status import State
 from trisync.client.transports import CLOSE_S, Transport, TransportError, reason_of
 from trisync.client.watchdog import ANSWER_S
 

@@ -9,9 +9,8 @@ import logging
 import math
 import secrets
 from collections.abc import Callable, Iterable
-from enum import Enum
 from random import Random
-from typing import Any, NamedTuple
+from typing import Any
 
 from msgspec import Raw
 
@@ -21,6 +20,7 @@ from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.publishes import Publish, Publishes
 from trisync.client.replica import Replica
 from trisync.client.requests import Request, Requests
+from trisync.client.status import State, Status
 from trisync.client.subscriptions import Subscriptions
 from trisync.client.watchdog import Watchdog
 from trisync.client.wire import (
@@ -55,27 +55,6 @@ GOODBYE_S_MAX = 60.0
 def make_producer() -> str:
     """A producer id that nobody else has, or can guess."""
     return secrets.token_hex(16)
-
-
-class State(Enum):
-    """What becomes of a client."""
-
-    CONNECTING = "connecting"
-    """A connection is being opened, or the server is being greeted."""
-    ONLINE = "online"
-    OFFLINE = "offline"
-    """There is no connection; the next attempt is planned."""
-    CLOSED = "closed"
-    """There will be no other connection."""
-
-
-class Status(NamedTuple):
-    """How a client is connected, and why it is so."""
-
-    state: State
-    reason: str
-    retry_s: float | None = None
-    """When offline: how long after this began the next attempt is made."""
 
 
 class Machine:

@@ -12,9 +12,9 @@ from typing import Any, Literal, Self, TypeVar, overload
 from trisync.client.aio import Client
 from trisync.client.errors import Gap
 from trisync.client.loop_thread import LoopThread
-from trisync.client.machine import Status
 from trisync.client.options import Options, check_options
 from trisync.client.receipts import Receipt
+from trisync.client.status import Status
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message

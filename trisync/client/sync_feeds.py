@@ -19,9 +19,9 @@ from trisync.client.aio import Client
 from trisync.client.documents import Document, LiveMapping, Roster
 from trisync.client.errors import Closed, Gap
 from trisync.client.feeds import PresenceChange
-from trisync.client.machine import State
 from trisync.client.receipts import Receipt
 from trisync.client.replica import Change, Entry
+from trisync.client.status import State
 from trisync.client.streams import Subscription, Taker
 from trisync.client.wire import Member, Message
 
