@@ -15,7 +15,7 @@ import pytest
 import trisync
 from tests.client.conftest import NOBODY
 from tests.harness import PATIENCE_S, server_process
-from trisync.client import Change, Closed, Conflict, Gap, Message, NotConnected, State, Unsettled
+from trisync.client import Change, Closed, Conflict, Gap, Message, NotConnected, QueueFull, State, Unsettled
 from trisync.client.sync_feeds import Bridge
 
 
@@ -303,6 +303,15 @@ def test_a_call_may_have_enough_of_waiting_and_what_it_publishes_is_published_al
         client.close()
         with trisync.connect_sync(f"tcp://127.0.0.1:{port}") as other:
             assert [message.data for message in other.history("lobby").messages] == [1, 2, 3]
+
+
+def test_who_posts_to_a_queue_that_stays_full_is_told_that_it_was_not_taken() -> None:
+    client = trisync.connect_sync(NOBODY, wait_s=None, close_s=0, call_s=0, queue_max=1).open()
+    client.post("lobby", 1)
+    with pytest.raises(QueueFull):
+        client.post("lobby", 2)
+    with pytest.raises(Unsettled, match="1 publishes"):
+        client.close()
 
 
 # A process that ends, or forks, with a client that is open

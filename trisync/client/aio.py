@@ -75,7 +75,10 @@ def connect(
 
 
 class Client:
-    """A connection that comes back by itself; made by connect(). For the tasks of one event loop, in one thread."""
+    """A connection that comes back by itself; made by connect(). For the tasks of one event loop, in one thread.
+
+    One of them enters and leaves it.
+    """
 
     def __init__(self, options: Options) -> None:
         self._wait_s = options.wait_s

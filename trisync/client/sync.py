@@ -9,6 +9,8 @@ from collections.abc import Callable, Coroutine, Iterator
 from contextlib import ExitStack
 from typing import Any, Literal, Self, TypeVar, overload
 
+import anyio
+
 from trisync.client.aio import Client
 from trisync.client.errors import Gap
 from trisync.client.loop_thread import LoopThread
@@ -156,13 +158,15 @@ class SyncClient:
     def post(
         self, channel: str, data: Any, *, key: str | None = None, expect: int | None = None, merge: bool = False
     ) -> SyncReceipt:
-        """Publish without waiting for the answer, but until the queue has room."""
+        """Publish without waiting for the answer, but until the queue has room, or QueueFull after `call_s` seconds."""
+        bridge = self._bridge
 
-        async def post(client: Client) -> Receipt:
-            await client.room()
-            return client.post(channel, data, key=key, expect=expect, merge=merge)
+        async def post() -> Receipt:
+            with anyio.move_on_after(self._call_s):
+                await bridge.client.room()
+            return bridge.client.post(channel, data, key=key, expect=expect, merge=merge)
 
-        return SyncReceipt(self._call(post), self._bridge)
+        return SyncReceipt(bridge.call_within(None, post), bridge)
 
     def flush(self) -> None:
         """Wait until everything that was published so far has its answer; what was refused, its receipt tells."""
