@@ -17,7 +17,7 @@ from trisync.client.errors import Conflict, Gap, QueueFull
 from trisync.client.feeds import Inbox, Start
 from trisync.client.machine import Machine
 from trisync.client.publishes import Publish
-from trisync.client.replica import Replica
+from trisync.client.replica import Change, Replica
 from trisync.client.requests import Request
 from trisync.client.status import State
 from trisync.client.wire import Message, Ok
@@ -78,6 +78,8 @@ class Promises(RuleBasedStateMachine):
         self.to_server: list[bytes] = []
         self.readers: dict[str, Reader] = {}
         self.replicas: dict[str, Replica] = {}
+        self.told: dict[str, dict[str, Change]] = {}
+        """Of each replica, the newest change of each key."""
         self.published: list[tuple[Publish, Any]] = []
         self.count = 0
         self.restored = False
@@ -220,7 +222,9 @@ class Promises(RuleBasedStateMachine):
     @rule(channel=CHANNELS)
     def replicate(self, channel: str) -> None:
         if channel not in self.replicas:
-            self.replicas[channel] = self.machine.replicate(channel)
+            replica = self.replicas[channel] = self.machine.replicate(channel)
+            told = self.told[channel] = {}
+            replica.on_change = lambda change: told.update({change.key: change})
         elif not self.replicas[channel].unsettled():
             self.machine.leave(channel, self.replicas.pop(channel))
 
@@ -268,6 +272,9 @@ class Promises(RuleBasedStateMachine):
             state = {key: stored.data for key, stored in self.server.log(channel).state.items()}
             assert replica.ready
             assert {key: replica.value(key) for key in replica.shown_keys()} == state
+            seen = {key: change.value for key, change in self.told[channel].items() if change.value is not None}
+            assert seen == state, "what is seen was told"
+            assert all(change.confirmed for change in self.told[channel].values())
         assert all(type(request.reply) is Ok for request in self.asked), "what is asked is answered in the end"
 
     def settle(self) -> None:

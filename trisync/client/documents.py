@@ -127,8 +127,8 @@ class Document(LiveMapping[Any]):
         """Set a key to `change(its value)`, None where there is none, so that nobody's change is lost.
 
         Compares and sets until it succeeds, so `change` may be called more than once; it may change its argument in
-        place. Returns the stored value. Raises what the server refuses it with other than Conflict. Cancelled, what is
-        on its way is not taken back, but compared and set at most once more.
+        place. Returns the stored value. Raises what the server refuses it with other than Conflict. Cancelled, the
+        write that is on its way is not taken back.
         """
         base = await self._settled(key)
         while True:
