@@ -1,7 +1,7 @@
 """The driver with a network in memory: what only shows when sends do not end, or what is driven has a fault."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from random import Random
 
 import pytest
@@ -21,18 +21,26 @@ class Network:
     def __init__(self) -> None:
         self.owes = False
         self.clogged = False
+        self.slow_parts = 0
+        """How often it takes a part of what is sent, and 8 seconds for each."""
+        self.on_part: Callable[[], None] = lambda: None
         self.aborted = 0
         self._said, self._heard = trio.open_memory_channel[bytes](100)
 
     async def send(self, payloads: Sequence[bytes]) -> None:
         if self.clogged:
             await trio.sleep_forever()
+        for _ in range(self.slow_parts):
+            await trio.sleep(8)
+            self.on_part()
         self.owes = False
         for payload in payloads:
             request = json.loads(payload)
             if request["op"] == "hello":
                 hello = {"op": "ok", "id": request["id"], "seq": 0, "epoch": "e"}
                 self._said.send_nowait(json.dumps(hello).encode())
+            elif request["op"] == "publish":
+                self._said.send_nowait(json.dumps({"op": "ok", "id": request["id"], "offset": 1}).encode())
 
     async def receive(self) -> list[bytes]:
         return [await self._heard.receive()]
@@ -80,6 +88,26 @@ async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: Mo
         assert len(networks) == 2
         driven.close("enough")
     assert networks[1].aborted == 1
+
+
+async def test_a_line_that_takes_its_time_over_a_large_message_is_given_it(autojump_clock: MockClock) -> None:
+    network = Network()
+
+    async def open_it() -> Transport:
+        return network
+
+    driven = machine()
+    driver = Driver(driven, open_it, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        await until_online(driven, driver)
+        network.slow_parts = 10
+        publish = driven.publish("lobby", 1)
+        while not publish.settled:
+            await driver.changed.wait()
+            assert driven.status.state is State.ONLINE
+        assert publish.offset == 1
+        driven.close("enough")
 
 
 async def test_what_the_protocol_owes_is_sent_though_the_program_says_nothing(autojump_clock: MockClock) -> None:

@@ -13,7 +13,14 @@ from wsproto import WSConnection
 from wsproto.connection import ConnectionType
 from wsproto.events import AcceptConnection, CloseConnection, Event, Ping, Pong, Request, TextMessage
 
-from trisync.client.transports import Address, FramesTransport, Transport, TransportError, WebSocketTransport
+from trisync.client.transports import (
+    SEND_BYTES,
+    Address,
+    FramesTransport,
+    Transport,
+    TransportError,
+    WebSocketTransport,
+)
 
 
 class Line(anyio.abc.ByteStream):
@@ -120,3 +127,26 @@ async def test_a_fault_of_tls_breaks_the_connection_and_not_the_client(make: Cal
         await transport.receive()
     with pytest.raises(TransportError, match=r"the connection broke: .*BAD_RECORD_MAC"):
         await FramesTransport(line).send([b"{}"])
+
+
+class Sink(Line):
+    """A stream that takes whatever is sent."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+
+    async def send(self, item: bytes) -> None:
+        self.sizes.append(len(item))
+
+
+async def test_a_large_message_is_sent_in_parts_of_which_all_but_the_first_tell_that_the_line_moves() -> None:
+    line = Sink()
+    transport = FramesTransport(line)
+    parts: list[int] = []
+    transport.on_part = lambda: parts.append(len(line.sizes))
+    await transport.send([b"{}"])
+    assert parts == []
+    await transport.send([b"x" * 2 * SEND_BYTES])
+    assert line.sizes == [6, SEND_BYTES, SEND_BYTES, 4]
+    assert parts == [2, 3]

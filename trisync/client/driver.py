@@ -81,6 +81,7 @@ class Driver:
         except (OSError, TransportError) as error:
             machine.lost(f"no connection to {self._where}: {reason_of(error)}")
             return
+        transport.on_part = machine.sent_part
         try:
             machine.connected()
             await self._converse(transport)

@@ -260,6 +260,10 @@ class Machine:
         greeted = self.status.state is State.ONLINE
         return [*self._requests.take_output(greeted=greeted), *self.publishes.take_output()]
 
+    def sent_part(self) -> None:
+        """The network has taken a part of what is being sent."""
+        self._watchdog.moved()
+
     def receive(self, payloads: Iterable[bytes]) -> None:
         """Take in what came. If hang_up is set behind it, the connection is to be ended."""
         if self.error is not None:

@@ -4,9 +4,9 @@ What is said over it is not known here. Every connection is given up with Transp
 """
 
 import os
+import socket
 import ssl
-from collections.abc import Sequence
-from socket import IPPROTO_TCP, TCP_NODELAY
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 from urllib.parse import urlsplit
 
@@ -30,6 +30,10 @@ from trisync.wire.protocol import REPLY_HEADROOM_BYTES, check_text
 DEFAULT_URL = "tcp://localhost:2345"
 
 RECEIVE_BYTES = 1 << 16
+
+SEND_BYTES = 1 << 16
+"""So much is handed to the network at a time, and kept in this system's buffers, so that a line that is slow shows that
+it takes some."""
 
 PAYLOAD_BYTES_MAX = (1 << 24) + REPLY_HEADROOM_BYTES
 """No server's `message_bytes_max` is larger than 16 MiB."""
@@ -83,6 +87,9 @@ def parse_url(url: str) -> Address:
 class Transport(Protocol):
     """An open connection. One task receives, and one sends."""
 
+    on_part: Callable[[], None]
+    """Called when the network has taken a part of what is being sent, which is more than SEND_BYTES."""
+
     @property
     def owes(self) -> bool:
         """Whether its protocol has something to say by itself. The next send() says it, be it of no payloads."""
@@ -109,7 +116,10 @@ async def open_transport(address: Address, tls: ssl.SSLContext | None) -> Transp
             stream = await anyio.connect_tcp(address.host, address.port)
     except UnicodeError as error:  # of IDNA, which not all names can be written in
         raise TransportError(f"{address.host} is no host's name: {error}") from None
-    stream.extra(anyio.abc.SocketAttribute.raw_socket).setsockopt(IPPROTO_TCP, TCP_NODELAY, 1)
+    raw = stream.extra(anyio.abc.SocketAttribute.raw_socket)
+    raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+        raw.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, SEND_BYTES)
     if address.scheme.startswith("tcp"):
         return FramesTransport(stream)
     transport = WebSocketTransport(stream)
@@ -141,9 +151,12 @@ async def _receive(stream: anyio.abc.ByteStream) -> bytes:
         raise TransportError(_broken(error)) from error
 
 
-async def _send(stream: anyio.abc.ByteStream, data: bytes) -> None:
+async def _send(stream: anyio.abc.ByteStream, data: bytes, on_part: Callable[[], None] = lambda: None) -> None:
     try:
-        await stream.send(data)
+        for start in range(0, len(data), SEND_BYTES):
+            if start:
+                on_part()
+            await stream.send(data[start : start + SEND_BYTES])
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
         raise TransportError(_broken(error)) from error
 
@@ -171,6 +184,7 @@ class FramesTransport:
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self._stream = stream
         self._splitter = FrameSplitter(PAYLOAD_BYTES_MAX)
+        self.on_part: Callable[[], None] = lambda: None
 
     async def receive(self) -> list[bytes]:
         data = await _receive(self._stream)
@@ -181,7 +195,7 @@ class FramesTransport:
         return payloads
 
     async def send(self, payloads: Sequence[bytes]) -> None:
-        await _send(self._stream, join_frames(payloads))
+        await _send(self._stream, join_frames(payloads), self.on_part)
 
     async def aclose(self) -> None:
         await _aclose(self._stream)
@@ -201,6 +215,7 @@ class WebSocketTransport:
         self._early: list[bytes] = []
         self._pong = b""
         self._sending = False
+        self.on_part: Callable[[], None] = lambda: None
 
     @property
     def owes(self) -> bool:
@@ -277,7 +292,7 @@ class WebSocketTransport:
             raise TransportError(f"the WebSocket is closed: {error}") from error
         pong, self._pong = self._pong, b""
         self._sending = True
-        await _send(self._stream, b"".join([pong, *frames]))
+        await _send(self._stream, b"".join([pong, *frames]), self.on_part)
         self._sending = False  # unless that failed, and the connection with it
 
     async def aclose(self) -> None:

@@ -41,6 +41,12 @@ class Watchdog:
         """An answer is due within ANSWER_S."""
         self._due_at = self._timer() + ANSWER_S
 
+    def moved(self) -> None:
+        """The network took more of what is being sent: it is slow, and the server could not have answered yet."""
+        self.heard()
+        if self.is_answer_due:
+            self.asked()
+
     def answered(self) -> None:
         """None is due, or there is nobody to answer."""
         self._due_at = math.inf
