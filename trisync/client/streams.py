@@ -18,7 +18,8 @@ class Taker(Generic[Item]):
 
     def __init__(self, *, raise_gaps: bool) -> None:
         self.offset: int | None = None
-        """The offset of the newest message, or gap, that was taken out; before that, behind which it began."""
+        """The offset of the newest message, or gap, that was taken out; before that, behind which it began, where that
+        is not for the first message to tell."""
         self.epoch = ""
         """The log that `offset` is of."""
         self._raise_gaps = raise_gaps
