@@ -1,5 +1,5 @@
-// trisync in browsers and Node: a connection that comes back, subscriptions that miss and repeat nothing, publishes
-// stored once. What is public: trisync.d.ts; the wire: protocol.md; _names are between classes.
+// trisync in browsers and Node. What is public, and what it promises: trisync.d.ts; the wire: protocol.md; _names are
+// between classes.
 
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;
@@ -10,7 +10,7 @@ const QUIET_TICKS = 25; // then the server is asked whether it is there
 const ANSWER_TICKS = 10; // for that, and for opening a connection
 const PROBE_TICKS = 4; // the same, when the network has just come back
 const DEPTH_MAX = 64;
-const FATAL_CLOSES = [1003, 1009]; // faults of this side, not of the line
+const CLOSE_TOO_LARGE = 1009; // the fault of this side, not of the line
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
 
@@ -283,8 +283,8 @@ export class Client extends Emitter {
     const { WebSocket, name, debug, store } = this.#options;
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
     this.name = name;
-    this.#log = debug === true ? (...what) => console.debug("trisync:", ...what) : debug || (() => {});
-    // Without locks, which only secure origins have, tabs cannot share a store.
+    this.#log = debug === true ? console.debug.bind(console, "trisync:") : debug || (() => {});
+    // Only secure origins have locks.
     const canShare = globalThis.navigator?.locks && globalThis.indexedDB;
     this.#store = store ?? (canShare ? new IndexedDbStore(this.url) : new MemoryStore());
     const { signal } = this.#listening;
@@ -371,7 +371,7 @@ export class Client extends Emitter {
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
     socket.onerror = () => {}; // a close follows
     socket.onclose = ifCurrent(({ code }) => {
-      if (FATAL_CLOSES.includes(code)) this.close(`the server refused this client (${code})`);
+      if (code === CLOSE_TOO_LARGE) this.close(`the server refused this client (${code})`);
       else this.#lose(this.#goodbyeMs === undefined ? `the connection closed (${code})` : "the server stops");
     });
     this.#change("connecting", this.reason); // who hears it may close
@@ -544,7 +544,7 @@ export class Client extends Emitter {
   #transmit(queue, item) {
     const round = this.#round;
     const sizeError = this.#sizeError(item);
-    // Too large, the server would close; without data it is refused, which settles its seq.
+    // The server would close; without data it refuses, which settles the seq.
     const data = sizeError ? undefined : item.data;
     this.#ask({ op: "publish", ...item, data }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
@@ -610,11 +610,7 @@ export class Client extends Emitter {
 
 // -- where queues are kept: {producer, seq: the last number given, items}
 
-const newQueue = () => ({
-  producer: crypto.getRandomValues(new Uint32Array(4)).join("-"),
-  seq: 0,
-  items: [],
-});
+const newQueue = () => ({ producer: crypto.getRandomValues(new Uint32Array(4)).join("-"), seq: 0, items: [] });
 
 export class MemoryStore {
   create = newQueue;
@@ -633,7 +629,7 @@ const finished = (request) =>
     request.onerror = request.onabort = () => reject(request.error);
   });
 
-// A tab holds a lock for each of its producers: nothing else tells when it is gone. As seq 0, the last number is kept.
+// A tab locks its producers: nothing else tells when it is gone. As seq 0, the last number is kept.
 export class IndexedDbStore {
   #name;
   #database;
