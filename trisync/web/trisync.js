@@ -139,6 +139,7 @@ export class Subscription extends Emitter {
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; data null is a deletion of ours whose message is still to come
   #arriving = new Map(); // the pages of a state that is not whole yet
+  #upTo = 0; // the offset that #words are of
   #view = new Map();
   #ready;
   ready = new Promise((resolve, reject) => (this.#ready = { resolve, reject }));
@@ -182,7 +183,10 @@ export class Replica extends Subscription {
   }
 
   _begin(ok) {
-    if (this.#arriving) this.#arriving = new Map();
+    if (this.#arriving) {
+      this.#arriving = new Map();
+      this.#upTo = ok.offset;
+    }
     super._begin(ok);
   }
 
@@ -204,16 +208,17 @@ export class Replica extends Subscription {
   }
 
   _word({ key, offset, data }) {
+    if (offset <= this.#upTo) return;
+    this.#upTo = offset;
     this.#put(key, { offset, data });
-    if (this.#words.get(key)?.data === null) this.#words.delete(key);
+    if (data === null && this.#words.get(key)?.offset === offset) this.#words.delete(key);
     this._refresh(key);
   }
 
-  // The `ok` comes before the message: without this the old word would show between the two. That of a publish sent
-  // again may come behind later words.
+  // The `ok` comes before the message: without this the old word would show between. Sent again, it may come late.
   _settle({ key, data: patch, merge }, offset) {
     const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
-    if (offset > (this.offset ?? this.head)) this.#put(key, { offset, data });
+    if (offset > this.#upTo) this.#put(key, { offset, data });
     this._refresh(key);
   }
 

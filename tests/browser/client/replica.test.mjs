@@ -107,16 +107,33 @@ test("writes while offline are seen, survive reconnects, and end as the server h
   assert.deepEqual(content(doc), { title: "offline" });
 });
 
-test("a deletion of ours is not undone by an older message that is still to come", async (t) => {
-  const { socket, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
+test("a deletion of ours is not undone by older messages that are still to come", async (t) => {
+  const { socket, doc, changes } = await aReplica(t, { a: { offset: 3, data: 1 } });
   doc.delete("a");
   await settle();
-  socket.answer("publish", { offset: 12 });
+  changes.length = 0;
+  socket.answer("publish", { offset: 14 });
   word(socket, 11, "a", "older");
-  assert.equal(doc.get("a"), undefined);
   word(socket, 12, "a", null);
-  word(socket, 13, "a", "newer");
+  word(socket, 13, "a", "old");
+  word(socket, 14, "a", null);
+  assert.deepEqual(changes, []);
+  word(socket, 15, "a", "newer");
   assert.equal(doc.get("a"), "newer");
+});
+
+test("a replica that begins with the newest messages does not go back to what was before its state", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc", { last: 3 });
+  const heard = [];
+  doc.on("message", ({ offset }) => heard.push(offset));
+  socket.answer("subscribe", { offset: 10, epoch: "one" });
+  pages(socket, {});
+  await doc.ready;
+  const changes = [];
+  doc.on("change", ({ key }) => changes.push(key));
+  for (const [offset, key, data] of [[8, "a", 1], [9, "a", null], [10, "c", null]]) word(socket, offset, key, data);
+  assert.deepEqual([heard, changes], [[8, 9, 10], []]);
 });
 
 for (const options of [{}, { last: 1 }]) {
@@ -254,7 +271,7 @@ test("who asks for the newest messages again, as none had come, asks for the sta
   const [request] = next.asked("subscribe");
   assert.deepEqual([request.last, request.state], [1, true]);
   next.answer("subscribe", { offset: 12, epoch: "one" });
-  pages(next, { a: { offset: 11, data: 2 } });
+  pages(next, { a: { offset: 11, data: 2 }, b: { offset: 12, data: 3 } });
   word(next, 12, "b", 3);
   assert.deepEqual(content(doc), { a: 2, b: 3 });
 });
@@ -278,10 +295,10 @@ test("a message that is missing makes the replica ask for the whole state, befor
 test("in another log, the replica is of that one", async (t) => {
   const { client, doc } = await aReplica(t, { a: { offset: 3, data: 1 } });
   const next = await comeBack(client);
-  next.answer("subscribe", { offset: 2, epoch: "two" });
+  next.answer("subscribe", { offset: 1, epoch: "two" });
   next.say("gap", { channel: "doc", reason: "epoch" }); // for the subscription that was just replaced
   assert.deepEqual([next.asked("subscribe").at(-1).state, next.asked("subscribe").at(-1).epoch], [true, "two"]);
-  next.answer("subscribe", { offset: 2, epoch: "two" });
+  next.answer("subscribe", { offset: 1, epoch: "two" });
   pages(next, { a: { offset: 1, data: "new" } });
   word(next, 1, "a", "new");
   word(next, 2, "b", "newer");
