@@ -242,10 +242,7 @@ export interface SubscribeOptions {
   since?: number;
   /** … of the log with this epoch: both as a subscription had them. */
   epoch?: string;
-  /**
-   * Begin with the newest so many messages, 1 to 1000; again so after each reconnect, until the first of them has come.
-   * With neither, begin at the head.
-   */
+  /** Begin with the newest so many messages, 1 to 1000: fewer if fewer are kept. With neither, begin at the head. */
   last?: number;
   /** Also tell who is in the channel. */
   presence?: boolean;
@@ -266,7 +263,10 @@ export interface History {
 export class Subscription<Events extends SubscriptionEvents = SubscriptionEvents> extends Emitter<Events> {
   protected constructor();
   readonly channel: string;
-  /** Of the last message passed on; `undefined` until that is known. Keep it with `epoch` to resume in a later page. */
+  /**
+   * All up to this one was passed on, or was not asked for; `undefined` until the server has answered. Keep it with
+   * `epoch` to resume in a later page.
+   */
   readonly offset: number | undefined;
   readonly epoch: string | undefined;
   /** The newest offset known. */

@@ -72,7 +72,7 @@ class Emitter {
   }
 }
 
-// A cursor into one channel's log; `offset` is the last message passed on, if that is known.
+// A cursor into one channel's log: all up to `offset` was passed on, or was not asked for.
 export class Subscription extends Emitter {
   head = 0;
   live = false; // what comes before the `ok` is of an earlier subscription
@@ -92,11 +92,11 @@ export class Subscription extends Emitter {
     return { op: "subscribe", channel, presence, ...(offset === undefined ? { last } : { since: offset, epoch }) };
   }
 
-  // Another log is known by the `ok`: its `gap` may be lost with the connection, and the old offset would go on.
+  // Another log is known by the `ok`: its `gap` may be lost, and the old offset would go on.
   _begin({ offset: head, epoch, member }) {
-    const isOther = this.offset !== undefined && (head < this.offset || epoch !== (this.epoch ?? epoch));
+    const isOther = head < this.offset || epoch !== (this.epoch ?? epoch);
     Object.assign(this, { live: true, head, epoch, member });
-    if (!this._last || head === 0) this.offset ??= head;
+    this.offset ??= Math.max(0, head - (this._last ?? 0));
     if (isOther) this._gap({ reason: "epoch" });
     this._emit("subscribed", this);
   }
@@ -105,10 +105,11 @@ export class Subscription extends Emitter {
     const { offset, key } = message;
     if (offset !== undefined) {
       if (offset <= this.offset) return;
-      if (this.offset > 0 && offset > this.offset + 1) {
+      if (!this._last && offset > this.offset + 1) {
         this._gap({ reason: "missed", from: this.offset + 1, to: offset - 1 });
         if (!this.live) return;
       }
+      this._last = undefined; // of so many, fewer may be kept
       this.offset = offset;
       this.head = Math.max(this.head, offset);
       if (key !== undefined) this._word?.(message);
@@ -116,9 +117,9 @@ export class Subscription extends Emitter {
     this._emit("message", message);
   }
 
-  _gap({ reason, from, to }) {
-    if (reason === "epoch" && this.offset === 0) return; // said already
-    this.offset = reason === "epoch" ? 0 : Math.max(this.offset ?? 0, to);
+  _gap({ op, reason, from, to }) {
+    if (op && !to) return; // another log, which the `ok` has said
+    this.offset = to ?? 0;
     this._stale?.();
     const gap = { reason, from, to };
     if (this._isHeard("gap") || !this._isHeard("message")) return this._emit("gap", gap);
@@ -178,7 +179,6 @@ export class Replica extends Subscription {
   _end = (error) => this.#ready.reject(error);
 
   _request() {
-    if (this.offset === undefined) this.#arriving = new Map();
     return { ...super._request(), state: !!this.#arriving }; // what is whole only needs what came since
   }
 

@@ -108,14 +108,14 @@ class Connection {
     }
   }
 
-  #subscribe({ channel, since, epoch, state }, reply) {
+  #subscribe({ channel, since, epoch, last, state }, reply) {
     const { messages, trimmed, words } = this.server.log(channel);
     const head = messages.length;
     reply({ offset: head, epoch: this.server.epoch });
-    let cursor = since ?? head;
+    let cursor = since ?? Math.max(head - (last ?? 0), trimmed);
     if (cursor > head || (epoch ?? this.server.epoch) !== this.server.epoch) {
       this.out.push({ op: "gap", channel, reason: "epoch" });
-      cursor = trimmed;
+      cursor = 0;
     }
     if (cursor < trimmed) this.out.push({ op: "gap", channel, reason: "trimmed", from: cursor + 1, to: trimmed });
     const entries = [...words].map(([key, word]) => [key, word]);

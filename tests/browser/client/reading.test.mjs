@@ -55,13 +55,21 @@ test("one that began at the head goes on from there, though nothing came before 
   assert.equal(request.since, 9);
 });
 
-test("one that began with the newest messages asks for them again until the first has come", async (t) => {
-  const { client, socket } = await aReader(t, { last: 3 }, { offset: 9, epoch: "one" });
-  const { next, request } = await comeBack(client, socket, { offset: 9, epoch: "one" });
-  assert.deepEqual([request.since, request.last], [undefined, 3]);
-  say(next, 7);
+test("one that began with the newest messages misses none, though none had come before the connection broke", async (t) => {
+  const { client, socket, story } = await aReader(t, { last: 3 }, { offset: 9, epoch: "one" });
+  const { next, request } = await comeBack(client, socket, { offset: 14, epoch: "one" });
+  assert.deepEqual([request.since, request.epoch, request.last], [6, "one", undefined]);
+  next.say("gap", { channel: "lobby", reason: "trimmed", from: 7, to: 9 });
+  say(next, 10, 11, 12, 13, 14);
+  assert.deepEqual(story, ["trimmed 7 9", 10, 11, 12, 13, 14]);
   const { request: third } = await comeBack(client, next);
-  assert.equal(third.since, 7);
+  assert.equal(third.since, 14);
+});
+
+test("that fewer of the newest messages are kept is no gap, and what is skipped behind the first of them is", async (t) => {
+  const { socket, story } = await aReader(t, { last: 5 }, { offset: 9, epoch: "one" });
+  say(socket, 8, 10);
+  assert.deepEqual(story, [8, "missed 9 9", 10]);
 });
 
 test("messages before the answer are of an earlier subscription", async (t) => {
@@ -100,12 +108,13 @@ test("another log is told once, however the connection breaks around it", async 
   const { client, socket, reader, story } = await aReader(t);
   say(socket, 1, 2);
   const { next } = await comeBack(client, socket, { offset: 9, epoch: "two" });
+  next.say("gap", { channel: "lobby", reason: "epoch" });
   assert.deepEqual(story, [1, 2, "epoch"]);
   const { next: third, request } = await comeBack(client, next, { offset: 9, epoch: "two" });
   assert.deepEqual([request.since, request.epoch], [0, "two"]);
-  third.say("gap", { channel: "lobby", reason: "epoch" });
-  say(third, 4, 5); // of the new log, what is kept
-  assert.deepEqual(story, [1, 2, "epoch", 4, 5]);
+  third.say("gap", { channel: "lobby", reason: "trimmed", from: 1, to: 3 }); // of the new log
+  say(third, 4, 5);
+  assert.deepEqual(story, [1, 2, "epoch", "trimmed 1 3", 4, 5]);
   assert.equal(reader.epoch, "two");
 });
 

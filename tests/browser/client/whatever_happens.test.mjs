@@ -57,7 +57,7 @@ class World {
     this.client = connect("ws://model/", { WebSocket: FakeSocket, store: this.disk.store() });
     this.client.on("refused", ({ item }) => this.rolledBack.add(item.data));
     this.reader = this.client.subscribe("log", { since: 0 });
-    this.doc = this.client.replica("doc");
+    this.doc = this.client.replica("doc", this.pick([{}, { last: 2 }]));
     this.next = 1;
     this.reader.on("gap", ({ reason, from, to }) => {
       assert.deepEqual([reason, from], ["trimmed", this.next]);
