@@ -451,8 +451,9 @@ export class Client extends Emitter {
 
   #greet() {
     const queue = this.#queues[0];
+    const { name } = this;
     this.#agreed = undefined;
-    this.#ask({ op: "hello", name: this.name, producer: queue.producer }, (error, ok) => {
+    this.#ask({ op: "hello", name, producer: queue.producer }, (error, ok) => {
       if (!this.#socket) return;
       if (error) return error.retry ? this.#lose(error.message) : this.close(error.message);
       Object.assign(this.limits, ok.limits);
@@ -466,6 +467,7 @@ export class Client extends Emitter {
       if (ok.seq > sent || ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
       else this.#agreed = queue;
       this.#sent = 0;
+      if (name !== this.name) this.rename(this.name);
       this.#pump();
       if (!again) this.#change("online", "");
     });

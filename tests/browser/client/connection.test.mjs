@@ -204,6 +204,21 @@ test("a new name is told now and at every greeting", async (t) => {
   assert.equal(FakeSocket.newest.sent[0].name, "grace");
 });
 
+test("a new name that is given while the greeting is on its way is told behind it", async (t) => {
+  const client = await aClient(t);
+  FakeSocket.newest.accept();
+  client.rename("grace");
+  client.publish("lobby", 1).catch(() => {});
+  await settle();
+  const [first] = FakeSocket.newest.asked("hello");
+  FakeSocket.newest.say("ok", { id: first.id, server: "fake", limits: {}, seq: 0 });
+  assert.deepEqual(FakeSocket.newest.sent.map(({ op, name }) => [op, name]), [
+    ["hello", "ada"],
+    ["hello", "grace"],
+    ["publish", undefined],
+  ]);
+});
+
 test("a name that is refused is not told again: the next greeting would be refused too", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const codes = [];
