@@ -212,12 +212,14 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         context.close()
 
 
-@pytest.mark.parametrize("what", ["indexedDB.open", "IDBObjectStore.prototype.put"])
+@pytest.mark.parametrize(
+    "what", ["indexedDB.open = ", "IDBObjectStore.prototype.put = ", "LockManager.prototype.request = async "]
+)
 def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: Path, what: str) -> None:
     with server_process(tmp_path) as server, network() as net:
         net.server_port = server.web_port
         context = browser.new_context()
-        context.add_init_script(f"{what} = () => {{ throw new DOMException('no', 'QuotaExceededError'); }};")
+        context.add_init_script(f"{what}() => {{ throw new DOMException('no', 'QuotaExceededError'); }};")
         page = open_page(context, net.port, "ada")
         cut_off(page, net)
         say(page, "not to be lost")

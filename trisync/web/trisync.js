@@ -699,11 +699,11 @@ export class IndexedDbStore {
   }
 
   #lock(producer) {
-    return new Promise((resolve) => {
+    return new Promise((resolve, reject) => {
       navigator.locks.request(`${this.#name} ${producer}`, { ifAvailable: true }, (lock) => {
         resolve(lock);
         return lock && new Promise((release) => this.#releases.set(producer, release));
-      });
+      }).catch(reject);
     });
   }
 }
