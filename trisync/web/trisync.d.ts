@@ -30,8 +30,8 @@ export type Json = null | boolean | number | string | Json[] | { [name: string]:
  * Connects to a server, now and whenever the connection was lost, until `close()`. Returns at once; what is published
  * meanwhile waits.
  *
- * @param url `ws://` or `wss://`, which begin it: of another scheme it never connects
- * @throws TypeError if `url` is no address, or if there is no WebSocket here (Node before 22: pass one)
+ * @param url `ws://…` or `wss://…`; `http` and `https` stand for them, so a page's `location.href` will do
+ * @throws TypeError if `url` is no such address, or if there is no WebSocket here (Node before 22: pass one)
  */
 export function connect(url: string, options?: Options): Client;
 

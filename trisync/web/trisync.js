@@ -61,7 +61,7 @@ class Emitter {
       try {
         listener(event);
       } catch (error) {
-        report(error); // its fault must not cost the others their event
+        report(error); // the others get their event
       }
     }
   }
@@ -88,8 +88,8 @@ export class Subscription extends Emitter {
   }
 
   _request() {
-    const { channel, offset, epoch, _last: last, _watches: presence } = this;
-    return { op: "subscribe", channel, presence, ...(offset === undefined ? { last } : { since: offset, epoch }) };
+    const { channel, offset: since, epoch, _last: last, _watches: presence } = this;
+    return { op: "subscribe", channel, presence, ...(since === undefined ? { last } : { since, epoch }) };
   }
 
   // Another log is known by the `ok`: its `gap` may be lost, and the old offset would go on.
@@ -135,10 +135,9 @@ export class Subscription extends Emitter {
   }
 }
 
-// A channel's state as the server confirmed it, and over it what the client's queue holds for its keys: so a write
-// shows at once, lives as long as the queue, and is rolled back by leaving it.
+// A channel's state as the server confirmed it, and over it what the queue holds: a write is rolled back by leaving it.
 export class Replica extends Subscription {
-  #words = new Map(); // confirmed; data null is a deletion of ours whose message is still to come
+  #words = new Map(); // confirmed; null is a deletion of ours whose message is to come
   #arriving = new Map(); // the pages of a state that is not whole yet
   #upTo = 0; // the offset that #words are of
   #view = new Map();
@@ -283,7 +282,8 @@ export class Client extends Emitter {
 
   constructor(url, options) {
     super();
-    this.url = new URL(url).href;
+    this.url = new URL(url).href.replace(/^http/, "ws").replace(/#.*/, "");
+    if (!this.url.startsWith("ws")) throw new TypeError("No ws:// or wss:// address.");
     this.#options = { WebSocket: globalThis.WebSocket, queueMax: 1000, ...options };
     const { WebSocket, name, debug, store } = this.#options;
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
@@ -369,7 +369,13 @@ export class Client extends Emitter {
   #open() {
     clearTimeout(this.#reopening);
     this.#quietTicks = QUIET_TICKS;
-    const socket = (this.#socket = new this.#options.WebSocket(this.url));
+    let socket;
+    try {
+      socket = this.#socket = new this.#options.WebSocket(this.url);
+    } catch (error) {
+      this.close(error.message);
+      throw error;
+    }
     // What was abandoned may still speak: only the current one is listened to.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
@@ -615,7 +621,7 @@ export class Client extends Emitter {
   }
 }
 
-// -- where queues are kept: {producer, seq: the last number given, items}
+// -- where queues are kept
 
 const newQueue = () => ({ producer: crypto.getRandomValues(new Uint32Array(4)).join("-"), seq: 0, items: [] });
 

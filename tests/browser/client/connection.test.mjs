@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect } from "../../../trisync/web/trisync.js";
-import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle } from "./fakes.mjs";
+import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle, uncaught } from "./fakes.mjs";
 
 test("a client says hello with its name and a producer, and is online with the answer", async (t) => {
   const client = await aClient(t);
@@ -248,6 +248,34 @@ test("debug logging tells the story of a lost connection", async (t) => {
 });
 
 test("an address that is none, or no WebSocket to connect with, is an error at once", (t) => {
-  assert.throws(() => connect("nonsense", { WebSocket: FakeSocket }), TypeError);
+  for (const address of ["nonsense", "localhost:8000", "tcp://localhost:2345", "/"]) {
+    assert.throws(() => connect(address, { WebSocket: FakeSocket }), TypeError, address);
+  }
   assert.throws(() => connect("ws://server.example/", { WebSocket: null }), TypeError);
+});
+
+test("a page's address is where its server is reached", (t) => {
+  for (const [address, url] of [
+    ["http://localhost:8000", "ws://localhost:8000/"],
+    ["https://server.example/chat?a=1#lobby", "wss://server.example/chat?a=1"],
+    ["WSS://server.example", "wss://server.example/"],
+  ]) {
+    const client = connect(address, { WebSocket: FakeSocket });
+    assert.equal(client.url, url);
+    client.close();
+  }
+});
+
+test("a WebSocket that may not be made is the end, and says why", async (t) => {
+  class Forbidden {
+    constructor() {
+      throw new Error("insecure");
+    }
+  }
+  const errors = await uncaught(async () => {
+    const client = await aClient(t, { WebSocket: Forbidden });
+    assert.deepEqual([client.state, client.reason], ["closed", "insecure"]);
+    assert.equal((await outcome(client.publish("lobby", 1))).message, "insecure");
+  });
+  assert.deepEqual(errors.map(({ message }) => message), ["insecure"]);
 });
