@@ -78,6 +78,28 @@ def test_a_page_that_was_away_gets_what_it_missed_once(browser: Browser, tmp_pat
         page.context.close()
 
 
+def test_a_long_log_is_cut_except_for_who_reads_what_is_old(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("".join(f"message {number}\n" for number in range(1, 601)))
+        await_head(page, 600)
+        assert offsets(page) == list(range(101, 601))
+        page.locator("#log").focus()
+        page.keyboard.press("Home")
+        expect(page.locator("#log [data-offset='101']")).to_be_in_viewport()
+        grace.type("more\n" * 100)
+        await_head(page, 700)
+        expect(page.locator("#newer")).to_have_text("100 new messages")
+        expect(page.locator("#log [data-offset='101']")).to_be_in_viewport()
+        page.locator("#newer").click()
+        grace.type("and more\n")
+        await_head(page, 701)
+        assert offsets(page) == list(range(202, 702))
+        grace.close()
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = Netcat(server.tcp_port, "grace")

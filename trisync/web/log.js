@@ -10,7 +10,8 @@ import { $, button, counted, element } from "./dom.js";
 import { joinTo, messageRow, noticeRow } from "./rows.js";
 /** @import { Item, Message } from "./trisync.js" */
 
-const ROWS_MAX = 2000; // in the document; older ones are a "Load earlier" away
+const ROWS_MAX = 500; // in the document, which is laid out anew for each; older ones are a "Load earlier" away
+const READING_ROWS_MAX = 4000; // for who reads what is old, and should not see it vanish
 const BOTTOM_PX = 48; // closer to the end than this is "at the end"
 
 /**
@@ -171,8 +172,8 @@ export class Log {
   /** @param {() => HTMLElement} make */
   #arrive(make) {
     this.#arriving.push(make);
-    if (this.#arriving.length > 2 * ROWS_MAX) {
-      this.#arriving.splice(0, ROWS_MAX); // nobody could have read them, and "Load earlier" has them
+    if (this.#arriving.length > READING_ROWS_MAX) {
+      this.#arriving.splice(0, READING_ROWS_MAX - ROWS_MAX); // nobody could have read them, and "Load earlier" has them
       this.#messages.replaceChildren();
     }
     this.#schedule();
@@ -207,8 +208,7 @@ export class Log {
   }
 
   #trim() {
-    // Someone who reads what is old should not see it vanish, within reason.
-    const spare = this.#messages.childElementCount - (this.#following ? ROWS_MAX : 2 * ROWS_MAX);
+    const spare = this.#messages.childElementCount - (this.#following ? ROWS_MAX : READING_ROWS_MAX);
     if (spare <= 0) return;
     const cut = () => {
       for (let count = spare; count > 0; count--) this.#messages.firstElementChild.remove();
