@@ -243,6 +243,32 @@ def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Brows
         page.context.close()
 
 
+def test_on_a_small_screen_a_long_name_leaves_room_and_the_help_is_read_to_its_end(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "g" * 64)
+        grace.type("hello\n/set title Picnic\n")
+        context = browser.new_context(viewport={"width": 320, "height": 568})
+        page = open_page(context, server.web_port, "ada")
+        await_head(page, 2)
+        line_height = page.locator("#hint").evaluate("el => 1.5 * parseFloat(getComputedStyle(el).fontSize)")
+        time = page.locator("#log .time").bounding_box()
+        assert time
+        assert time["height"] < 2 * line_height
+        expect(page.locator("#log .edit .text")).to_be_in_viewport(ratio=1)
+        edit, what = (page.locator(f"#log .edit {part}").bounding_box() for part in (".line", ".text"))
+        assert edit
+        assert what
+        assert what["x"] + what["width"] <= edit["x"] + edit["width"]
+        page.locator("#help summary").click()
+        page.locator("#help-module").scroll_into_view_if_needed()
+        expect(page.locator("#help-module")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.scrollingElement.scrollHeight") == 568
+        grace.close()
+        context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (375, 740), (320, 568)])
 def test_the_page_fits_and_asks_nobody_else_for_anything(
