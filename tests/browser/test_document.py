@@ -103,6 +103,29 @@ def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
     grace.close()
 
 
+FLASHES = """() => {
+    window.flashed = new Set();
+    const note = (changes) => changes.forEach(({ target: { classList, dataset } }) => {
+        if (classList.contains("flash")) flashed.add(dataset.key);
+    });
+    new MutationObserver(note).observe(document, { subtree: true, attributeFilter: ["class"] });
+}"""
+
+
+def test_only_what_others_change_from_now_on_stands_out(world: World) -> None:
+    grace = Netcat(world.server.tcp_port, "grace")
+    grace.type("/set title Draft\n/set author grace\n")
+    await_head(world.bob, 2)
+    world.bob.add_init_script(f"({FLASHES})()")
+    world.bob.reload()
+    await_head(world.bob, 2)
+    expect(line(world.bob).locator(".by")).to_have_text("grace")
+    grace.type("/set title Report\n")
+    await_head(world.bob, 3)
+    assert world.bob.evaluate("[...flashed]") == ["title"]
+    grace.close()
+
+
 def publish(world: World, *words: tuple[str, object]) -> None:
     """Somebody else's words, one after the other: each a key and its data."""
     requests = [{"op": "publish", "id": 1, "channel": "lobby", "key": key, "data": data} for key, data in words]

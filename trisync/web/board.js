@@ -189,6 +189,8 @@ export class Board {
   #entries = $("entries");
   #frame = 0;
   #isReady = false; // the replica's whole state has come
+  /** @type {number | undefined} the head when the document was opened: what is older is no news */
+  #openedAt;
   /** @type {Item[]} writes that lost against others', and that nobody was asked about yet */
   #lost = [];
 
@@ -206,10 +208,12 @@ export class Board {
     this.#entries.querySelector(":focus")?.blur(); // what is being typed there belongs there
     this.replica = replica;
     this.#isReady = false;
+    this.#openedAt = undefined;
     this.#lines.clear();
     this.#entries.replaceChildren();
     this.#say("");
     for (const key of replica.keys()) this.#draw(key);
+    replica.on("subscribed", () => (this.#openedAt ??= replica.head));
     replica.on("change", ({ key }) => this.#draw(key));
     replica.on("ready", () => {
       this.#isReady = true;
@@ -220,8 +224,8 @@ export class Board {
   }
 
   /** Notes who wrote a word. @param {Message} message @param {string | undefined} me */
-  sign({ key, from }, me) {
-    if (key !== undefined) this.#lines.get(key)?.sign(from, from !== me);
+  sign({ key, from, offset = 0 }, me) {
+    if (key !== undefined) this.#lines.get(key)?.sign(from, from !== me && offset > (this.#openedAt ?? 0));
   }
 
   /**
