@@ -321,3 +321,5 @@ def test_on_a_phone_the_chat_and_the_document_take_turns_and_everything_has_a_na
     expect(page.get_by_role("button", name="Delete tea")).to_be_visible()
     page.get_by_role("textbox", name="New item").press("Tab")
     expect(page.get_by_role("button", name="Add")).to_be_focused()
+    stray = "li:not(:is(ul, ol):not([role]) > li)"
+    expect(page.locator(stray)).to_have_count(0)  # a log, by its role, is no list

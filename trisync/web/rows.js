@@ -43,7 +43,7 @@ function editWords(key, data) {
 
 /** @param {Partial<Message>} message @param {boolean} own */
 export function messageRow({ offset, time, from, key, data }, own) {
-  const row = element("li", own ? "row own" : "row");
+  const row = element("div", own ? "row own" : "row");
   const when = time === undefined ? "" : fullTime.format(time);
   const gutter = element("span", "offset", offset === undefined ? "·" : String(offset));
   gutter.title = offset === undefined ? "not stored" : when;
@@ -57,7 +57,7 @@ export function messageRow({ offset, time, from, key, data }, own) {
   } else {
     row.classList.add("edit");
     const [word, text] = editWords(key, data);
-    const what = element("span", "text", text.length > EDIT_MAX ? `${text.slice(0, EDIT_MAX)}…` : text);
+    const what = element("bdi", "text", text.length > EDIT_MAX ? `${text.slice(0, EDIT_MAX)}…` : text);
     const line = element("div", "line");
     line.append(senderElement(from), " ", ...(word ? [element("code", "", word), " "] : []), what);
     line.title = `${key} = ${JSON.stringify(data)}`.slice(0, TEXT_MAX);
@@ -71,7 +71,7 @@ export function messageRow({ offset, time, from, key, data }, own) {
 
 /** A line of the page's own between the messages. @param {string} kind @param {string} text */
 export function noticeRow(kind, text) {
-  const row = element("li", "notice");
+  const row = element("div", "notice");
   row.append(element("span", "", text));
   row.dataset.kind = kind;
   return row;
