@@ -177,8 +177,15 @@ def test_a_channel_that_cannot_be_is_named_as_it_was_written(browser: Browser, t
         expect(page.locator("#channel")).to_have_value("lobby")
         page.evaluate("location.hash = 'naïve'")
         expect(page.locator("#note")).to_contain_text("“naïve” cannot be a channel.")
+        expect(page).to_have_url(re.compile("#lobby$"))
         page.evaluate("location.hash = 'a%3Ab'")
         expect(page.locator("#channel")).to_have_value("a:b")
+        page.evaluate("location.hash = 'naïve'")
+        expect(page.locator("#note")).to_contain_text("“naïve” cannot be a channel.")
+        expect(page).to_have_url(re.compile("#a%3Ab$"))
+        page.go_back()
+        expect(page.locator("#channel")).to_have_value("lobby")
+        expect(page.locator("#note")).to_be_empty()
         page.context.close()
 
 

@@ -293,7 +293,8 @@ function followHash() {
   const name = channelInHash();
   if (name === null) {
     showNote(`“${askedHash()}” cannot be a channel. ${CHANNEL_RULE}`);
-    history.replaceState(null, "", `#${channel?.channel ?? "lobby"}`);
+    if (channel) history.back(); // or it would lead here again
+    else history.replaceState(null, "", "#lobby");
   } else if (name !== channel.channel) {
     open(name);
     showNote("");
