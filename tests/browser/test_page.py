@@ -250,6 +250,26 @@ def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Brows
         page.context.close()
 
 
+def test_on_a_small_screen_who_is_there_can_be_read_in_full(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("hello\n")
+        context = browser.new_context(viewport={"width": 320, "height": 568})
+        page = open_page(context, server.web_port, "ada")
+        title = page.get_by_role("button", name="2 here", exact=True)
+        name = page.locator("#members .name", has_text="grace")
+        width = "el => el.getBoundingClientRect().width"
+        assert name.evaluate(width) <= 1
+        title.click()
+        expect(title).to_have_attribute("aria-expanded", "true")
+        assert name.evaluate(width) > 20
+        assert page.evaluate("document.documentElement.scrollWidth") <= 320
+        title.click()
+        assert name.evaluate(width) <= 1
+        grace.close()
+        context.close()
+
+
 def test_on_a_small_screen_a_long_name_leaves_room_and_the_help_is_read_to_its_end(
     browser: Browser, tmp_path: Path
 ) -> None:

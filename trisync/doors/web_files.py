@@ -16,7 +16,7 @@ _FILES = {
     "/trisync.js": "trisync.js",
     "/trisync.d.ts": "trisync.d.ts",
     **{f"/{name}.js": f"{name}.js" for name in ("app", "board", "dom", "log", "people", "rows")},
-    **{f"/{name}.css": f"{name}.css" for name in ("style", "bar", "chat", "board")},
+    **{f"/{name}.css": f"{name}.css" for name in ("style", "bar", "strip", "chat", "board")},
     "/icon.svg": "icon.svg",
 }
 _TCP_PORT_TAG = b'<meta name="trisync-tcp-port" content="2345">'

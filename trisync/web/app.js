@@ -322,6 +322,12 @@ function commitName() {
   nameInput.value = isPersonName(name) ? name : rememberedName();
 }
 
+/** The names may not fit into their line. */
+function togglePeople() {
+  const isOpen = $("people").toggleAttribute("data-open");
+  $("people-title").ariaExpanded = String(isOpen);
+}
+
 /** On narrow screens one of the two is shown. @param {"chat" | "board"} view */
 function showView(view) {
   document.body.dataset.view = view;
@@ -332,6 +338,7 @@ function showView(view) {
 onCommit(channelInput, commitChannel, () => composer.focus());
 onCommit(nameInput, commitName, () => composer.focus());
 window.addEventListener("hashchange", followHash);
+$("people-title").addEventListener("click", togglePeople);
 $("show-chat").addEventListener("click", () => showView("chat"));
 $("show-board").addEventListener("click", () => showView("board"));
 $("send").addEventListener("click", () => (publish(), composer.focus()));

@@ -1,12 +1,12 @@
 // @ts-check
-// Who is in the channel, as a row of names.
+// Who is in the channel, as a row of names: all of them are seen when it is opened.
 //
 // For tests: #members > .person, marked .me; #people[data-stale] while nobody can know
 
 import { $, element, hueOf } from "./dom.js";
 /** @import { Member, Subscription } from "./trisync.js" */
 
-const SHOWN_MAX = 12;
+const SHOWN_MAX = 50;
 
 /** Myself first, then by name, then those without one. @param {Subscription<any>} subscription @returns {Member[]} */
 function inOrder({ members, member: me }) {
