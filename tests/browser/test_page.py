@@ -171,6 +171,21 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         page.context.close()
 
 
+def test_characters_that_are_piled_up_stay_within_their_message(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("first\n")
+        page = a_page(browser, server, "ada")
+        await_head(page, 1)
+        first = page.locator("#log [data-offset='1'] .text")
+        before = first.screenshot()
+        grace.type("a" + "\u030f" * 30 + "\n")
+        await_head(page, 2)
+        assert first.screenshot() == before
+        grace.close()
+        page.context.close()
+
+
 def test_a_channel_that_cannot_be_is_named_as_it_was_written(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         page = a_page(browser, server, "ada", "/#café")
