@@ -95,6 +95,16 @@ def test_its_types_say_what_it_does(package: Path) -> None:
     run_node(compiler, *options, "typed_program.ts", folder=package)
 
 
+def test_the_page_keeps_to_the_types_of_the_client(tmp_path: Path) -> None:
+    compiler = installed("typescript") / "bin" / "tsc"
+    for file in WEB.iterdir():
+        if file.suffix in (".js", ".ts") and file.name != "trisync.js":
+            shutil.copy(file, tmp_path)
+    options = ["--noEmit", "--allowJs", "--strict", "--useUnknownInCatchVariables", "false"]
+    target = ["--target", "es2023", "--lib", "es2023,dom,dom.iterable", "--module", "esnext"]
+    run_node(compiler, *options, *target, "--moduleResolution", "bundler", "app.js", folder=tmp_path)
+
+
 def test_its_types_name_everything_that_it_exports() -> None:
     exported = re.findall(r"^export (?:class|const) (\w+)", (WEB / "trisync.js").read_text(), re.MULTILINE)
     typed = re.findall(r"^export (?:class|function) (\w+)", (WEB / "trisync.d.ts").read_text(), re.MULTILINE)

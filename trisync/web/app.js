@@ -158,9 +158,10 @@ function onGap(gap) {
     gapAbove = "";
     log.clear(channel.channel);
   } else if (gap.reason === "trimmed") {
-    keptFrom = Number(gap.to) + 1;
+    const [from, to] = [Number(gap.from), Number(gap.to)];
+    keptFrom = to + 1;
     gapAbove = `${gapText(gap)}.`;
-    log.forget(gap.from, gap.to);
+    log.forget(from, to);
   }
   log.notice(gap.reason, gapText(gap));
 }
