@@ -44,7 +44,11 @@ class WatchedStore extends IndexedDbStore {
     return watched(super.open());
   }
 
-  /** @param {Queue} queue @param {Item} [item] */
+  create() {
+    return watched(super.create());
+  }
+
+  /** @param {Queue} queue @param {Item} item */
   save(queue, item) {
     return watched(super.save(queue, item));
   }

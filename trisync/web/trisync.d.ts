@@ -325,9 +325,9 @@ export interface Queue {
 
 /** Where queues are kept. Methods may return promises; nothing is sent before the promise of its `save` resolves. */
 export interface Store {
-  /** All queues that no other client holds; the last is this client's own, and is a new one if there is none. */
+  /** What clients that are gone have left: this one sends it as they would have, and adds nothing to it. */
   open(): Queue[] | Promise<Queue[]>;
-  /** A new, empty queue, held by this client. */
+  /** A new, empty queue, held by this client: its own. */
   create(): Queue | Promise<Queue>;
   /** Keeps an item that was just added to a queue, and the queue's `seq`, in one step. */
   save(queue: Queue, item: Item): void | Promise<void>;
@@ -354,7 +354,7 @@ export class IndexedDbStore implements Store {
   constructor(url: string);
   open(): Promise<Queue[]>;
   create(): Promise<Queue>;
-  save(queue: Queue, item?: Item): Promise<void>;
+  save(queue: Queue, item: Item): Promise<void>;
   remove(queue: Queue, item: Item): Promise<void>;
   forget(queue: Queue): Promise<void>;
   close(): void;

@@ -354,13 +354,13 @@ export class Client extends Emitter {
 
   async #start() {
     const queues = await this.#keep(() => this.#store.open());
-    this.#queues = queues ?? [newQueue()];
     if (!queues) {
       this.#store.close();
       this.#store = new MemoryStore();
     }
+    const own = await this.#keep(() => this.#store.create());
+    this.#queues = [...(queues ?? []), own ?? newQueue()];
     if (this.state === "closed") return this.#store.close();
-    for (const queue of this.#queues) queue.sent = queue.seq;
     for (const item of this.queue) this.#announce(item);
     this.#open();
     this.#opened = undefined; // earlier publishes go first
@@ -468,9 +468,8 @@ export class Client extends Emitter {
       this.server = ok.server;
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
-      const { seq, sent = seq, items } = queue;
-      queue.sent = undefined; // those of this page are known
-      if (ok.seq > sent || ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
+      const { seq, items } = queue;
+      if (ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
       else this.#agreed = queue;
       this.#sent = 0;
       if (name !== this.name) this.rename(this.name);
@@ -597,7 +596,7 @@ export class Client extends Emitter {
     }, delay);
   }
 
-  /** The server forgot this producer, or has it from somebody else. */
+  /** The server forgot this producer. */
   async #renew(queue) {
     this.#log("a new producer is needed");
     const socket = this.#socket;
@@ -628,7 +627,7 @@ const newQueue = () => ({ producer: crypto.getRandomValues(new Uint32Array(4)).j
 export class MemoryStore {
   create = newQueue;
   open() {
-    return [newQueue()];
+    return [];
   }
   save() {}
   remove() {}
@@ -662,22 +661,21 @@ export class IndexedDbStore {
     for (const producer of new Set(keys.map(([producer]) => producer))) {
       if (!(await this.#lock(producer))) continue;
       const [first, ...items] = await this.#in((records) => records.getAll(rangeOf(producer)));
-      if (first) found.push({ producer, seq: first.last, items: items.map(({ producer, ...item }) => item) });
+      if (items.length === 0) await this.forget({ producer });
+      else found.push({ producer, seq: first.last, items: items.map(({ producer, ...item }) => item) });
     }
-    if (found.length === 0) found.push(await this.create());
     return found;
   }
 
   async create() {
     const queue = newQueue();
     await this.#lock(queue.producer);
-    await this.save(queue);
     return queue;
   }
 
   save({ producer, seq: last }, item) {
     return this.#in((records) => {
-      if (item) records.put({ ...item, producer });
+      records.put({ ...item, producer });
       return records.put({ producer, seq: 0, last });
     });
   }

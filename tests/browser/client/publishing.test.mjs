@@ -260,7 +260,8 @@ test("queues of others that are gone are sent first, each as its producer, and t
     seq,
     items: numbers.map((number) => ({ seq: number, channel: "lobby", data: `${producer} ${number}` })),
   });
-  const store = new SlowStore(queue("gone", 5, 4, 5), queue("empty", 3), queue("own", 9));
+  const store = new SlowStore(queue("gone", 5, 4, 5), queue("empty", 3));
+  store.create = () => queue("own", 0);
   store.save = () => {};
   const queued = [];
   const client = await aClient(t, { store });
@@ -273,74 +274,75 @@ test("queues of others that are gone are sent first, each as its producer, and t
   socket.answer("hello", { limits: LIMITS, seq: 3 });
   assert.equal(socket.asked("hello").at(-1).producer, "own");
   assert.equal(seqs(socket).length, 2, "not before the greeting is answered");
-  socket.answer("hello", { limits: LIMITS, seq: 9 });
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
   await settle();
   const last = socket.asked("publish").at(-1);
-  assert.deepEqual([last.seq, last.data], [10, "new"]);
+  assert.deepEqual([last.seq, last.data], [1, "new"]);
   assert.deepEqual(store.forgotten, ["gone", "empty"]);
   assert.deepEqual(client.told, ["connecting", "online"]);
 });
 
-for (const [why, seq] of [["forgot", 1], ["knows more than was ever sent of", 99]]) {
-  test(`where the server ${why} the producer, another takes its place`, async (t) => {
-    const items = [3, 4].map((number) => ({ seq: number, channel: "lobby", data: number }));
-    const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items });
-    store.save = () => {};
-    const client = await aClient(t, { store });
-    const socket = await greet({ seq });
-    const { producer } = socket.asked("hello").at(-1);
-    assert.notEqual(producer, "the-old-one-here");
-    assert.deepEqual(store.forgotten, ["the-old-one-here"]);
-    socket.answer("hello", { limits: LIMITS, seq: 0 });
-    await settle();
-    assert.deepEqual(socket.asked("publish").map(({ seq, data }) => [seq, data]), [[1, 3], [2, 4]]);
-    assert.equal(client.state, "online");
-  });
+/** A client with what an earlier page left unanswered under its numbers 3 and 4. */
+async function aSuccessor(t) {
+  const items = [3, 4].map((number) => ({ seq: number, channel: "lobby", data: number }));
+  const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items });
+  store.save = () => {};
+  return { client: await aClient(t, { store }), store };
 }
 
+const published = (socket) => socket.asked("publish").map(({ seq, data }) => [seq, data]);
+
+test("where the server forgot the producer, another takes its place", async (t) => {
+  const { client, store } = await aSuccessor(t);
+  const socket = await greet({ seq: 1 });
+  const { producer } = socket.asked("hello").at(-1);
+  assert.notEqual(producer, "the-old-one-here");
+  assert.deepEqual(store.forgotten, ["the-old-one-here"]);
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  assert.deepEqual(published(socket), [[1, 3], [2, 4]]);
+  assert.equal(client.state, "online");
+});
+
+test("what an earlier page sent and could not keep is neither stored again nor taken for something new", async (t) => {
+  const { client } = await aSuccessor(t);
+  const verdict = client.publish("lobby", "new");
+  const socket = await greet({ seq: 5 });
+  assert.deepEqual(published(socket), [[3, 3], [4, 4]]);
+  for (const { id } of socket.asked("publish")) socket.say("ok", { id, offset: 1, duplicate: true });
+  assert.notEqual(socket.asked("hello").at(-1).producer, "the-old-one-here");
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  assert.deepEqual(published(socket).at(-1), [1, "new"]);
+  socket.answer("publish", { offset: 9 });
+  assert.equal((await verdict).offset, 9);
+});
+
 test("a producer that is replaced on two connections at once gives what waits to one other", async (t) => {
-  const store = new SlowStore();
+  const { client, store } = await aSuccessor(t);
   const saved = [];
   const creating = [];
   store.save = ({ producer }, { data }) => void saved.push([producer, data]);
   store.create = () => new Promise((resolve) => creating.push(resolve));
-  const client = await aClient(t, { store });
-  const verdict = client.publish("lobby", "a");
-  await greet({ seq: 5 });
-  const socket = await reconnect(client, { seq: 5 });
+  await greet({ seq: 1 });
+  const socket = await reconnect(client, { seq: 1 });
   for (const [number, create] of creating.entries()) create({ producer: `renewed-number-${number}`, seq: 0, items: [] });
   await settle();
-  assert.deepEqual(saved.slice(1), [["renewed-number-0", "a"]]);
+  assert.deepEqual(saved, [["renewed-number-0", 3], ["renewed-number-0", 4]]);
   assert.equal(socket.asked("hello").at(-1).producer, "renewed-number-0");
   socket.answer("hello", { limits: LIMITS, seq: 0 });
   await settle();
-  socket.answer("publish", { offset: 1 });
-  assert.equal((await verdict).offset, 1);
+  assert.deepEqual(published(socket), [[1, 3], [2, 4]]);
 });
 
 test("a producer is replaced also where the store cannot make another", async (t) => {
-  const store = new SlowStore();
+  const { store } = await aSuccessor(t);
   store.save = store.create = () => Promise.reject(new Error("quota"));
-  const client = await aClient(t, { store });
-  client.publish("lobby", "a").catch(() => {});
-  const socket = await greet({ seq: 5 });
+  const socket = await greet({ seq: 1 });
+  assert.notEqual(socket.asked("hello").at(-1).producer, "the-old-one-here");
   socket.answer("hello", { limits: LIMITS, seq: 0 });
   await settle();
-  assert.deepEqual(seqs(socket), [1]);
-});
-
-test("a number that the last page used and could not keep is not taken for a new message's", async (t) => {
-  const store = new SlowStore({ producer: "the-old-one-here", seq: 4, items: [] });
-  store.save = () => {};
-  const client = await aClient(t, { store });
-  const verdict = client.publish("lobby", "new");
-  const socket = await greet({ seq: 5 });
-  assert.deepEqual(seqs(socket), []);
-  socket.answer("hello", { limits: LIMITS, seq: 0 });
-  await settle();
-  assert.deepEqual(socket.asked("publish").map(({ seq, data }) => [seq, data]), [[1, "new"]]);
-  socket.answer("publish", { offset: 9 });
-  assert.equal((await verdict).offset, 9);
+  assert.deepEqual(published(socket), [[1, 3], [2, 4]]);
 });
 
 test("who watches presence asks again who it is there, when it goes on as another producer", async (t) => {

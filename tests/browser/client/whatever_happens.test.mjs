@@ -27,12 +27,13 @@ function seeded(seed) {
 /** What a browser keeps when a tab crashes: JSON, and locks that are let go. */
 class Disk {
   records = new Map();
+  made = 0;
 
   store() {
     const { records } = this;
     const write = ({ producer, seq, items }) => void records.set(producer, JSON.stringify({ producer, seq, items }));
-    const create = () => ({ producer: `producer-number-${records.size}`, seq: 0, items: [] });
-    const open = () => (records.size ? [...records.values()].map((text) => JSON.parse(text)) : [create()]);
+    const create = () => ({ producer: `producer-number-${++this.made}`, seq: 0, items: [] });
+    const open = () => [...records.values()].map((text) => JSON.parse(text));
     const forget = ({ producer }) => void records.delete(producer);
     return { open, create, save: write, remove: write, forget, close() {} };
   }
