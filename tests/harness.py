@@ -217,9 +217,17 @@ class ServerProcess:
         self.log.seek(0)
         return self.log.read().decode()
 
+    async def tcp(self) -> trio.SocketStream:
+        """A bare TCP connection to the TCP door."""
+        return await trio.open_tcp_stream("127.0.0.1", self.tcp_port)
+
+    async def web(self) -> trio.SocketStream:
+        """A bare TCP connection to the web door."""
+        return await trio.open_tcp_stream("127.0.0.1", self.web_port)
+
     async def lines(self) -> LinesPeer:
         """A client of it; its stream is to be closed."""
-        return LinesPeer(await trio.open_tcp_stream("127.0.0.1", self.tcp_port))
+        return LinesPeer(await self.tcp())
 
     def stop(self, how: signal.Signals = signal.SIGTERM) -> int:
         """Send a signal, wait for the end, and return the exit status."""

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import pytest
 import trio
 
-from tests.harness import PATIENCE_S, Json, Running, read_until, running_server
+from tests.harness import PATIENCE_S, Json, Running, ServerProcess, read_until, running_server
 from tests.hostile.raw_peers import RawHttp, Response
 
 
@@ -55,7 +55,7 @@ def error_in(response: Response) -> Json:
     return error
 
 
-async def open_caller(running: Running) -> Caller:
+async def open_caller(running: Running | ServerProcess) -> Caller:
     """A new connection; the caller closes its `stream`."""
     return Caller(await running.web())
 
@@ -90,6 +90,11 @@ class Events:
 
     async def next(self) -> Event:
         """The next event. Raises EOFError where the stream ends."""
+        fields = await self.fields()
+        return Event(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))
+
+    async def fields(self) -> dict[str, str]:
+        """The fields of the next event, as they came. Raises EOFError where the stream ends."""
         while True:
             block = await self._block()
             fields: dict[str, str] = {}
@@ -101,7 +106,7 @@ class Events:
             if "retry" in fields:
                 self.retry_ms = int(fields["retry"])
             if "data" in fields:
-                return Event(fields.get("event", "message"), fields.get("id"), json.loads(fields["data"]))
+                return fields
 
     async def messages(self, count: int) -> list[Json]:
         """The next so many events, which must all be messages."""
@@ -130,7 +135,7 @@ class Events:
         return block.decode()
 
 
-async def open_events(running: Running, path: str, **headers: str) -> Events:
+async def open_events(running: Running | ServerProcess, path: str, **headers: str) -> Events:
     """Ask for events; the first one is on its way. The caller closes the `stream`."""
     stream = await running.web()
     named = {name.replace("_", "-"): text for name, text in headers.items()}
