@@ -12,7 +12,7 @@ from tests.model.moves_reading import channels, history, state, word
 from tests.model.moves_stopping import interrupt_call, interrupt_producer, restart
 from tests.model.moves_subscribing import follow, subscribe, unsubscribe
 from tests.model.moves_typing import typing
-from tests.model.table import Table
+from tests.model.table import KINDS_OF_SERVER, Table
 from tests.model.told import Mismatch
 
 Move = Callable[[Table], Awaitable[None]]
@@ -50,7 +50,8 @@ async def play(seed: int, folder: Path, moves: int = MOVES_OF_A_GAME) -> list[st
     The moves are the same each time, whatever the server does: each has a generator of its own. Only how far a server
     had come when it was killed is not, and it comes to the same once all that was unanswered was sent again.
     """
-    table = Table(folder)
+    kind = list(KINDS_OF_SERVER)[seed % len(KINDS_OF_SERVER)]
+    table = Table(folder, kind)
     number = 0
     try:
         await table.open()
@@ -63,9 +64,11 @@ async def play(seed: int, folder: Path, moves: int = MOVES_OF_A_GAME) -> list[st
             await _make(table, move)
         return table.story
     except Exception as problem:
-        said = [*table.story[-LAST_SAID:], f"{type(problem).__name__}: {problem}"]
-        again = f"play it again: .venv/bin/python -m tests.model {seed} --moves {moves}"
-        raise Lost("\n  ".join([f"seed {seed} was lost at move {number}; {again}", *map(_brief, said)])) from problem
+        raise Lost(
+            f"seed {seed} was lost at move {number}, on a server {kind}; "
+            f"play it again: .venv/bin/python -m tests.model {seed} --moves {moves}\n  "
+            + "\n  ".join(map(_brief, [*table.story[-LAST_SAID:], f"{type(problem).__name__}: {problem}"]))
+        ) from problem
     finally:
         table.close()
 

@@ -2,7 +2,6 @@
 
 import signal
 
-from tests.harness import PATIENCE_S
 from tests.model import draws
 from tests.model.calls import Call, is_refused, judge_response, judged
 from tests.model.model import Producer, Verdict
@@ -30,10 +29,7 @@ async def restart(table: Table) -> None:
 
 async def _begin_anew(table: Table, how: signal.Signals) -> None:
     """Wait for the end of the server, and start another one."""
-    status = table.server.process.wait(PATIENCE_S)
-    same(status, 0 if how is signal.SIGTERM else -how, "the exit status")
-    same("Traceback" in table.server.said(), False, table.server.said())
-    table.close()
+    table.ended(how)
     await table.open()
 
 
@@ -92,7 +88,7 @@ async def interrupt_call(table: Table) -> None:
     headers = {name.replace("_", "-"): text for name, text in call.headers.items()} | {"Content-Length": str(len(body))}
     await table.callers[0].send_raw(head_of(call.method, call.path, headers) + body)
     for _ in range(chance.randrange(4)):  # the server turns meanwhile
-        await table.talkers[0].ping()
+        await table.callers[1].call("GET", "/health")
     table.server.process.kill()
     await _begin_anew(table, signal.SIGKILL)
     response = await table.call(call.method, call.path, call.body, **call.headers)

@@ -119,14 +119,10 @@ class Talker(Player):
     async def hear(self) -> None:
         self.judge(await self.receive())
 
-    async def ping(self) -> None:
-        """See that the server answers. Raises Mismatch."""
-        (pong,) = await self.ask(Request({"op": "ping"}))
-        same(pong.fields["op"], "pong", self.kind)
-
     async def settle(self) -> None:
         await super().settle()
-        await self.ping()
+        (pong,) = await self.ask(Request({"op": "ping"}))
+        same(pong.fields["op"], "pong", self.kind)
 
     async def goodbye(self) -> None:
         same([told.fields["op"] for told in await self.answered()], ["goodbye"], f"what {self.kind} is told at a stop")

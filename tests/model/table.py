@@ -1,11 +1,12 @@
 """What a game is played on: a real server, the model of it, and the clients; and what all moves need of these."""
 
 import random
+import signal
 from pathlib import Path
 
 import trio
 
-from tests.harness import ServerProcess
+from tests.harness import PATIENCE_S, ServerProcess
 from tests.hostile.raw_peers import RawFrames, RawPeer, RawWebSocket, Response
 from tests.model.calls import Call
 from tests.model.model import BYTES_MAX, KEPT, KEYS_MAX, TRIMMED_CHANNEL, Expected, Gap, Message, Model, Pages
@@ -16,18 +17,30 @@ from tests.web_calls import Caller, open_caller
 SUBSCRIPTIONS_MAX = 4
 TICK_S = 0.02
 NO_EPOCH = "none yet"
+NOT_FULL = "with durability normal"
 OPTIONS = (
     *("--message-bytes-max", str(BYTES_MAX), "--keys-max", str(KEYS_MAX)),
     *("--subscriptions-max", str(SUBSCRIPTIONS_MAX), "--reconnect-spread-ms", "10"),
     *("--retention", f"{TRIMMED_CHANNEL} messages={KEPT}", "--retention-tick-s", str(TICK_S)),
 )
+KINDS_OF_SERVER: dict[str, tuple[str, ...]] = {
+    "as it comes": (),
+    "with nothing in memory": (
+        *("--cache-bytes-max", "1", "--cache-ttl-s", "0.001"),
+        *("--cached-heads-max", "1", "--producer-cache-bytes-max", "1"),
+    ),
+    "in small batches": ("--batch-messages-max", "2"),
+    NOT_FULL: ("--durability", "normal"),
+}
+"""What must make no difference; only that one that is not fully durable begins an epoch when it was killed."""
 
 
 class Table:
     """One game's server and clients. Open it, and close it in any case."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, kind: str) -> None:
         self.model = Model()
+        self.kind = kind
         self.chance = random.Random()
         self.story: list[str] = []
         self.talkers: list[Talker] = []
@@ -38,6 +51,7 @@ class Table:
         self.epoch = NO_EPOCH
         self._folder = folder
         self._server: ServerProcess | None = None
+        self._was_killed = False
         self._streams: list[trio.SocketStream] = []
 
     @property
@@ -53,13 +67,15 @@ class Table:
 
     async def open(self) -> None:
         """Start a server on the folder, and have everybody connect to it."""
-        self._server = ServerProcess(self._folder, *OPTIONS)
+        self._server = ServerProcess(self._folder, *OPTIONS, *KINDS_OF_SERVER[self.kind])
         self.talkers = [await self._open_talker(kind) for kind in ("lines", "frames", "websocket", "lines")]
         self.callers = [await self._open_caller() for _ in range(2)]
         self.followers = []
         self.person = Person(RawPeer(self.owned(await self.server.tcp())), self.model)
         (hello,) = await self.talkers[0].ask(Request({"op": "hello"}))
-        same(hello.fields["epoch"], hello.fields["epoch"] if self.epoch == NO_EPOCH else self.epoch, "the epoch")
+        if self.epoch != NO_EPOCH:
+            is_new = self.kind == NOT_FULL and self._was_killed
+            same(hello.fields["epoch"] != self.epoch, is_new, "whether the epoch is a new one")
         self.epoch = hello.fields["epoch"]
 
     async def _open_talker(self, kind: str) -> Talker:
@@ -82,6 +98,13 @@ class Table:
         """A new connection, which is closed with the table."""
         self._streams.append(stream)
         return stream
+
+    def ended(self, how: signal.Signals) -> None:
+        """Wait for a server to end that was sent a signal. Raises Mismatch where it does not end as it should."""
+        same(self.server.process.wait(PATIENCE_S), 0 if how is signal.SIGTERM else -how, "the exit status")
+        same("Traceback" in self.server.said(), False, self.server.said())
+        self._was_killed = how is signal.SIGKILL
+        self.close()
 
     def close(self) -> None:
         """End the server, if it runs, and the connections."""

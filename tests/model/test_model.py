@@ -7,7 +7,8 @@ import pytest
 from tests.model.game import Lost, play
 from tests.model.model import Channel, Model
 
-SEEDS = (1, 2, 3, 4, 5)
+SEEDS = (1, 2, 3, 4)
+"""One on each kind of server."""
 
 
 @pytest.mark.parametrize("seed", SEEDS)
@@ -23,6 +24,6 @@ async def test_a_game_can_be_played_again(tmp_path: Path) -> None:
 async def test_a_game_that_is_lost_says_how_to_play_it_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Model, "channel", lambda self, name: Channel(name))  # it forgets everything
     with pytest.raises(
-        Lost, match=r"seed 6 was lost at move \d+; play it again: \.venv/bin/python -m tests\.model 6 --moves 250"
+        Lost, match=r"seed 6 was lost at move \d+, .*; play it again: \.venv/bin/python -m tests\.model 6 --moves 250"
     ):
         await play(6, tmp_path)
