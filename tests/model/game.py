@@ -10,7 +10,7 @@ from tests.harness import PATIENCE_S
 from tests.model.moves_publishing import clear, hello, publish, write_over_http
 from tests.model.moves_reading import channels, history, state, word
 from tests.model.moves_stopping import interrupt_call, interrupt_producer, restart
-from tests.model.moves_subscribing import follow, subscribe, unsubscribe
+from tests.model.moves_subscribing import follow, presence, subscribe, unsubscribe
 from tests.model.moves_typing import typing
 from tests.model.table import KINDS_OF_SERVER, Table
 from tests.model.told import Mismatch
@@ -28,6 +28,7 @@ MOVES: dict[Move, float] = {
     word: 5,
     follow: 4,
     channels: 2,
+    presence: 2,
     unsubscribe: 2,
     clear: 2,
     restart: 0.5,

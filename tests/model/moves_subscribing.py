@@ -1,14 +1,15 @@
 """Moves that begin and end subscriptions, of talkers and as events."""
 
+from collections import Counter
 from urllib.parse import urlencode
 
 from tests.harness import Json
 from tests.model import draws
 from tests.model.calls import path_of
 from tests.model.model import Channel, Expected, Verdict
-from tests.model.players import Follower, Request
+from tests.model.players import Follower, Request, Talker
 from tests.model.table import SUBSCRIPTIONS_MAX, Table
-from tests.model.told import judge_verdict
+from tests.model.told import judge_verdict, same
 from tests.web_calls import open_events
 
 FOLLOWERS_MAX = 3
@@ -78,7 +79,8 @@ async def follow(table: Table) -> None:
         return
     channel = table.model.channel(chance.choice(draws.CHANNELS))
     place = _draw_place(table, channel)
-    asked = place | {"state": "true" if place["state"] else "false"}
+    name = chance.choice(draws.NAMES)
+    asked = place | {"state": "true" if place["state"] else "false", "name": name}
     mark = f"@{table.epoch}" if "epoch" in place else ""
     headers: dict[str, str] = {}
     if chance.random() < 0.3:
@@ -91,8 +93,30 @@ async def follow(table: Table) -> None:
     events = await open_events(table.server, path, **headers)
     table.owned(events.stream)
     follower = Follower(events, channel.name, mark, table.model, state=place["state"])
+    follower.name = name
     table.followers.append(follower)
     position = None if "since" in place else max(channel.head - place.get("last", 0), channel.trimmed)
     await follower.begin(channel.head, position)
     follower.owed += _owed(table, channel, place)
     await table.settle()
+
+
+async def presence(table: Table) -> None:
+    """Who is in a channel: connections, and producers once however often they are connected, under any of their names.
+
+    A connection's end is seen a moment later, so that it may take some asking.
+    """
+    await table.settle()
+    talker, channel = table.chance.choice(table.talkers), table.chance.choice(draws.CHANNELS)
+    there = [player for player in table.players if channel in player.subscriptions]
+    producers = {player.producer for player in there if isinstance(player, Talker)} - {None}
+    names = Counter(player.name for player in there if not (isinstance(player, Talker) and player.producer))
+    table.say(talker.kind, "presence", channel)
+    while True:
+        (told,) = await talker.ask(Request({"op": "presence", "channel": channel}))
+        members = told.fields["members"]
+        ids = [member["member"] for member in members]
+        same((ids, told.fields["more"]), (sorted(set(ids)), False), "the members, once and in order")
+        unseen = names - Counter(member.get("name") for member in members)
+        if not unseen and len(members) == names.total() + len(producers):
+            return

@@ -77,7 +77,6 @@ class Talker(Player):
         super().__init__(kind, peer.stream, model)
         self.producer: str | None = None
         self.fenced = False
-        self.epoch = ""
         self._peer = peer
         self._chance = chance
         self._asked = 0

@@ -20,7 +20,7 @@ NO_EPOCH = "none yet"
 NOT_FULL = "with durability normal"
 OPTIONS = (
     *("--message-bytes-max", str(BYTES_MAX), "--keys-max", str(KEYS_MAX)),
-    *("--subscriptions-max", str(SUBSCRIPTIONS_MAX), "--reconnect-spread-ms", "10"),
+    *("--subscriptions-max", str(SUBSCRIPTIONS_MAX), "--reconnect-spread-ms", "10", "--presence-grace-s", "0.001"),
     *("--retention", f"{TRIMMED_CHANNEL} messages={KEPT}", "--retention-tick-s", str(TICK_S)),
 )
 KINDS_OF_SERVER: dict[str, tuple[str, ...]] = {
