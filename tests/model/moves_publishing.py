@@ -33,7 +33,7 @@ async def publish(table: Table) -> None:
         elif chance.random() < 0.02:
             drawn = replace(drawn, seq=1)  # without a producer
         if fault(drawn) == "bad_json" and count > 1:
-            continue  # its answer bears no id
+            continue  # its answer may bear no id
         if talker.fenced and drawn.seq is not None and fault(drawn) != "bad_json":
             verdict, message = Verdict("fenced"), None
         else:
