@@ -61,7 +61,7 @@ async def play(seed: int, folder: Path, moves: int = MOVES_OF_A_GAME) -> list[st
             (move,) = table.chance.choices(list(MOVES), list(MOVES.values()))
             table.say(f"{number}:", move.__name__)
             await _make(table, move)
-        for move in (restart, *[history, state] * 10, channels):
+        for move in (*[presence] * 8, restart, *[history, state] * 10, channels):
             await _make(table, move)
         return table.story
     except Exception as problem:
