@@ -23,16 +23,25 @@ def model_command(seeds: tuple[int, ...], count: int | None, moves: int) -> None
     if count is not None:
         first = seeds[0] if seeds else 0
         seeds = tuple(range(first, first + count))
-    began, lost = time.monotonic(), 0
-    for seed in seeds:
-        with tempfile.TemporaryDirectory(prefix="trisync-model-") as folder:
-            try:
-                trio.run(play, seed, Path(folder), moves)
-            except Lost as problem:
-                click.echo(str(problem))
-                lost += 1
-    click.echo(f"{len(seeds)} games of {moves} moves, {lost} lost, {time.monotonic() - began:.0f} s")
-    sys.exit(1 if lost else 0)
+    began, done, lost = time.monotonic(), 0, 0
+    try:
+        for seed in seeds:
+            lost += _is_lost(seed, moves)
+            done += 1
+    except KeyboardInterrupt:
+        click.echo("interrupted", err=True)
+    click.echo(f"{done} games of {moves} moves, {lost} lost, {time.monotonic() - began:.0f} s")
+    sys.exit(1 if lost or done < len(seeds) else 0)
+
+
+def _is_lost(seed: int, moves: int) -> bool:
+    with tempfile.TemporaryDirectory(prefix="trisync-model-") as folder:
+        try:
+            trio.run(play, seed, Path(folder), moves)
+        except Lost as problem:
+            click.echo(str(problem))
+            return True
+    return False
 
 
 if __name__ == "__main__":
