@@ -301,8 +301,10 @@ def test_an_open_page_does_not_keep_its_queue_from_being_deleted(browser: Browse
         page.context.close()
 
 
-def test_two_tabs_are_two_producers(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
+def test_two_tabs_are_two_producers_and_one_that_is_reloaded_is_not_there_twice(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path, "--presence-grace-s", "3600") as server, network() as net:
         net.server_port = server.web_port
         context = browser.new_context()
         tabs = [open_page(context, net.port, name) for name in ("ada", "bob")]

@@ -361,6 +361,8 @@ composer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
 window.addEventListener("beforeunload", (event) => {
   if (client.queue.length > 0 && !keepsQueue) event.preventDefault();
 });
+// What comes next is another member: this one is not to be awaited. A page that only sleeps comes back as it was.
+window.addEventListener("pagehide", ({ persisted }) => persisted || channel?.close());
 
 document.addEventListener("click", (event) => {
   if (!$("help").contains(/** @type {Node} */ (event.target))) $("help").open = false;

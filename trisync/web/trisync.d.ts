@@ -277,6 +277,10 @@ export class Subscription<Events extends SubscriptionEvents = SubscriptionEvents
   readonly members: Map<string, Member>;
   /** With `presence`: this client among the members. */
   readonly member: string | undefined;
+  /**
+   * Follow no longer, and be no member. A page that is left stays a member for some seconds, as one that may come back;
+   * closing at `pagehide` spares others that.
+   */
   close(): void;
 }
 
