@@ -100,9 +100,11 @@ async def test_a_client_may_be_gone_behind_any_byte(
 
 # One byte a second
 
+POST = b"POST /channels/lobby/messages HTTP/1.1\r\nHost: localhost\r\n"
 SLOW = {
     "the head of a request": ("web", b"GET / HTTP/1.1\r\nHost: localhost\r\nX-Filling: ", b"HTTP/1.1 408 "),
     "the head of an upgrade": ("web", UPGRADE[:-2] + b"X-Filling: ", b"HTTP/1.1 408 "),
+    "the body of a request": ("web", POST + b"Content-Length: 100000\r\n\r\n", b"HTTP/1.1 408 "),
     "a line": ("tcp", b'{"op":"publish","channel":"lobby","data":"', b'"code":"bad_request"'),
     "the length of a frame": ("tcp", b"\0\0\x10\0", b'"code":"bad_request"'),
     "a frame": ("tcp", framed(b"x" * 10_000)[:50], b'"code":"bad_request"'),
@@ -144,6 +146,20 @@ async def test_what_comes_a_byte_a_second_is_refused_at_its_deadline(what: str, 
             pass
         assert trio.current_time() - began <= DEADLINE_S + 3  # it lingers for a second at most
         nursery.cancel_scope.cancel()
+
+
+async def test_a_large_body_may_come_slowly(autojump_clock: MockClock) -> None:
+    body = b'"' + b"x" * 500_000 + b'"'
+    async with memory_doors() as doors:
+        stream = doors.connect("web")
+        began = trio.current_time()
+        await stream.send_all(POST + b"Content-Length: %d\r\n\r\n" % len(body))
+        for start in range(0, len(body), 50_000):
+            await trio.sleep(0.7 * DEADLINE_S)
+            await stream.send_all(body[start : start + 50_000])
+        assert trio.current_time() - began > 7 * DEADLINE_S
+        assert (await stream.receive_some()).startswith(b"HTTP/1.1 201 ")
+        await stream.aclose()
 
 
 async def test_a_crowd_of_slow_heads_hold_nobody_up(autojump_clock: MockClock) -> None:

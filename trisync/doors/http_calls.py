@@ -167,7 +167,7 @@ class HttpCalls:
         if self.http.they_are_waiting_for_100_continue:
             go_on = h11.InformationalResponse(status_code=100, reason=b"Continue", headers=[])
             self._connection.outbox.write(self.http.send(go_on) or b"")
-        with trio.move_on_after(self._settings.half_message_s) as self.session.body:
+        with trio.CancelScope() as self.session.body:
             try:
                 return await self._gather_body(limit)
             except h11.RemoteProtocolError as error:
@@ -175,11 +175,8 @@ class HttpCalls:
                 raise WireError("bad_request", problem, closes=True) from None
             finally:
                 self.session.body = None
-        if self.session.leaving is not None:
-            raise WireError("draining", "the server is stopping; nothing was stored", closes=True)
-        waited_s = self._settings.half_message_s
-        late = WireError("bad_request", f"the body did not come within {waited_s:g} s", closes=True)
-        raise HttpError(refused(late, 408))
+                self._connection.expect(None, progress=False)
+        raise WireError("draining", "the server is stopping; nothing was stored", closes=True)
 
     async def _gather_body(self, limit: int) -> bytes:
         body = bytearray()
@@ -190,9 +187,16 @@ class HttpCalls:
                 if len(body) > limit:
                     raise too_large(limit)
             elif event is h11.NEED_DATA:
-                self.http.receive_data(bytes(await self._connection.receive()))
+                self._connection.expect(len(body), progress=False)
+                self.http.receive_data(await self._receive_in_time())
             else:
                 return bytes(body)
+
+    async def _receive_in_time(self) -> bytes:
+        try:
+            return bytes(await self._connection.receive())
+        except WireError as late:
+            raise HttpError(refused(late, 408)) from None
 
     def _is_whole(self) -> bool:
         """Whether the request has come to its end, apart from what was not wanted of it and is here already."""
