@@ -68,7 +68,7 @@ async def test_a_websocket_subscriber_that_pauses_is_not_taken_for_dead_though_a
 ) -> None:
     """A ping waits behind what was sent before it; 501 subscribers that read slowly were ended for their silence."""
     async with (
-        undisturbed(log_lines=1, ping_s=0.3, pong_s=0.3) as arena,
+        undisturbed(log_lines=1, ping_s=0.3, pong_s=2.0) as arena,
         arena.speaking("websocket") as slow,
         arena.speaking("lines") as publisher,
     ):
@@ -220,7 +220,7 @@ async def test_who_never_reads_leaves_nothing_behind_when_it_goes(
 
 
 async def test_a_websocket_that_answers_no_ping_is_left(undisturbed: Undisturbed) -> None:
-    async with undisturbed(ping_s=0.2, pong_s=0.4) as arena, arena.websocket() as peer:
+    async with undisturbed(ping_s=0.2, pong_s=2.0) as arena, arena.websocket() as peer:
         assert await peer.receive_frame() == (PING, b"")
         code, _ = await peer.receive_close()
         assert code == 1008
@@ -236,7 +236,7 @@ async def test_a_websocket_that_answers_pings_stays_though_it_says_nothing_else(
 async def test_a_websocket_that_is_slow_to_read_is_not_taken_for_silent(undisturbed: Undisturbed) -> None:
     # A ping would wait behind what it has not read, so there is none to answer.
     async with (
-        undisturbed(log_lines=2, ping_s=0.1, pong_s=0.4, backlog_bytes_max=BACKLOG_MAX) as arena,
+        undisturbed(log_lines=2, ping_s=0.1, pong_s=2.0, backlog_bytes_max=BACKLOG_MAX) as arena,
         arena.websocket() as slow,
         arena.speaking("lines") as publisher,
     ):
