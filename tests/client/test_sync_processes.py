@@ -65,9 +65,12 @@ def ask():
     except Closed:
         print("closed")
 
+async def is_asked(inner):
+    return bool(inner._machine._requests.of_kind("history"))
+
 thread = threading.Thread(target=ask)
 thread.start()
-while not client._opened.client._machine._requests.of_kind("history"):
+while not client._call(is_asked):
     pass
 signal.setitimer(signal.ITIMER_REAL, 0.2)
 try:
