@@ -67,10 +67,14 @@ def test_the_five_minutes_go_as_they_are_told(tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         talk(server, transcript("$ nc localhost 2345")[1:], re.compile("[#*] ?"))
         shell = transcript("""$ .venv/bin/trisync publish lobby '{"text": "from a script"}' --name robot""")
-        published, offset, history, subscribe = shell
+        published, offset, history, subscribe, keyed, state = shell
         assert run_shell(server, published) == [offset]
         assert len(run_shell(server, history)) == 1
         assert len(run_shell(server, subscribe)) == 3
+        assert [run_shell(server, keyed), run_shell(server, state)] == [
+            ["1"],
+            ['{"key":"kitchen","offset":1,"data":"on"}'],
+        ]
         pasted = README.index("**In JSON lines.**")
         json_lines = [line[4:] for line in README[pasted:].splitlines()[2:] if line.startswith("    ")][1:4]
         talk(server, json_lines, re.compile(r'\{"op":"(ok|message)"'))

@@ -35,6 +35,7 @@ _ELSEWHERE = {
     "publish": "trisync.cli_client",
     "subscribe": "trisync.cli_client",
     "history": "trisync.cli_client",
+    "state": "trisync.cli_client",
     "delete": "trisync.cli_client",
     "backup": "trisync.cli_copies",
     "restore": "trisync.cli_copies",

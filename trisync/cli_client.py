@@ -1,4 +1,4 @@
-"""The commands that talk to a server: publish, subscribe, history, delete."""
+"""The commands that talk to a server: publish, subscribe, history, state, delete."""
 
 import json
 import logging
@@ -73,8 +73,17 @@ def _as_data(text: str) -> object:
 @click.argument("channel")
 @click.argument("data", required=False)
 @click.option("--name", help="Who says it.")
+@click.option("--key", help="Set this key of the channel's state to it; null deletes the key.")
+@click.option(
+    "--expect",
+    metavar="OFFSET",
+    type=click.IntRange(min=0),
+    help="Only if the key's newest word has this offset; 0: only if there is no such key.",
+)
 @_url_option
-def publish_command(channel: str, data: str | None, name: str | None, url: str) -> None:
+def publish_command(
+    channel: str, data: str | None, name: str | None, key: str | None, expect: int | None, url: str
+) -> None:
     """Publish DATA to CHANNEL, and print the offset it got once it is on the server's disk.
 
     DATA is JSON, or else text. Without it, every line of standard input is published.
@@ -82,24 +91,28 @@ def publish_command(channel: str, data: str | None, name: str | None, url: str) 
     \b
       trisync publish lobby '{"text": "hello"}'
       trisync publish lobby hello --name alice
+      trisync publish lamp on --key kitchen
       dmesg | trisync publish logs
     """
 
     if data is None and sys.stdin is None:
         raise click.UsageError("there is no DATA, and standard input is closed")
+    if data is None and expect is not None:
+        raise click.UsageError("--expect is for one message, with DATA")
 
     async def talk() -> None:
         async with connect(url, name=name, wait_s=0) as client:
             if data is not None:
-                click.echo(await _answer(client, client.publish(channel, _as_data(data))))
+                publish = client.publish(channel, _as_data(data), key=key, expect=expect)
+                click.echo(await _answer(client, publish))
                 return
             async for first, lines in _lines_of_input():
-                await _publish_lines(client, channel, first, lines)
+                await _publish_lines(client, channel, key, first, lines)
 
     _run(talk)
 
 
-async def _publish_lines(client: Client, channel: str, first: int, lines: list[str]) -> None:
+async def _publish_lines(client: Client, channel: str, key: str | None, first: int, lines: list[str]) -> None:
     """Publish lines of the input, `first` the number of the first, and print their offsets.
 
     Raises ValueError for the first that is refused, once all that were sent have their answers.
@@ -109,7 +122,7 @@ async def _publish_lines(client: Client, channel: str, first: int, lines: list[s
     for number, line in enumerate(lines, start=first):
         await client.room()
         try:
-            receipts.append(client.post(channel, _as_data(line)))
+            receipts.append(client.post(channel, _as_data(line), key=key))
         except (ClientError, ValueError) as error:
             problems[number] = error
             break
@@ -214,6 +227,33 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
                 click.echo(page.gap.to_json())
             for message in page.messages:
                 click.echo(message.to_json())
+
+    _run(talk)
+
+
+@click.command("state")
+@click.argument("channel")
+@click.argument("key", required=False)
+@_url_option
+def state_command(channel: str, key: str | None, url: str) -> None:
+    """Print the newest word on each key of CHANNEL, one JSON object a line; or of KEY alone, its data.
+
+    \b
+      trisync state lamp
+      trisync state lamp kitchen
+    """
+
+    async def talk() -> None:
+        async with connect(url, wait_s=0) as client:
+            if key is None:
+                words = await _answer(client, client.words(channel))
+                for name, word in words.items():
+                    click.echo(msgspec.json.encode({"key": name, "offset": word.offset, "data": word.json}))
+                return
+            found = await _answer(client, client.word(channel, key))
+            if found is None:
+                raise click.ClickException(f"there is no key {key!r} in {channel}")
+            click.echo(bytes(found.json))
 
     _run(talk)
 

@@ -52,6 +52,8 @@ def wrong_calls(client: Any, doc: Any) -> dict[str, list[Callable[[], Any]]]:
             partial(client.post, name, 1),
             partial(client.history, name),
             partial(client.members, name),
+            partial(client.words, name),
+            partial(client.word, name, "key"),
             partial(client.subscribe, name),
             partial(client.state, name),
             partial(client.presence, name),
@@ -70,6 +72,7 @@ def wrong_calls(client: Any, doc: Any) -> dict[str, list[Callable[[], Any]]]:
             lambda: doc.set(5, 1),
             lambda: doc.update(5, lambda _: 1),
             lambda: client.publish("lobby", 1, key=5),
+            lambda: client.word("lobby", 5),
         ],
         "BadRequest: a key is 1-512 bytes": [lambda: doc.__setitem__("", 1), lambda: doc.set("é" * 257, 1)],
         "TypeError: data is bytes": [

@@ -298,6 +298,8 @@ def test_a_client_that_was_not_entered_says_so_instead_of_waiting_for_ever(run: 
             lambda: client.publish(channel, 1, ephemeral=True),
             lambda: client.history(channel),
             lambda: client.members(channel),
+            lambda: client.words(channel),
+            lambda: client.word(channel, "key"),
             client.room,
         ):
             with pytest.raises(RuntimeError, match="a client is entered first"):

@@ -183,6 +183,31 @@ def test_no_refusal_of_a_write_is_lost_silently(run: Run, tmp_path: Path, caplog
     assert len(told()) == 2
 
 
+def test_a_state_is_read_to_its_end_without_following_it(run: Run, tcp_url: str, channel: str) -> None:
+    keys = [f"key {number:04}" for number in range(2500)]
+
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client:
+            for number, key in enumerate(keys):
+                await client.room()
+                client.post(channel, number, key=key)
+            await client.publish(channel, None, key=keys.pop())
+            words = await client.words(channel)
+            assert list(words) == keys
+            assert [(word.offset, word.data) for word in words.values()] == [(n + 1, n) for n in range(len(keys))]
+            word = await client.word(channel, keys[7])
+            assert word is not None
+            assert word == words[keys[7]]
+            assert bytes(word.json) == b"7"
+            assert await client.word(channel, "no such key") is None
+            assert await client.words(f"{channel}-never") == {}
+            with pytest.raises(Conflict):
+                await client.publish(channel, 0, key=keys[7], expect=word.offset + 1)
+            await client.publish(channel, 0, key=keys[7], expect=word.offset)
+
+    run(main)
+
+
 def test_presence_tells_who_is_there(run: Run, tcp_url: str, channel: str) -> None:
     async def main() -> None:
         async with trisync.connect(tcp_url, name="alice") as alice, alice.presence(channel) as members:

@@ -1,7 +1,6 @@
-"""The commands that talk to a server: as a person at a shell, and a pipe, have them."""
+"""The commands publish, subscribe and history: as a person at a shell, and a pipe, have them."""
 
 import json
-import os
 import re
 import shlex
 import signal
@@ -10,48 +9,16 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 import trio
 
+from tests.client.commands import answering, running, trisync
 from tests.harness import PATIENCE_S, ServerProcess, server_process, settings_for
 from trisync.storage.sqlite_log import SqliteLog
 from trisync.wire.framing import join_frames
-
-
-def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a client command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "trisync", *arguments],
-        env={**os.environ, "TRISYNC_URL": url},
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
-
-
-@contextmanager
-def running(url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
-    """A client command that goes on; ended at the end."""
-    # What a shell starts in the background ignores Ctrl-C, and so would its children.
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "trisync", *arguments, "--url", url],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    signal.signal(signal.SIGINT, before)
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
 
 
 def test_a_pipe_is_published_line_by_line_and_in_order(url: str, channel: str) -> None:
@@ -220,29 +187,6 @@ def test_a_server_that_is_not_there_is_one_line_at_once() -> None:
     assert gone.stderr == "Error: no connection to tcp://127.0.0.1:9: Connection refused\n"
 
 
-@contextmanager
-def answering(answer: bytes) -> Iterator[str]:
-    """HOST:PORT of something that answers whatever comes with these bytes, once for each connection, and hangs up."""
-    listener = socket.create_server(("127.0.0.1", 0))
-
-    def answer_everybody() -> None:
-        with suppress(OSError):
-            while True:
-                connection, _ = listener.accept()
-                with connection:
-                    connection.recv(1 << 16)
-                    connection.sendall(answer)
-
-    thread = threading.Thread(target=answer_everybody)
-    thread.start()
-    try:
-        yield f"127.0.0.1:{listener.getsockname()[1]}"
-    finally:
-        listener.shutdown(socket.SHUT_RDWR)  # which, unlike close(), wakes the thread
-        thread.join()
-        listener.close()
-
-
 HTTP = b"HTTP/1.1 400 Bad Request\r\nContent-Length: 5\r\n\r\nhello"
 COMMANDS = (("publish", "lobby", "x"), ("history", "lobby"), ("subscribe", "lobby"))
 
@@ -336,73 +280,8 @@ def test_an_argument_that_is_no_utf_8_is_not_published(tcp_url: str, channel: st
     assert (failed.returncode, failed.stderr) == (1, "Error: the data is not UTF-8\n")
 
 
-@pytest.mark.parametrize(
-    ("answer", "reason"),
-    [
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n[]", "what is there is no web door of trisync"),
-        (b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n", "no whole HTTP response came"),
-        (b"SSH-2.0-OpenSSH_9.2\r\n", "no whole HTTP response came"),
-    ],
-)
-def test_something_else_that_is_to_empty_a_channel_is_one_line(answer: bytes, reason: str) -> None:
-    with answering(answer) as where:
-        failed = trisync("", "delete", "lobby", "--web", f"http://{where}", "--yes")
-    assert (failed.returncode, failed.stderr) == (1, f"Error: http://{where}: {reason}\n")
-
-
-def test_a_web_address_that_is_none_is_one_line() -> None:
-    for web in ("", "localhost:8000", "tcp://localhost:2345"):
-        failed = trisync("", "delete", "lobby", "--web", web, "--yes")
-        assert failed.returncode == 2
-        assert failed.stderr.endswith(
-            f"Error: --web is the address of a web door, such as http://localhost:8000, not {web!r}\n"
-        )
-    failed = trisync("", "delete", "lobby", "--web", "http://[::1", "--yes")
-    assert (failed.returncode, failed.stderr.count("\n")) == (1, 1)
-    assert failed.stderr.startswith("Error: http://[::1: ")
-
-
-@pytest.mark.parametrize("said", ["n\n", "\n", ""])
-def test_nothing_is_deleted_where_the_answer_is_not_yes(server: ServerProcess, said: str) -> None:
-    web = f"http://127.0.0.1:{server.web_port}"
-    trisync(f"tcp://127.0.0.1:{server.tcp_port}", "publish", "dear", "x")
-    asked = trisync("", "delete", "dear", "--web", web, text=said)
-    assert (asked.returncode, asked.stdout) == (1, "Delete all messages and the state of dear? [y/N]: ")
-    assert trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
-    assert trisync("", "delete", "dear", "--web", web, text="y\n").returncode == 0
-    assert '"gap"' in trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
-
-
 def test_a_server_that_does_not_speak_tls_is_one_line(server: ServerProcess) -> None:
     refused = trisync(f"tcps://127.0.0.1:{server.tcp_port}", "publish", "lobby", "x")
     assert refused.returncode == 1
     assert refused.stderr.startswith(f"Error: no connection to tcps://127.0.0.1:{server.tcp_port}: ")
     assert refused.stderr.count("\n") == 1
-
-
-def test_a_channel_is_emptied_and_its_offsets_go_on(tmp_path: Path) -> None:
-    with server_process(tmp_path) as server:
-        url, web = f"tcp://127.0.0.1:{server.tcp_port}", f"http://127.0.0.1:{server.web_port}"
-        for text in ("one", "two"):
-            trisync(url, "publish", "a/b#c", text)
-        with running(url, "subscribe", "a/b#c", "--since", "0") as subscribe:
-            assert subscribe.stdout is not None
-            assert [json.loads(subscribe.stdout.readline())["data"] for _ in range(2)] == ["one", "two"]
-            deleted = trisync(url, "delete", "a/b#c", "--web", web, "--yes")
-            assert (deleted.stdout, deleted.stderr) == ("a/b#c is empty; its offsets go on behind 2\n", "")
-            assert trisync(url, "publish", "a/b#c", "three").stdout == "3\n"
-            assert json.loads(subscribe.stdout.readline())["data"] == "three"
-        shown = trisync(url, "history", "a/b#c").stdout.splitlines()
-        assert [json.loads(line).get("data") for line in shown] == [None, "three"]
-        assert json.loads(shown[0])["op"] == "gap"
-
-
-def test_what_cannot_be_emptied_is_one_line_that_says_why(tmp_path: Path) -> None:
-    with server_process(tmp_path) as server:
-        refused = trisync("", "delete", "$system", "--web", f"http://127.0.0.1:{server.web_port}", "--yes")
-        assert (refused.returncode, refused.stdout) == (1, "")
-        assert refused.stderr.startswith("Error: channel is 1-200 characters")
-    gone = trisync("", "delete", "lobby", "--web", f"http://127.0.0.1:{server.web_port}", "--yes")
-    assert (gone.returncode, gone.stdout) == (1, "")
-    assert "Connection refused" in gone.stderr
-    assert gone.stderr.count("\n") == 1

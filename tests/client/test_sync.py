@@ -108,6 +108,10 @@ def test_what_is_changed_by_a_function_of_the_program_is_changed_in_its_thread(t
             return (count or 0) + doc["step"]
 
         assert doc.update("count", change) == 12
+        assert {key: word.data for key, word in client.words(channel).items()} == dict(doc)
+        word = client.word(channel, "count")
+        assert word is not None
+        assert word.data == 12
     assert seen == [(None, threading.current_thread()), (10, threading.current_thread())]
 
 
@@ -194,6 +198,8 @@ def test_who_is_closed_says_so_whatever_it_is_asked(tcp_url: str, channel: str) 
         client.nudge,
         lambda: client.history(channel),
         lambda: client.members(channel),
+        lambda: client.words(channel),
+        lambda: client.word(channel, "title"),
         lambda: client.subscribe(channel).__enter__(),
         lambda: client.state(channel).__enter__(),
         lambda: client.presence(channel).__enter__(),

@@ -37,7 +37,7 @@ from trisync.client.streams import Changes, Subscription
 from trisync.client.sync import SyncClient, connect_sync
 from trisync.client.sync_feeds import SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
-from trisync.client.wire import History, Member, Message
+from trisync.client.wire import History, Member, Message, Word
 
 __all__ = [
     "DEFAULT_URL",
@@ -82,6 +82,7 @@ __all__ = [
     "Unavailable",
     "UnknownOp",
     "Unsettled",
+    "Word",
     "connect",
     "connect_sync",
 ]

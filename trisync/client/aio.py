@@ -15,12 +15,13 @@ from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, make_producer
 from trisync.client.options import Options, check_options
+from trisync.client.pages import read_members, read_words
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.status import State, Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
-from trisync.client.wire import History, Member, Message, check_channel, check_start, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer
+from trisync.client.wire import History, Member, Message, Word, check_channel, check_start, history_of
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_text
 
 logger = logging.getLogger("trisync.client")
 
@@ -365,6 +366,18 @@ class Client:
         check_channel(channel)
         return Document(self._entered(), channel)
 
+    async def words(self, channel: str) -> dict[str, Word]:
+        """A channel's state now, without following it: by key. Raises what the server refuses it with."""
+        check_channel(channel)
+        return await read_words(self._entered(), channel)
+
+    async def word(self, channel: str, key: str) -> Word | None:
+        """The newest word on one key, None where there is no such key. Raises as words()."""
+        check_channel(channel)
+        check_text("a key", key)
+        answer = await ask(self._entered(), "state", {"channel": channel, "key": key})
+        return answer.entries.get(key)
+
     def presence(self, channel: str) -> Roster:
         """Who is in a channel, live: those who are subscribed to it, this client among them.
 
@@ -380,10 +393,4 @@ class Client:
     async def members(self, channel: str) -> list[Member]:
         """Who is in a channel now, without entering it. Raises what the server refuses it with."""
         check_channel(channel)
-        members: list[Member] = []
-        while True:
-            fields = {"channel": channel} | ({"after": members[-1].member} if members else {})
-            page = await ask(self._entered(), "presence", fields)
-            members += page.members
-            if not page.more:
-                return members
+        return await read_members(self._entered(), channel)

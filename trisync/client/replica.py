@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 from trisync.client.errors import ClientError
 from trisync.client.publishes import Publish
 from trisync.client.wire import Message, StatePage
-from trisync.wire.data import decode_data
 
 
 class Entry(NamedTuple):
@@ -134,7 +133,7 @@ class Replica:
         for key, word in page.entries.items():
             known = self._fresh.get(key)
             if known is None or known.offset < word.offset:
-                self._fresh[key] = Entry(word.offset, decode_data(word.data))
+                self._fresh[key] = Entry(word.offset, word.data)
         if not page.more:
             self._pages_done = True
             self._finish_if_complete()

@@ -19,7 +19,7 @@ from trisync.client.receipts import Receipt
 from trisync.client.status import Status
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
-from trisync.client.wire import History, Member, Message
+from trisync.client.wire import History, Member, Message, Word
 from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, check_seconds
 
 T = TypeVar("T")
@@ -175,6 +175,14 @@ class SyncClient:
     def history(self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT) -> History:
         """Stored messages, oldest first. As Client.history()."""
         return self._call(lambda client: client.history(channel, since=since, limit=limit))
+
+    def words(self, channel: str) -> dict[str, Word]:
+        """A channel's state now. As Client.words()."""
+        return self._call(lambda client: client.words(channel))
+
+    def word(self, channel: str, key: str) -> Word | None:
+        """The newest word on one key. As Client.word()."""
+        return self._call(lambda client: client.word(channel, key))
 
     def members(self, channel: str) -> list[Member]:
         """Who is in a channel now."""

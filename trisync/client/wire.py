@@ -72,11 +72,18 @@ class Message(Incoming, tag="message", rename={"time_ms": "time", "sender": "fro
         return msgspec.json.encode({name: value for name, value in fields.items() if value is not None})
 
 
-class Word(Struct):
-    """A key's newest word in a page of a channel's state."""
+class Word(Struct, rename={"json": "data"}, dict=True):
+    """The newest word on a key of a channel's state."""
 
     offset: int
-    data: Raw
+    """What a publish with `expect` compares with."""
+    json: Raw
+    """The data as it was published, byte for byte."""
+
+    @cached_property
+    def data(self) -> Any:
+        """The data as Python has it. As Message.data."""
+        return decode_data(self.json)
 
 
 class Member(Struct, frozen=True):

@@ -1,0 +1,68 @@
+"""Running the commands that talk to a server, and what answers them in the place of one."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+from tests.harness import PATIENCE_S
+
+
+def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
+    """Run a client command to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "trisync", *arguments],
+        env={**os.environ, "TRISYNC_URL": url},
+        input=text,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+
+
+@contextmanager
+def running(url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
+    """A client command that goes on; ended at the end."""
+    # What a shell starts in the background ignores Ctrl-C, and so would its children.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "trisync", *arguments, "--url", url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    signal.signal(signal.SIGINT, before)
+    try:
+        yield process
+    finally:
+        process.kill()
+        process.communicate()
+
+
+@contextmanager
+def answering(answer: bytes) -> Iterator[str]:
+    """HOST:PORT of something that answers whatever comes with these bytes, once for each connection, and hangs up."""
+    listener = socket.create_server(("127.0.0.1", 0))
+
+    def answer_everybody() -> None:
+        with suppress(OSError):
+            while True:
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(1 << 16)
+                    connection.sendall(answer)
+
+    thread = threading.Thread(target=answer_everybody)
+    thread.start()
+    try:
+        yield f"127.0.0.1:{listener.getsockname()[1]}"
+    finally:
+        listener.shutdown(socket.SHUT_RDWR)  # which, unlike close(), wakes the thread
+        thread.join()
+        listener.close()
