@@ -12,7 +12,8 @@ from msgspec import UNSET, Struct, UnsetType
 
 from trisync.wire.errors import WireError
 from trisync.wire.framing import LINES, Framing
-from trisync.wire.protocol import DEPTH_MAX, Publish, nesting
+from trisync.wire.nesting import nesting
+from trisync.wire.protocol import Publish
 
 
 class LogUnavailable(Exception):
@@ -140,7 +141,7 @@ class Submission:
                     self.plain = False
                     self.keyed = True
                     if item.conditional:
-                        levels = nesting(bytes(item.data), DEPTH_MAX) if item.merge else 1
+                        levels = nesting(bytes(item.data)) if item.merge else 1
                         self.size += CONDITIONAL_BYTES * max(1, levels)
         self.size += payload_bytes
 

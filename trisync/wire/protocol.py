@@ -14,6 +14,7 @@ import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from trisync.wire.errors import WireError
+from trisync.wire.nesting import is_deeper_than
 
 PROTOCOL_VERSION = 1
 
@@ -151,7 +152,7 @@ def decode_request(payload: bytes) -> AnyRequest:
         if not payload.isascii():
             payload.decode()
         request: AnyRequest = _decode(payload)
-        if len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX):
+        if len(payload) > 2 * DEPTH_MAX and is_deeper_than(payload, DEPTH_MAX):
             raise RecursionError
     except msgspec.ValidationError as error:
         raise _explain(payload, "bad_request", _broken_rule(error)) from None
@@ -205,7 +206,7 @@ def _decode_together(payloads: Sequence[bytes]) -> list[AnyRequest] | None:
         return None
     if len(requests) != len(payloads):
         return None
-    if any(len(payload) > 2 * DEPTH_MAX and _deeper_than(payload, DEPTH_MAX) for payload in payloads):
+    if any(len(payload) > 2 * DEPTH_MAX and is_deeper_than(payload, DEPTH_MAX) for payload in payloads):
         return None
     return requests
 
@@ -221,32 +222,6 @@ def compose_publish(data: bytes, **fields: Any) -> Publish:
     request = decode_request(msgspec.json.encode({"op": "publish", **fields, "data": Raw(data)}))
     assert isinstance(request, Publish)
     return request
-
-
-_AS_SQUARE = bytes.maketrans(b"{}", b"[]")
-_NO_STRUCTURE = bytes(set(range(256)) - set(b'[]{}"'))
-
-
-def _deeper_than(payload: bytes, limit: int) -> bool:
-    """Whether JSON that is known to be well-formed is nested deeper."""
-    return payload.count(b"[") + payload.count(b"{") > limit and nesting(payload, limit + 1) > limit
-
-
-def nesting(payload: bytes, most: int) -> int:
-    """How many levels deep JSON that is known to be well-formed is nested; of more than `most`, only that it is those.
-
-    No step of Python for each bracket: there may be hundreds of thousands, and all others wait.
-    """
-    if b"\\" in payload:
-        payload = payload.replace(b"\\\\", b"").replace(b'\\"', b"")  # every other quote begins or ends a string
-    left = payload.translate(_AS_SQUARE, _NO_STRUCTURE).replace(b'""', b"")
-    if b'"' in left:  # around brackets in strings
-        left = b"".join(left.split(b'"')[::2])
-    for level in range(most):
-        if not left:
-            return level
-        left = left.replace(b"[]", b"")  # the innermost level
-    return most
 
 
 class _Envelope(Struct):
@@ -305,7 +280,7 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
         return BadRequest(WireError("bad_json", problem))  # a wrong type may have been met first
     except RecursionError:
         return BadRequest(WireError("bad_json", _TOO_DEEP))
-    if _deeper_than(payload, DEPTH_MAX):
+    if problem is not _TOO_DEEP and is_deeper_than(payload, DEPTH_MAX):
         code, problem = "bad_json", _TOO_DEEP
     try:
         envelope = _decode_envelope(payload)
