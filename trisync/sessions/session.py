@@ -92,7 +92,6 @@ class Session:
         waiting_since = trio.current_time()
         for number, payload in enumerate(payloads, start=1):
             if number % TURN_REQUESTS == 0:
-                self._submit()  # a fence holds for what is submitted later
                 await trio.lowlevel.checkpoint()
             try:
                 request = decode_request(payload)
@@ -283,11 +282,12 @@ class Session:
             # In its place among the publishes, whose replies keep their order; and a seq may be settled by it.
             self._collect(Refused(bad.error, bad.id, bad.seq), payload_bytes)
         else:
-            self._submit()  # a fence holds for what is submitted later
+            self._submit()  # it need not wait as well
             await self._connection.room()
             self._connection.refuse(bad.error, bad.id)
 
     def _fence(self) -> None:
+        self._submit()  # what came before the fence is still the producer's
         self._fenced = True
 
     # Everything else
