@@ -367,7 +367,10 @@ class Client:
         return Document(self._entered(), channel)
 
     async def words(self, channel: str) -> dict[str, Word]:
-        """A channel's state now, without following it: by key. Raises what the server refuses it with."""
+        """A channel's state, by key, without following it. Raises what the server refuses it with.
+
+        It is read in pages of up to 1000 keys, each of its own moment.
+        """
         check_channel(channel)
         return await read_words(self._entered(), channel)
 

@@ -11,12 +11,18 @@ async def read_words(machine: Machine, channel: str) -> dict[str, Word]:
     """The words on all keys of a channel, by key in the order of their UTF-8 bytes. Raises as ask()."""
     words: dict[str, Word] = {}
     fields: dict[str, Any] = {"channel": channel}
+    epoch = None
     while True:
         page = await ask(machine, "state", fields)
+        if epoch not in (None, page.epoch):  # a backup was restored meanwhile
+            words.clear()
+            epoch, fields = None, {"channel": channel}
+            continue
+        epoch = page.epoch
         words |= page.entries
         if not page.more:
             return words
-        fields["after"] = next(reversed(page.entries))
+        fields["after"] = next(reversed(words))
 
 
 async def read_members(machine: Machine, channel: str) -> list[Member]:
