@@ -7,9 +7,9 @@ import os
 from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from concurrent.futures import CancelledError
-from contextlib import suppress
 from copy import deepcopy
 from inspect import isawaitable
+from threading import Lock
 from typing import Any, Generic, Self, TypeVar, overload
 
 import anyio
@@ -160,6 +160,7 @@ class SyncSubscription(_Entered, Taker[Item]):
         Taker.__init__(self, raise_gaps=raise_gaps)
         self._inner = inner
         self._taken: deque[tuple[Message | Gap, str]] = deque()
+        self._taking = Lock()  # so that `offset` does not go back
 
     def __repr__(self) -> str:
         return f"<SyncSubscription to {self.channel!r}, offset {self.offset}>"
@@ -179,11 +180,14 @@ class SyncSubscription(_Entered, Taker[Item]):
     def next(self, timeout_s: float | None = None) -> Item:
         """As next(self), but that it raises TimeoutError if nothing comes for so long; a later call loses nothing."""
         while True:
-            with suppress(IndexError):  # to look before would prove nothing: there may be other threads
-                taken = self._taken.popleft()
-                break
-            self._taken.extend(self._bridge.call_within(timeout_s, self._inner.take_some, TAKEN_AT_ONCE))
-        return self._hand_out(*taken)
+            with self._taking:
+                if self._taken:
+                    return self._hand_out(*self._taken.popleft())
+            self._bridge.call_within(timeout_s, self._fill)
+
+    async def _fill(self) -> None:
+        """Take what there is, in the client's thread: in order, and whatever becomes of who waits for it."""
+        self._taken.extend(await self._inner.take_some(TAKEN_AT_ONCE))
 
 
 class SyncDocument(_Entered, LiveMapping[Any]):
