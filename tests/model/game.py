@@ -36,6 +36,8 @@ MOVES: dict[Move, float] = {
     interrupt_call: 0.5,
 }
 """How often each comes, relative to the others."""
+LAST_MOVES = (*[presence] * 8, restart, *[history, state] * 10, channels)
+"""How each game ends."""
 MOVES_OF_A_GAME = 250
 LAST_SAID = 6
 """Of what was done before a game was lost."""
@@ -56,12 +58,12 @@ async def play(seed: int, folder: Path, moves: int = MOVES_OF_A_GAME) -> list[st
     number = 0
     try:
         await table.open()
-        for number in range(moves):
+        for number in range(moves + len(LAST_MOVES)):
             table.chance.seed(f"{seed} {number}")
             (move,) = table.chance.choices(list(MOVES), list(MOVES.values()))
+            if number >= moves:
+                move = LAST_MOVES[number - moves]
             table.say(f"{number}:", move.__name__)
-            await _make(table, move)
-        for move in (*[presence] * 8, restart, *[history, state] * 10, channels):
             await _make(table, move)
         return table.story
     except Exception as problem:

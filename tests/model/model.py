@@ -48,7 +48,12 @@ class Value(NamedTuple):
         """Whether this is what the server says it is."""
         if text is None:
             return False
-        return text == self.text if self.verbatim else bool(json.loads(text) == json.loads(self.text))
+        return text == self.text if self.verbatim else sorted_json(text) == sorted_json(self.text)
+
+
+def sorted_json(text: str) -> str:
+    """JSON in a form in which equal values are equal texts; to Python, `true` is 1, and 1 is 1.0."""
+    return json.dumps(json.loads(text), sort_keys=True)
 
 
 NOTHING = Value("null")

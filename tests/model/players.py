@@ -10,7 +10,7 @@ import trio
 
 from tests.harness import Json
 from tests.hostile.raw_peers import RawPeer
-from tests.model.model import Expected, Gap, Message, Model
+from tests.model.model import Expected, Gap, Message, Model, sorted_json
 from tests.model.told import Mismatch, Told, judge_expected, read, same
 from tests.web_calls import Events
 
@@ -211,7 +211,7 @@ class Person(Player):
         elif verbatim:
             same(shown, visible(compact(text)), f"what the console shows of {message}")
         else:
-            same(json.loads(shown), json.loads(text), f"what the console shows of {message}")
+            same(sorted_json(shown), sorted_json(text), f"what the console shows of {message}")
 
     async def hear(self) -> None:
         line = await self.read()
