@@ -39,8 +39,8 @@ signal.signal(signal.SIGALRM, signal.default_int_handler)
 client = connect_sync(sys.argv[1], wait_s=None if sys.argv[2] == "close" else 1e6, close_s=1e6)
 if sys.argv[2] == "close":
     client.open().post("lobby", 1)
-signal.setitimer(signal.ITIMER_REAL, 0.2)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     getattr(client, sys.argv[2])()
 except KeyboardInterrupt:
     print("interrupted")
@@ -72,8 +72,8 @@ thread = threading.Thread(target=ask)
 thread.start()
 while not client._call(is_asked):
     pass
-signal.setitimer(signal.ITIMER_REAL, 0.2)
 try:
+    signal.setitimer(signal.ITIMER_REAL, 0.2)
     client.close()
 except KeyboardInterrupt:
     print("interrupted")

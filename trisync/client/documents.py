@@ -33,7 +33,9 @@ async def _until_ready(part: Replica | Members, signal: Signal, leave: Callable[
 
 
 class LiveMapping(Mapping[str, Item]):
-    """A mapping that changes by itself. What items() and values() give is of one moment, and stays as it is."""
+    """A mapping that changes by itself. What items() and values() give is of one moment, and stays as it is: so does
+    `dict(it.items())`, while `dict(it)` asks for one key after the other.
+    """
 
     def _now(self) -> dict[str, Item]:
         return {key: self[key] for key in self}
@@ -127,7 +129,7 @@ class Document(LiveMapping[Any]):
         """Set a key to `change(its value)`, None where there is none, so that nobody's change is lost.
 
         Compares and sets until it succeeds, so `change` may be called more than once; it may change its argument in
-        place. Returns the stored value. Raises what the server refuses it with other than Conflict. Cancelled, the
+        place. Returns what `change` made. Raises what the server refuses it with other than Conflict. Cancelled, the
         write that is on its way is not taken back.
         """
         base = await self._settled(key)
