@@ -120,7 +120,7 @@ def test_a_longer_run_takes_the_place_of_one_that_begins_where_it_does() -> None
 
 
 @pytest.mark.parametrize(
-    "framing", [LINES, FRAMES, WEBSOCKET, CONSOLE, events(), events(b"@mark")], ids=lambda f: f.name
+    "framing", [LINES, FRAMES, WEBSOCKET, CONSOLE, events(b""), events(b"@mark")], ids=lambda f: f.name
 )
 def test_a_run_is_encoded_once_a_framing(framing: Framing) -> None:
     run = run_of(3, 6)

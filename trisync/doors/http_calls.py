@@ -188,11 +188,11 @@ class HttpCalls:
                     raise too_large(limit)
             elif event is h11.NEED_DATA:
                 self._connection.expect(len(body), progress=False)
-                self.http.receive_data(await self._receive_in_time())
+                self.http.receive_data(await self._next_of_body())
             else:
                 return bytes(body)
 
-    async def _receive_in_time(self) -> bytes:
+    async def _next_of_body(self) -> bytes:
         try:
             return bytes(await self._connection.receive())
         except WireError as late:

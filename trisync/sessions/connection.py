@@ -230,7 +230,7 @@ class Connection:
         silent_until = math.inf if self._deadline == math.inf else trio.current_time() + wait_s
         with trio.CancelScope(deadline=min(self._deadline, silent_until)):
             return await self._stream.receive_some(RECEIVE_BYTES)
-        raise WireError("bad_request", f"the rest of a message did not come within {wait_s:g} s", closes=True)
+        raise WireError("bad_request", "the rest of a message did not come in time", closes=True)
 
     def expect(self, held_bytes: int | None, *, progress: bool) -> None:
         """Set the deadline for the next bytes: `held_bytes` is how much is here of a message that has begun and not

@@ -51,8 +51,8 @@ CONSOLE = Framing("console", join_console)
 
 
 @cache
-def events(mark: bytes = b"") -> Framing:
-    """Server-sent events with a mark in each id: see epoch_mark()."""
+def events(mark: bytes) -> Framing:
+    """Server-sent events with a mark in each id, or with b"" for none: see epoch_mark()."""
     return Framing("events", partial(join_events, mark=mark))
 
 
