@@ -94,7 +94,7 @@ export class Subscription extends Emitter {
 
   // Another log is known by the `ok`: its `gap` may be lost, and the old offset would go on.
   _begin({ offset: head, epoch, member }) {
-    const isOther = head < this.offset || epoch !== (this.epoch ?? epoch);
+    const isOther = this.offset >= 0 && (head < this.offset || epoch !== (this.epoch ?? epoch));
     Object.assign(this, { live: true, head, epoch, member });
     this.offset ??= Math.max(0, head - (this._last ?? 0));
     if (isOther) this._gap({ reason: "epoch" });
@@ -119,8 +119,10 @@ export class Subscription extends Emitter {
 
   _gap({ op, reason, from, to }) {
     if (op && !to) return; // another log, which the `ok` has said
+    const isLost = to || this.offset > 0; // of nothing, nothing is
     this.offset = to ?? 0;
     this._stale?.();
+    if (!isLost) return;
     const gap = { reason, from, to };
     if (this._isHeard("gap") || !this._isHeard("message")) return this._emit("gap", gap);
     this.close();

@@ -124,6 +124,25 @@ test("a log that is shorter than what was read is another one", async (t) => {
   assert.deepEqual(story, ["epoch"]);
 });
 
+test("of an empty channel nothing is lost with its log, and who listens for no gap goes on with the new one", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const heard = [];
+  client.subscribe("lobby").on("message", ({ offset }) => heard.push(offset));
+  socket.answer("subscribe", { offset: 0, epoch: "one" });
+  const errors = await uncaught(async () => {
+    const { next, request } = await comeBack(client, socket, { offset: 2, epoch: "two" });
+    assert.deepEqual([request.since, request.epoch], [0, "one"]);
+    next.say("gap", { channel: "lobby", reason: "epoch" });
+    say(next, 1, 2, 3);
+  });
+  assert.deepEqual([heard, errors], [[1, 2, 3], []]);
+});
+
+test("an epoch without an offset is of nothing that could be lost", async (t) => {
+  const { reader, story } = await aReader(t, { epoch: "one", last: 2 }, { offset: 5, epoch: "two" });
+  assert.deepEqual([story, reader.offset, reader.epoch], [[], 3, "two"]);
+});
+
 test("a server that skips messages without a word does not go unnoticed", async (t) => {
   const { socket, story } = await aReader(t);
   say(socket, 1, 4);

@@ -344,3 +344,20 @@ for (const [how, end] of [
     assert.match((await outcome(doc.ready)).code, /closed|forbidden/);
   });
 }
+
+test("what was stored in an empty channel's log is not kept for that of another log", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc");
+  const gaps = [];
+  doc.on("gap", ({ reason }) => gaps.push(reason));
+  socket.answer("subscribe", { offset: 0, epoch: "one" });
+  pages(socket, {});
+  doc.set("title", "mine").catch(() => {});
+  await settle();
+  store(socket, 1); // and its message is lost with the connection
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 0, epoch: "two" });
+  next.answer("subscribe", { offset: 0, epoch: "two" });
+  pages(next, {});
+  assert.deepEqual([content(doc), gaps], [{}, []]);
+});
