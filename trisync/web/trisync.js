@@ -72,7 +72,8 @@ class Emitter {
   }
 }
 
-// A cursor into one channel's log: all up to `offset` was passed on, or was not asked for.
+// A cursor into one channel's log: all up to `offset` was passed on, or was not asked for;
+// what is missing behind `_excused` is told.
 export class Subscription extends Emitter {
   head = 0;
   live = false; // what comes before the `ok` is of an earlier subscription
@@ -80,7 +81,8 @@ export class Subscription extends Emitter {
 
   constructor(client, channel, { since, epoch, last, presence }) {
     super();
-    Object.assign(this, { _client: client, channel, offset: since, epoch, _last: last, _watches: presence });
+    Object.assign(this, { _client: client, channel, epoch, _last: last, _watches: presence });
+    this.offset = this._excused = since;
   }
 
   close() {
@@ -92,11 +94,11 @@ export class Subscription extends Emitter {
     return { op: "subscribe", channel, presence, ...(since === undefined ? { last } : { since, epoch }) };
   }
 
-  // Another log is known by the `ok`: its `gap` may be lost, and the old offset would go on.
+  // Another log is known by the `ok`: its `gap` may be lost.
   _begin({ offset: head, epoch, member }) {
     const isOther = this.offset >= 0 && (head < this.offset || epoch !== (this.epoch ?? epoch));
     Object.assign(this, { live: true, head, epoch, member });
-    this.offset ??= Math.max(0, head - (this._last ?? 0));
+    this.offset ??= Math.max(0, (this._excused = head) - (this._last ?? 0)); // of the newest, fewer may be kept
     if (isOther) this._gap({ reason: "epoch" });
     this._emit("subscribed", this);
   }
@@ -105,25 +107,25 @@ export class Subscription extends Emitter {
     const { offset, key } = message;
     if (offset !== undefined) {
       if (offset <= this.offset) return;
-      if (!this._last && offset > this.offset + 1) {
-        this._gap({ reason: "missed", from: this.offset + 1, to: offset - 1 });
+      if (offset > this._excused + 1) {
+        this._gap({ reason: "missed", to: offset - 1 });
         if (!this.live) return;
       }
-      this._last = undefined; // of so many, fewer may be kept
-      this.offset = offset;
+      this.offset = this._excused = offset;
       this.head = Math.max(this.head, offset);
       if (key !== undefined) this._word?.(message);
     }
     this._emit("message", message);
   }
 
-  _gap({ op, reason, from, to }) {
+  _gap({ op, reason, to }) {
     if (op && !to) return; // another log, which the `ok` has said
-    const isLost = to || this.offset > 0; // of nothing, nothing is
+    const isLost = to ? to > this._excused : this.offset > 0; // of nothing, nothing is
+    const gap = { reason, from: to && this._excused + 1, to };
     this.offset = to ?? 0;
+    if (!to || isLost) this._excused = this.offset;
     this._stale?.();
     if (!isLost) return;
-    const gap = { reason, from, to };
     if (this._isHeard("gap") || !this._isHeard("message")) return this._emit("gap", gap);
     this.close();
     report(failure("gap", `#${this.channel} has a gap (${reason}), and nobody listens for it.`, gap));

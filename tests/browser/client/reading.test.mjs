@@ -59,11 +59,41 @@ test("one that began with the newest messages misses none, though none had come 
   const { client, socket, story } = await aReader(t, { last: 3 }, { offset: 9, epoch: "one" });
   const { next, request } = await comeBack(client, socket, { offset: 14, epoch: "one" });
   assert.deepEqual([request.since, request.epoch, request.last], [6, "one", undefined]);
-  next.say("gap", { channel: "lobby", reason: "trimmed", from: 7, to: 9 });
-  say(next, 10, 11, 12, 13, 14);
-  assert.deepEqual(story, ["trimmed 7 9", 10, 11, 12, 13, 14]);
+  next.say("gap", { channel: "lobby", reason: "trimmed", from: 7, to: 11 });
+  say(next, 12, 13, 14);
+  assert.deepEqual(story, ["trimmed 10 11", 12, 13, 14], "of what was there when it began, fewer may be kept");
   const { request: third } = await comeBack(client, next);
   assert.equal(third.since, 14);
+});
+
+test("that fewer of the newest messages are kept is no gap after a reconnect either, nor the end of who hears none", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const heard = [];
+  client.subscribe("lobby", { last: 3 }).on("message", ({ offset }) => heard.push(offset));
+  socket.answer("subscribe", { offset: 9, epoch: "one" });
+  const errors = await uncaught(async () => {
+    const { next, request } = await comeBack(client, socket, { offset: 9, epoch: "one" });
+    assert.equal(request.since, 6);
+    next.say("gap", { channel: "lobby", reason: "trimmed", from: 7, to: 9 });
+    const { next: third, request: behind } = await comeBack(client, next, { offset: 10, epoch: "one" });
+    assert.equal(behind.since, 9);
+    say(third, 10);
+  });
+  assert.deepEqual([heard, errors], [[10], []]);
+});
+
+test("what came after one began and is skipped is missed, though nothing had come", async (t) => {
+  const { socket, story } = await aReader(t, { last: 3 }, { offset: 9, epoch: "one" });
+  say(socket, 12);
+  assert.deepEqual(story, ["missed 10 11", 12]);
+});
+
+test("of another log all is asked for, though nothing of the first had come", async (t) => {
+  const { client, socket, story } = await aReader(t, { last: 3 }, { offset: 9, epoch: "one" });
+  const { next } = await comeBack(client, socket, { offset: 9, epoch: "two" });
+  next.say("gap", { channel: "lobby", reason: "trimmed", from: 1, to: 7 });
+  say(next, 8, 9);
+  assert.deepEqual(story, ["epoch", "trimmed 1 7", 8, 9]);
 });
 
 test("that fewer of the newest messages are kept is no gap, and what is skipped behind the first of them is", async (t) => {

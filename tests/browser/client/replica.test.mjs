@@ -361,3 +361,21 @@ test("what was stored in an empty channel's log is not kept for that of another 
   pages(next, {});
   assert.deepEqual([content(doc), gaps], [{}, []]);
 });
+
+test("a replica whose few newest messages were trimmed before they came asks for its state anew, and tells no gap", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc", { last: 2 });
+  const gaps = [];
+  doc.on("gap", ({ from, to }) => gaps.push([from, to]));
+  socket.answer("subscribe", { offset: 5, epoch: "one" });
+  pages(socket, { a: { offset: 5, data: "old" } });
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 6, epoch: "one" });
+  next.say("gap", { channel: "doc", reason: "trimmed", from: 4, to: 5 });
+  const { since, state } = next.asked("subscribe").at(-1);
+  assert.deepEqual([since, state], [5, true]);
+  next.answer("subscribe", { offset: 6, epoch: "one" });
+  pages(next, { a: { offset: 6, data: "new" } });
+  word(next, 6, "a", "new");
+  assert.deepEqual([content(doc), gaps], [{ a: "new" }, []]);
+});
