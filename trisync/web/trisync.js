@@ -357,13 +357,12 @@ export class Client extends Emitter {
   // -- the socket
 
   async #start() {
-    const queues = await this.#keep(() => this.#store.open());
+    const queues = await this.#keep(async () => [...(await this.#store.open()), await this.#store.create()]);
     if (!queues) {
       this.#store.close();
       this.#store = new MemoryStore();
     }
-    const own = await this.#keep(() => this.#store.create());
-    this.#queues = [...(queues ?? []), own ?? newQueue()];
+    this.#queues = queues ?? [newQueue()];
     if (this.state === "closed") return this.#store.close();
     for (const item of this.queue) this.#announce(item);
     this.#open();

@@ -244,6 +244,18 @@ test("a store that does not open costs nothing but what a crash would", async (t
   assert.equal(closed.mock.callCount(), 1, "it may have opened half");
 });
 
+test("where a store makes no queue, none is kept in it that another tab would take too", async (t) => {
+  const store = new SlowStore({ producer: "of-a-tab-before", seq: 1, items: [{ seq: 1, channel: "lobby", data: "old" }] });
+  const closed = t.mock.method(store, "close");
+  store.create = () => Promise.reject(new Error("locks are refused"));
+  const { client, socket } = await anOnlineClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  await settle();
+  assert.deepEqual(socket.asked("publish").map(({ seq, data }) => [seq, data]), [[1, "a"]]);
+  assert.equal(store.saving.length, 0);
+  assert.equal(closed.mock.callCount(), 1, "what it has found is left to others");
+});
+
 test("an ephemeral message with a key is refused by the server, and not stored as something else", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const sent = client.publish("lobby", 1, { ephemeral: true, key: "k", expect: 3, merge: true });
