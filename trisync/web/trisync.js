@@ -376,8 +376,8 @@ export class Client extends Emitter {
     try {
       socket = this.#socket = new this.#options.WebSocket(this.url);
     } catch (error) {
-      this.close(error.message);
-      throw error;
+      report(error);
+      return this.close(error.message);
     }
     // What was abandoned may still speak: only the current one is listened to.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);

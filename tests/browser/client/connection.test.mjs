@@ -275,7 +275,22 @@ test("a WebSocket that may not be made is the end, and says why", async (t) => {
   const errors = await uncaught(async () => {
     const client = await aClient(t, { WebSocket: Forbidden });
     assert.deepEqual([client.state, client.reason], ["closed", "insecure"]);
-    assert.equal((await outcome(client.publish("lobby", 1))).message, "insecure");
+    const { name, code, message } = await outcome(client.publish("lobby", 1));
+    assert.deepEqual([name, code, message], ["TrisyncError", "closed", "insecure"]);
   });
+  assert.deepEqual(errors.map(({ message }) => message), ["insecure"]);
+});
+
+test("a WebSocket that may be made no longer is no error of the call that asked for one", async (t) => {
+  class Forbidden extends FakeSocket {
+    constructor(url) {
+      if (FakeSocket.opened.length) throw new Error("insecure");
+      super(url);
+    }
+  }
+  const client = await aClient(t, { WebSocket: Forbidden });
+  FakeSocket.newest.end();
+  const errors = await uncaught(() => client.nudge());
+  assert.deepEqual([client.state, client.reason], ["closed", "insecure"]);
   assert.deepEqual(errors.map(({ message }) => message), ["insecure"]);
 });
