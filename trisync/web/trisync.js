@@ -379,7 +379,7 @@ export class Client extends Emitter {
       report(error);
       return this.close(error.message);
     }
-    // What was abandoned may still speak: only the current one is listened to.
+    // What was abandoned may still speak.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
@@ -475,7 +475,9 @@ export class Client extends Emitter {
       if (ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
       else this.#agreed = queue;
       this.#sent = 0;
-      if (name !== this.name) this.rename(this.name);
+      const wanted = this.name;
+      this.name = name;
+      if (wanted !== name) this.rename(wanted);
       this.#pump();
       if (!again) this.#change("online", "");
     });

@@ -233,6 +233,23 @@ test("a name that is refused is not told again: the next greeting would be refus
   assert.equal(FakeSocket.newest.sent[0].name, "ada");
 });
 
+test("a name that is refused is not kept either if it was given while the greeting was on its way", async (t) => {
+  const client = await aClient(t);
+  const codes = [];
+  client.on("error", ({ code }) => codes.push(code));
+  FakeSocket.newest.accept();
+  client.rename("bad\n");
+  await settle();
+  FakeSocket.newest.answer("hello", { limits: {}, seq: 0 });
+  FakeSocket.newest.refuse("hello", "bad_request");
+  await settle();
+  assert.deepEqual([client.name, codes], ["ada", ["bad_request"]]);
+  FakeSocket.newest.end();
+  await pass(client.retryMs);
+  assert.equal((await greet()).sent[0].name, "ada");
+  assert.equal(client.state, "online");
+});
+
 test("debug logging tells the story of a lost connection", async (t) => {
   const story = [];
   const client = await aClient(t, { debug: (...what) => story.push(what.join(" ")) });
