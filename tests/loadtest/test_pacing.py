@@ -9,7 +9,7 @@ from tests.loadtest.worker_here import WorkerHere, here
 from trisync.loadtest import pacing
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.pacing import Pacer
-from trisync.loadtest.plan import Load, Open
+from trisync.loadtest.plan import Load, Open, clock_us
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.publishers import Publisher
 
@@ -96,20 +96,16 @@ def test_every_message_is_measured_also_where_nobody_publishes(number: int, monk
         assert gauge.tick(0, 0.0).latencies == dict.fromkeys(range(1, 101), 1)
 
 
-def test_a_load_is_not_over_before_what_was_due_is_sent(
-    paced_worker: WorkerHere, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    paced_worker.obey(Open())
-    asked = 0
+def test_a_load_is_not_over_before_what_was_due_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    with here(monkeypatch, "latency", publishers=1, subscribers=1, rate=1000.0) as worker:
 
-    def full(publisher: Publisher) -> bool:
-        nonlocal asked
-        asked += 1
-        return asked < 3  # the second time is the tick that ends the load
+        def full(publisher: Publisher) -> bool:
+            return clock_us() < worker._worker._load_until_us  # in time, nothing is taken
 
-    monkeypatch.setattr(Publisher, "full", property(full))
-    paced_worker.obey(Load(seconds=0.05))
-    assert (paced_worker.totals.acked, paced_worker.totals.unsent) == (50, 0)
+        worker.obey(Open())
+        monkeypatch.setattr(Publisher, "full", property(full))
+        worker.obey(Load(seconds=0.05))
+        assert (worker.totals.acked, worker.totals.unsent) == (50, 0)
 
 
 def test_what_is_never_taken_is_counted_when_patience_ends(
