@@ -72,8 +72,7 @@ class Emitter {
   }
 }
 
-// A cursor into one channel's log: all up to `offset` was passed on, or was not asked for;
-// what is missing behind `_excused` is told.
+// A cursor into one channel's log: all up to `offset` was passed on or not asked for; up to `_excused`, less may be kept.
 export class Subscription extends Emitter {
   head = 0;
   live = false; // what comes before the `ok` is of an earlier subscription
@@ -94,7 +93,7 @@ export class Subscription extends Emitter {
     return { op: "subscribe", channel, presence, ...(since === undefined ? { last } : { since, epoch }) };
   }
 
-  // Another log is known by the `ok`: its `gap` may be lost.
+  // The `gap` of another log may be lost.
   _begin({ offset: head, epoch, member }) {
     const isOther = this.offset >= 0 && (head < this.offset || epoch !== (this.epoch ?? epoch));
     Object.assign(this, { live: true, head, epoch, member });
@@ -108,7 +107,7 @@ export class Subscription extends Emitter {
     if (offset !== undefined) {
       if (offset <= this.offset) return;
       if (offset > this._excused + 1) {
-        this._gap({ reason: "missed", to: offset - 1 });
+        this._gap({ reason: "missed", from: this._excused + 1, to: offset - 1 });
         if (!this.live) return;
       }
       this.offset = this._excused = offset;
@@ -118,10 +117,11 @@ export class Subscription extends Emitter {
     this._emit("message", message);
   }
 
-  _gap({ op, reason, to }) {
+  _gap({ op, reason, from, to }) {
     if (op && !to) return; // another log, which the `ok` has said
-    const isLost = to ? to > this._excused : this.offset > 0; // of nothing, nothing is
-    const gap = { reason, from: to && this._excused + 1, to };
+    const gap = { reason, from, to };
+    if (to && this.offset < this._excused) gap.from = this._excused + 1;
+    const isLost = to ? gap.from <= to : this.offset > 0; // of nothing, nothing is
     this.offset = to ?? 0;
     if (!to || isLost) this._excused = this.offset;
     this._stale?.();

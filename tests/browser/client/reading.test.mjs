@@ -134,6 +134,14 @@ test("what was trimmed is told before what comes behind it", async (t) => {
   assert.equal(reader.offset, 9);
 });
 
+test("that a channel was emptied is told to those too who had all of it", async (t) => {
+  const { socket, story } = await aReader(t);
+  say(socket, 1, 2);
+  socket.say("gap", { channel: "lobby", reason: "trimmed", from: 1, to: 2 });
+  say(socket, 3);
+  assert.deepEqual(story, [1, 2, "trimmed 1 2", 3]);
+});
+
 test("another log is told once, however the connection breaks around it", async (t) => {
   const { client, socket, reader, story } = await aReader(t);
   say(socket, 1, 2);
