@@ -15,6 +15,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.fakes import MemoryLog
 from tests.hostile.memory_doors import MemoryDoors, MemoryStream, memory_doors
+from tests.turns import counted_turns
 from trisync.wire.protocol import decode_request
 
 FLOODERS = 15
@@ -95,23 +96,13 @@ async def test_who_only_asks_is_answered_while_publishers_have_filled_the_queue(
 
 async def test_others_have_turns_while_many_requests_that_came_together_are_answered(autojump_clock: MockClock) -> None:
     count = 100
-    async with memory_doors() as doors, trio.open_nursery() as nursery:
-        turns = 0
-
-        async def count_turns() -> None:
-            nonlocal turns
-            while True:
-                await trio.lowlevel.checkpoint()
-                turns += 1
-
+    async with memory_doors() as doors, counted_turns() as turns:
         flooder = doors.connect("web")
-        nursery.start_soon(count_turns)
         await flooder.send_all(b"GET /health HTTP/1.1\r\nHost: localhost\r\n\r\n" * count)
         answers = b""
         while answers.count(b"HTTP/1.1 200 OK") < count:
             answers += await flooder.receive_some()
-        assert turns >= count
-        nursery.cancel_scope.cancel()
+        assert turns() >= count
 
 
 @pytest.mark.parametrize("data", [b"[]", b'{"a":[1]}', b'"["', b'{"\\"]":"\\\\"}'])

@@ -1,7 +1,6 @@
 """A session: what it can handle there and then, and what has to wait for something."""
 
 import json
-from collections.abc import Awaitable
 from random import Random
 
 import pytest
@@ -9,6 +8,7 @@ import trio
 from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world
+from tests.turns import counted_turns
 from trisync.sessions.connection import Connection
 from trisync.sessions.console_session import ConsoleSession
 from trisync.sessions.hook_requests import PublishRequest
@@ -47,26 +47,11 @@ async def test_what_has_to_wait_for_something_is_left_with_all_that_comes_behind
         assert len(world.log.messages["lobby"]) == 4
 
 
-async def turns_during(world: World, work: Awaitable[object]) -> int:
-    """How many turns somebody else has while this is done."""
-    turns = 0
-
-    async def count_turns() -> None:
-        nonlocal turns
-        while True:
-            await trio.lowlevel.checkpoint()
-            turns += 1
-
-    world.nursery.start_soon(count_turns)
-    await work
-    return turns
-
-
 @pytest.mark.parametrize("payload", [b'{"op":"ping"}', b"no json", b'{"op":"presence","channel":"lobby"}'])
 async def test_others_have_turns_while_one_client_is_answered_much(payload: bytes) -> None:
-    async with a_world() as world:
-        session = a_session(world, Hooks())
-        assert await turns_during(world, session.receive([payload] * 10 * TURN_REQUESTS)) >= 8
+    async with a_world() as world, counted_turns() as turns:
+        await a_session(world, Hooks()).receive([payload] * 10 * TURN_REQUESTS)
+        assert turns() >= 8
 
 
 @pytest.mark.parametrize("line", [b"said", b"/dance", b""])
@@ -75,7 +60,9 @@ async def test_others_have_turns_while_a_person_says_much(line: bytes) -> None:
         session = a_session(world, Hooks())
         console = ConsoleSession(session, session._connection)
         await console.receive([b"/leave", b"/join quiet"])
-        assert await turns_during(world, console.receive([line] * 10 * TURN_REQUESTS)) >= 8
+        async with counted_turns() as turns:
+            await console.receive([line] * 10 * TURN_REQUESTS)
+            assert turns() >= 8
 
 
 @pytest.mark.parametrize("one_bad", [False, True])
