@@ -1,7 +1,8 @@
 """The driver with a network in memory: what only shows when sends do not end, or what is driven has a fault."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from random import Random
 
 import pytest
@@ -65,6 +66,22 @@ async def until_online(driven: Machine, driver: Driver) -> None:
         await driver.changed.wait()
 
 
+@asynccontextmanager
+async def online(network: Network) -> AsyncIterator[tuple[Machine, Driver]]:
+    """A machine that is driven over this network, and its driver; closed at the end."""
+
+    async def open_it() -> Transport:
+        return network
+
+    driven = machine()
+    driver = Driver(driven, open_it, "memory")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(driver.run)
+        await until_online(driven, driver)
+        yield driven, driver
+        driven.close("enough")
+
+
 async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: MockClock) -> None:
     networks: list[Network] = []
 
@@ -92,39 +109,21 @@ async def test_a_line_that_takes_nothing_any_more_is_given_up(autojump_clock: Mo
 
 async def test_a_line_that_takes_its_time_over_a_large_message_is_given_it(autojump_clock: MockClock) -> None:
     network = Network()
-
-    async def open_it() -> Transport:
-        return network
-
-    driven = machine()
-    driver = Driver(driven, open_it, "memory")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(driver.run)
-        await until_online(driven, driver)
+    async with online(network) as (driven, driver):
         network.slow_parts = 10
         publish = driven.publish("lobby", 1)
         while not publish.settled:
             await driver.changed.wait()
             assert driven.status.state is State.ONLINE
         assert publish.offset == 1
-        driven.close("enough")
 
 
 async def test_what_the_protocol_owes_is_sent_though_the_program_says_nothing(autojump_clock: MockClock) -> None:
     network = Network()
-
-    async def open_it() -> Transport:
-        return network
-
-    driven = machine()
-    driver = Driver(driven, open_it, "memory")
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(driver.run)
-        await until_online(driven, driver)
+    async with online(network):
         await network.say_something_that_is_to_be_answered()
         await trio.sleep(1)
         assert not network.owes
-        driven.close("enough")
 
 
 @pytest.mark.parametrize(("error", "closed"), [(OSError("no route"), False), (TransportError("no"), False),
