@@ -8,8 +8,6 @@ server. What type checkers need to know of them is in __init__.pyi.
 from importlib import import_module
 from typing import Any
 
-from trisync.version import __version__
-
 _HOMES = {
     "Address": "server",
     "Client": "sessions.hook_requests",
@@ -20,11 +18,12 @@ _HOMES = {
     "Settings": "settings",
     "SubscribeRequest": "sessions.hook_requests",
     "WireError": "wire.errors",
+    "__version__": "version",
     "connect": "client",
     "connect_sync": "client",
 }
 
-__all__ = ["__version__", "client", *_HOMES]
+__all__ = ["client", *_HOMES]
 
 
 def __dir__() -> list[str]:

@@ -1,37 +1,11 @@
-"""The command line: serve, and where the other commands are (cli_client.py, cli_copies.py, the load test's cli.py)."""
+"""The command line: which commands there are, and in which modules."""
 
-import gc
 import importlib
-import logging
-import os
-import signal
-import sqlite3
-import sys
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any
 
 import click
-import trio
-from rich.console import Console
-from rich.panel import Panel
 
-from trisync import config
-from trisync.cli_errors import first_of, in_words
-from trisync.server import Address, Server
-from trisync.storage.log import LogGone, LogRefused
-from trisync.version import __version__
-from trisync.wire.http_rules import is_loopback
-
-STOPPED_AT_ONCE = 1
-"""Exit status after a second signal: clients were not told, though nothing acknowledged is lost."""
-
-GARBAGE_THRESHOLD = 20_000
-"""New objects between two looks for unreachable cycles, of which the server makes few. Python's own 700 (2,000 from
-3.13) had every hundred connections look through what all others hold."""
-
-
-_ELSEWHERE = {
+_HOMES = {
+    "serve": "trisync.cli_serve",
     "publish": "trisync.cli_client",
     "subscribe": "trisync.cli_client",
     "history": "trisync.cli_client",
@@ -41,25 +15,25 @@ _ELSEWHERE = {
     "restore": "trisync.cli_copies",
     "loadtest": "trisync.loadtest.cli",
 }
-"""The modules of the other commands, imported only when one is asked for: a server's start is not theirs."""
+"""The modules of the commands, imported only when one is asked for: `publish` has no use for a server."""
 
 
 class _Commands(click.Group):
-    """The commands, of this module and of others."""
+    """The commands, each found where its home is."""
 
     def list_commands(self, context: click.Context) -> list[str]:
-        return [*super().list_commands(context), *_ELSEWHERE]
+        return [*_HOMES]
 
     def get_command(self, context: click.Context, name: str) -> click.Command | None:
-        if name not in _ELSEWHERE:
-            return super().get_command(context, name)
-        command = getattr(importlib.import_module(_ELSEWHERE[name]), f"{name}_command")
+        if name not in _HOMES:
+            return None
+        command = getattr(importlib.import_module(_HOMES[name]), f"{name}_command")
         assert isinstance(command, click.Command)
         return command
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="trisync")
+@click.version_option(package_name="trisync", prog_name="trisync")
 def main() -> None:
     """A reliable real-time data synchronisation server, and tools to talk to one.
 
@@ -70,152 +44,3 @@ def main() -> None:
       trisync subscribe lobby --last 10
       trisync publish lobby '{"text": "hello"}'
     """
-
-
-def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Give a command an option for every setting."""
-    for name, field in reversed(config.fields().items()):
-        default = config.default(field)
-        choices = config.choices(field)
-        several = "; may be given several times" if config.is_list(field) else ""
-        command = click.option(
-            "--" + name.replace("_", "-"),
-            name,
-            multiple=config.is_list(field),
-            metavar=f"[{'|'.join(choices)}]" if choices else _metavar(default),
-            help=f"{config.description(field)}{several}.  [{_shown(default)}]",
-        )(command)
-    return command
-
-
-def _metavar(default: object) -> str:
-    return {int: "INTEGER", float: "SECONDS"}.get(type(default), "TEXT")
-
-
-def _shown(default: object) -> str:
-    return "none" if default == [] else f"{default:.10g}" if isinstance(default, float) else str(default)
-
-
-@main.command()
-@click.option(
-    "--config",
-    "config_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    envvar="TRISYNC_CONFIG",
-    help="A TOML file with settings, by the same names: tcp_port = 2345",
-)
-@click.option(
-    "--app",
-    metavar="MODULE:SERVER",
-    help="Serve the trisync.Server of this name in this module of yours, with its hooks and settings.",
-)
-@_setting_options
-def serve(config_file: Path | None, app: str | None, **given: Any) -> None:
-    """Run a server until Ctrl-C or SIGTERM, which drain it; a second one stops it at once.
-
-    Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
-    line is stronger than the environment, that is stronger than the file, and that than the settings of an --app.
-    Options that may be given several times are variables with commas between, and arrays in the file.
-    """
-    given = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in given.items()
-        if value not in (None, ())
-    }
-    server = Server() if app is None else _load_app(app)
-    try:
-        settings = server.settings = config.load_settings(given, os.environ, config_file, server.settings)
-    except config.ConfigError as error:
-        raise click.UsageError(str(error)) from None
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=settings.log_level.upper(),
-        format="%(asctime)s %(levelname)-7s %(message)s",
-    )
-    if not is_loopback(settings.host):
-        Console(stderr=True).print(
-            f"[bold red]{settings.host} can be reached from other machines, and anybody there can read and write "
-            "everything: there are no passwords yet.[/]"
-        )
-    gc.freeze()  # what was imported stays
-    gc.set_threshold(GARBAGE_THRESHOLD)
-    problem = ""
-    try:
-        status = trio.run(_serve, server)
-    except* (LogRefused, OSError) as group:
-        problem = in_words(first_of(group))
-    except* (LogGone, sqlite3.Error) as group:
-        failure = first_of(group)
-        name = f" ({failure.sqlite_errorname})" if hasattr(failure, "sqlite_errorname") else ""
-        problem = (
-            f"stopped at once, because the log failed: {failure}{name}. "
-            "What was not acknowledged may be stored or not; the next start finds out."
-        )
-    if problem:  # raised here: Python before 3.11.4 makes a group of what an except* raises
-        raise click.ClickException(problem)
-    sys.exit(status)
-
-
-def _load_app(app: str) -> Server:
-    """A server that a program has made. Raises click.UsageError; what its module raises comes out as it is."""
-    module, _, name = app.partition(":")
-    if not module or module.startswith(".") or not name:
-        raise click.UsageError(f"--app is MODULE:SERVER, such as chat:server, not {app!r}")
-    sys.path.insert(0, os.getcwd())
-    try:
-        program = importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
-            raise  # it was found, and is what does not find something
-        raise click.UsageError(f"there is no module {module!r} here") from None
-    found = getattr(program, name, None)
-    if found is None:
-        raise click.UsageError(f"the module {module!r} has no {name!r}")
-    if not isinstance(found, Server):
-        raise click.UsageError(f"{app} is no trisync.Server")
-    return found
-
-
-async def _serve(server: Server) -> int:
-    status = 0
-
-    async def heed_signals(task_status: trio.TaskStatus[None]) -> None:
-        nonlocal status
-        with trio.open_signal_receiver(signal.SIGINT, signal.SIGTERM) as signals:
-            task_status.started()
-            async for _ in signals:
-                if server.draining:
-                    status = STOPPED_AT_ONCE
-                    nursery.cancel_scope.cancel()
-                else:
-                    logging.getLogger("trisync").info("stopping; once more to stop at once")
-                    server.drain()
-
-    async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: heed_signals(task_status))
-
-        async def run(task_status: trio.TaskStatus[Address]) -> None:
-            await server.serve(task_status=task_status)
-            nursery.cancel_scope.cancel()
-
-        _announce(await nursery.start(lambda task_status: run(task_status)))
-    return status
-
-
-def _announce(address: Address) -> None:
-    """Say where to connect: one line for programs, and more for a person at a terminal."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
-    print(f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}", flush=True)
-    console = Console()
-    if console.is_terminal:
-        name = "localhost" if is_loopback(address.host) else address.host
-        console.print(
-            Panel(
-                f"netcat    [bold]nc {name} {address.tcp_port}[/]\n"
-                f"browser   [bold]http://{name}:{address.web_port}/[/]\n"
-                f"data      {Path(address.data).resolve()}\n\n"
-                "[dim]Ctrl-C stops in good order.[/]",
-                title=f"trisync {__version__}",
-                expand=False,
-            )
-        )
