@@ -13,7 +13,7 @@ FLOORS: list[set[str]] = [
     {"sessions"},
     {"doors"},
     {"embedding", "server", "config"},
-    {"client", "cli", "cli_client", "cli_copies", "cli_errors", "cli_serve", "__main__", "loadtest"},
+    {"cli", "client", "__main__", "loadtest"},
 ]
 """Modules and subpackages of trisync, from the ground up."""
 

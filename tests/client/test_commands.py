@@ -210,7 +210,7 @@ def test_something_else_that_answers_is_one_line_with_its_address(scheme: str, a
 
 
 HURRIED = (
-    "import trisync.cli_client; trisync.cli_client.ANSWER_S = 2.0; import trisync.cli; trisync.cli.main(prog_name='x')"
+    "import trisync.cli.client; trisync.cli.client.ANSWER_S = 2.0; import trisync.cli; trisync.cli.main(prog_name='x')"
 )
 
 

@@ -55,7 +55,7 @@ def loaded_by(program: str) -> set[str]:
 
 
 def test_a_server_does_not_load_the_client() -> None:
-    loaded = loaded_by("import trisync.cli_serve")
+    loaded = loaded_by("import trisync.cli.serve")
     assert "trisync.server" in loaded
     assert not {name for name in loaded if name.startswith(("trisync.client", "anyio", "asyncio"))}
 
@@ -70,7 +70,7 @@ def test_a_command_that_talks_to_a_server_does_not_load_the_server() -> None:
     loaded = loaded_by(
         "from trisync.cli import main; main(['publish', '--help'], prog_name='trisync', standalone_mode=False)"
     )
-    assert "trisync.cli_client" in loaded
+    assert "trisync.cli.client" in loaded
     assert not loaded & {"trisync.server", "trisync.core.broker", "trisync.storage.log", "rich", "sqlite3"}
 
 

@@ -13,7 +13,7 @@ import trio
 from click.core import ParameterSource
 from rich.console import Console
 
-from trisync.cli_errors import first_of, in_words
+from trisync.cli.errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import STANDARD_OUTPUT, Output, unwritten, write_output
 from trisync.loadtest.plan import Plan, Transport

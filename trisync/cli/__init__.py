@@ -5,14 +5,14 @@ import importlib
 import click
 
 _HOMES = {
-    "serve": "trisync.cli_serve",
-    "publish": "trisync.cli_client",
-    "subscribe": "trisync.cli_client",
-    "history": "trisync.cli_client",
-    "state": "trisync.cli_client",
-    "delete": "trisync.cli_client",
-    "backup": "trisync.cli_copies",
-    "restore": "trisync.cli_copies",
+    "serve": "trisync.cli.serve",
+    "publish": "trisync.cli.client",
+    "subscribe": "trisync.cli.client",
+    "history": "trisync.cli.client",
+    "state": "trisync.cli.client",
+    "delete": "trisync.cli.client",
+    "backup": "trisync.cli.copies",
+    "restore": "trisync.cli.copies",
     "loadtest": "trisync.loadtest.cli",
 }
 """The modules of the commands, imported only when one is asked for: `publish` has no use for a server."""

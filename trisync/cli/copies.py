@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from trisync import config
-from trisync.cli_errors import in_words
+from trisync.cli.errors import in_words
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import Progress, backup, restore
 

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.panel import Panel
 
 from trisync import config
-from trisync.cli_errors import first_of, in_words
+from trisync.cli.errors import first_of, in_words
 from trisync.server import Address, Server
 from trisync.storage.log import LogGone, LogRefused
 from trisync.version import __version__

@@ -15,7 +15,7 @@ import click
 import msgspec
 import trio
 
-from trisync.cli_errors import first_of, in_words
+from trisync.cli.errors import first_of, in_words
 from trisync.client import Client, ClientError, Message, NotConnected, Receipt, State, connect
 
 T = TypeVar("T")
