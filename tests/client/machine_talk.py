@@ -25,13 +25,13 @@ class Talk:
         if online:
             self.come_online()
 
-    def come_online(self, seq: int = 0, epoch: str = "e") -> list[Json]:
+    def come_online(self, seq: int = 0, epoch: str = "e", limits: Json = LIMITS) -> list[Json]:
         """Connect and greet; returns what the machine says then."""
         self.machine.connecting("here")
         self.machine.connected()
         (hello,) = self.heard()
         assert (hello["op"], hello["producer"], hello["name"]) == ("hello", "p" * 16, "me")
-        self.say("ok", id=hello["id"], seq=seq, epoch=epoch, server="fake", session="s", limits=LIMITS)
+        self.say("ok", id=hello["id"], seq=seq, epoch=epoch, server="fake", session="s", limits=limits)
         return self.heard()
 
     def heard(self) -> list[Json]:

@@ -156,6 +156,30 @@ def test_what_is_too_large_is_refused_here_and_uses_up_no_seq() -> None:
         talk.machine.flash("lobby", "x" * 1000, lambda _: None)
 
 
+def test_what_is_in_doubt_and_too_large_by_now_is_asked_for_its_verdict_without_its_data() -> None:
+    talk = Talk()
+    stored, lost, in_conflict, behind = (
+        talk.machine.publish("lobby", "x" * 500),
+        talk.machine.publish("lobby", "x" * 500),
+        talk.machine.publish("lobby", "x" * 500, key=',"data":', expect=1),
+        talk.machine.publish("lobby", "y"),
+    )
+    talk.heard()
+    talk.machine.lost("the server is started again with a lower limit")
+    again = talk.come_online(seq=1, limits={**LIMITS, "message_bytes_max": 300})
+    assert [(request["seq"], request.get("data")) for request in again] == [(1, None), (2, None), (3, None), (4, "y")]
+    assert again[2]["key"] == ',"data":'
+    talk.say("ok", id=1, offset=7, duplicate=True)
+    talk.refuse(2, "bad_request", retry=False)
+    talk.refuse(3, "conflict", retry=False, offset=5)
+    talk.say("ok", id=4, offset=8)
+    assert (stored.offset, stored.error, behind.offset) == (7, None, 8)
+    assert isinstance(lost.error, TooLarge)
+    assert isinstance(in_conflict.error, TooLarge)
+    assert talk.machine.publishes.has_room
+    assert len(talk.machine.publishes) == 0
+
+
 def test_an_ephemeral_message_and_its_fate_end_with_the_connection() -> None:
     talk = Talk()
     done: list[Request] = []

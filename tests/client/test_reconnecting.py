@@ -14,7 +14,7 @@ import trisync
 from tests.client.conftest import Run
 from tests.client.proxy import FaultProxy, fault_proxy
 from tests.harness import PATIENCE_S, ServerProcess
-from trisync.client import Client, NotConnected, State, Status
+from trisync.client import Client, NotConnected, State, Status, TooLarge
 from trisync.client.driver import Signal
 
 
@@ -179,6 +179,37 @@ def test_a_server_that_stops_says_when_to_come_back(run: Run, tmp_path: Path) ->
                 server.log.close()
                 server = await anyio.to_thread.run_sync(lambda: ServerProcess(tmp_path, tcp_port=port))
                 assert await receipt == 2
+        finally:
+            server.close()
+            server.log.close()
+
+    run(main)
+
+
+def test_a_server_with_a_lower_limit_settles_what_is_in_doubt_and_larger(
+    run: Run, tmp_path: Path, channel: str
+) -> None:
+    async def main() -> None:
+        server = ServerProcess(tmp_path)
+        tcp, producer, large = server.tcp_port, "p" * 16, "x" * 100_000
+        url = f"tcp://127.0.0.1:{tcp}"
+        try:
+            with fault_proxy(tcp) as network:
+                async with trisync.connect(f"tcp://127.0.0.1:{network.port}", producer=producer) as client:
+                    network.swallow()
+                    receipts = [client.post(channel, large), client.post(channel, large), client.post(channel, "y")]
+                    async with trisync.connect(url, producer=producer) as other:
+                        await other.publish(channel, large)  # as if the first had arrived, and its answer had not
+                    await anyio.to_thread.run_sync(server.stop, signal.SIGKILL)
+                    server.log.close()
+                    lower = ("--message-bytes-max", "2000")
+                    server = await anyio.to_thread.run_sync(lambda: ServerProcess(tmp_path, *lower, tcp_port=tcp))
+                    network.heal()
+                    network.cut()
+                    assert await receipts[0] == 1
+                    with pytest.raises(TooLarge):
+                        await receipts[1]
+                    assert await receipts[2] == 2
         finally:
             server.close()
             server.log.close()
