@@ -14,7 +14,7 @@ from trisync.client.driver import Driver, Signal
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, make_producer
-from trisync.client.options import Options, check_options
+from trisync.client.options import Options
 from trisync.client.pages import read_members, read_words
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.status import State, Status
@@ -62,8 +62,8 @@ def connect(
     >>> run(main)
     1
     """
-    options = check_options(
-        url,
+    options = Options(
+        url=url,
         name=name,
         producer=producer,
         wait_s=wait_s,

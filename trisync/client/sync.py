@@ -14,7 +14,7 @@ import anyio
 from trisync.client.aio import Client
 from trisync.client.errors import Gap
 from trisync.client.loop_thread import LoopThread
-from trisync.client.options import Options, check_options
+from trisync.client.options import Options
 from trisync.client.receipts import Receipt
 from trisync.client.status import Status
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
@@ -54,8 +54,8 @@ def connect_sync(
     {'text': 'hi'}
     """
 
-    options = check_options(
-        url,
+    options = Options(
+        url=url,
         name=name,
         producer=producer,
         wait_s=wait_s,
