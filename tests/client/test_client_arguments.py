@@ -145,9 +145,29 @@ def test_an_argument_of_connect_that_cannot_be_is_said_at_once(options: dict[str
 
 
 def test_an_address_that_is_none_is_said_at_once() -> None:
-    for url in ("http://localhost", "localhost:2345", "tcp://"):
+    for url in ("http://localhost", "localhost:2345", "tcp://", "tcp://localhost:0"):
         with pytest.raises(ValueError, match="address looks like"):
             trisync.connect(url)
+
+
+@pytest.mark.parametrize(
+    "url", ["tcp://localhost/lobby", "tcps://localhost?a=b", "tcp://localhost#a", "ws://localhost/#a"]
+)
+def test_a_part_of_an_address_that_would_be_ignored_is_said(url: str) -> None:
+    with pytest.raises(ValueError, match="ends with its port"):
+        trisync.connect(url)
+
+
+def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
+    for scheme in ("tcp", "wss"):
+        with pytest.raises(ValueError, match="no user and no password") as refused:
+            trisync.connect(f"{scheme}://ada:lovelace@localhost/")
+        assert "lovelace" not in str(refused.value)
+
+
+def test_an_address_may_end_with_a_slash_and_that_of_a_websocket_with_a_path() -> None:
+    for url in ("tcp://localhost", "tcp://localhost:2345/", "ws://localhost:8000/live?room=1", "wss://[::1]/"):
+        trisync.connect(url)
 
 
 def test_a_number_that_json_does_not_have_is_refused_before_anything_has_changed(

@@ -78,9 +78,13 @@ def parse_url(url: str) -> Address:
         port = parts.port
     except ValueError:  # which does not always name the URL
         raise refusal from None
-    if parts.scheme not in PORTS or not parts.hostname:
+    if parts.scheme not in PORTS or not parts.hostname or port == 0:
         raise refusal
+    if parts.username is not None:
+        raise ValueError("a server's address has no user and no password: nobody asks for them")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if parts.fragment or (parts.scheme.startswith("tcp") and path != "/"):
+        raise ValueError(f"a server's address ends with its port, or for ws:// and wss:// with a path, unlike {url!r}")
     return Address(parts.scheme, parts.hostname, port or PORTS[parts.scheme], path)
 
 
