@@ -106,6 +106,11 @@ def test_the_queue_is_bounded_and_what_is_left_in_it_is_said(run: Run, caplog: p
     assert told.startswith("closed with 2 publishes that had no answer")
 
 
+def test_one_publish_is_not_called_several() -> None:
+    assert str(Unsettled(1)) == "1 publish had no answer when the client was closed, and may be stored or not"
+    assert str(Unsettled(2)).startswith("2 publishes had no answer")
+
+
 def test_a_refusal_that_nobody_waits_for_is_said(
     run: Run, tcp_url: str, channel: str, caplog: pytest.LogCaptureFixture
 ) -> None:

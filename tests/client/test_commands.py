@@ -84,7 +84,7 @@ def test_ctrl_c_ends_a_subscription_without_a_traceback(tcp_url: str, channel: s
         assert subscribe.stderr.read() == ""
 
 
-UNANSWERED = r"closed with \d+ publishes that had no answer, and may be stored or not: the program closed it\n"
+UNANSWERED = r"closed with \d+ publish(es)? that had no answer, and may be stored or not: the program closed it\n"
 
 
 def test_ctrl_c_in_the_middle_of_a_pipe_says_in_one_line_what_has_no_answer(tcp_url: str, channel: str) -> None:

@@ -312,5 +312,5 @@ def test_who_posts_to_a_queue_that_stays_full_is_told_that_it_was_not_taken() ->
     client.post("lobby", 1)
     with pytest.raises(QueueFull):
         client.post("lobby", 2)
-    with pytest.raises(Unsettled, match="1 publishes"):
+    with pytest.raises(Unsettled, match="1 publish had no answer"):
         client.close()

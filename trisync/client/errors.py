@@ -9,6 +9,11 @@ from typing import Any
 from trisync.wire.replies import encode_gap
 
 
+def publishes(count: int) -> str:
+    """So many publishes, in words."""
+    return "1 publish" if count == 1 else f"{count} publishes"
+
+
 class ClientError(Exception):
     """Anything that a client raises on purpose.
 
@@ -33,7 +38,7 @@ class Unsettled(ClientError):
     """The client was left while publishes were still waiting; `count` of them may be stored or not."""
 
     def __init__(self, count: int) -> None:
-        super().__init__(f"{count} publishes had no answer when the client was closed: they may be stored or not")
+        super().__init__(f"{publishes(count)} had no answer when the client was closed, and may be stored or not")
         self.count = count
 
     def __reduce__(self) -> tuple[Any, ...]:

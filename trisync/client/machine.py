@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Raw
 
 from trisync.client.backoff import Backoff
-from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, refusal
+from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, publishes, refusal
 from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.publishes import Publish, Publishes
 from trisync.client.replica import Replica
@@ -182,7 +182,7 @@ class Machine:
         self._requests.fail(self.error)
         left = self.publishes.fail(self.error)
         if left:
-            logger.error("closed with %d publishes that had no answer, and may be stored or not: %s", left, reason)
+            logger.error("closed with %s that had no answer, and may be stored or not: %s", publishes(left), reason)
         self.on_change()
         return left
 
@@ -247,8 +247,8 @@ class Machine:
         self._subscriptions.lost()
         logger.log(
             logging.INFO if was_online else logging.DEBUG,
-            "%s; %d publishes in doubt, %d queued, %d subscriptions; next attempt in %.2f s",
-            *(reason, in_doubt, len(self.publishes), len(self._subscriptions), pause_s),
+            "%s; %s in doubt, queued %d, subscribed to %d; next attempt in %.2f s",
+            *(reason, publishes(in_doubt), len(self.publishes), len(self._subscriptions), pause_s),
         )
         self._set_status(Status(State.OFFLINE, reason, pause_s))
         self._requests.lost(reason)
@@ -372,8 +372,8 @@ class Machine:
         self._watchdog.answered()
         logger.log(
             logging.INFO if self._was_online else logging.DEBUG,
-            "online with %s as session %s, epoch %s; %d publishes and %d subscriptions to go on with",
-            *(ok.server, ok.session, ok.epoch, len(self.publishes), len(self._subscriptions)),
+            "online with %s as session %s, epoch %s; %s queued, subscribed to %d",
+            *(ok.server, ok.session, ok.epoch, publishes(len(self.publishes)), len(self._subscriptions)),
         )
         self._was_online = True
         self._set_status(Status(State.ONLINE, f"connected to {ok.server}"))

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from random import Random
 
 from trisync.client.backoff import Backoff
-from trisync.client.errors import ClientError, ProtocolError, QueueFull, refusal
+from trisync.client.errors import ClientError, ProtocolError, QueueFull, publishes, refusal
 from trisync.client.wire import Ok, Refusal, check_size, without_data
 from trisync.wire.protocol import UNANSWERED_MAX
 
@@ -102,7 +102,7 @@ class Publishes:
     def add(self, body: bytes) -> Publish:
         """Queue a publish. Raises QueueFull, and TooLarge where the limit is known by now."""
         if not self.has_room:
-            raise QueueFull(f"{len(self)} publishes, {self._bytes} bytes, are waiting already")
+            raise QueueFull(f"the queue is full: {publishes(len(self))}, {self._bytes} bytes")
         too_large = check_size(body, self.message_bytes_max) if self._greeted else None
         if too_large is not None:
             raise too_large
