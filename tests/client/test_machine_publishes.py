@@ -77,6 +77,16 @@ def test_a_server_may_say_how_long_the_pause_is() -> None:
     assert talk.machine.publishes.resend_at == talk.now + 1.5
 
 
+def test_no_server_makes_a_publish_wait_for_ever_or_be_sent_again_without_a_pause() -> None:
+    for retry_ms, least_s, most_s in ((1e300, 60, 60), (-1e300, 0.125, 0.25)):
+        talk = Talk()
+        talk.machine.publish("lobby", 1)
+        talk.heard()
+        talk.refuse(1, "rate_limited", retry=True, retry_ms=retry_ms)
+        assert talk.machine.publishes.resend_at is not None
+        assert talk.now + least_s <= talk.machine.publishes.resend_at <= talk.now + most_s
+
+
 def test_a_refusal_that_uses_up_no_seq_lets_the_rest_be_numbered_anew() -> None:
     talk = Talk()
     publishes = [talk.machine.publish("lobby", number) for number in range(3)]

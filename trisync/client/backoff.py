@@ -4,6 +4,14 @@ from random import Random
 
 DOUBLINGS_MAX = 30
 
+SAID_S_MAX = 60.0
+"""No server may have a client wait for longer."""
+
+
+def pause_of(said_ms: float) -> float:
+    """The pause that a server asks for, in seconds."""
+    return max(0.0, min(said_ms / 1000, SAID_S_MAX))
+
 
 class Backoff:
     """Pauses that double from `base_s` to `max_s`; each is a random part of that, `least` of it or more, so that those

@@ -14,7 +14,7 @@ from typing import Any
 
 from msgspec import Raw
 
-from trisync.client.backoff import Backoff
+from trisync.client.backoff import Backoff, pause_of
 from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, publishes, refusal
 from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.publishes import Publish, Publishes
@@ -47,9 +47,6 @@ BACKOFF_S_BASE = 0.2
 BACKOFF_S_MAX = 20.0
 STABLE_S = 5.0
 """A connection that was online for so long lets the next pause be a short one again."""
-
-GOODBYE_S_MAX = 60.0
-"""No server may send a client away for longer."""
 
 
 def make_producer() -> str:
@@ -322,7 +319,7 @@ class Machine:
         elif type(said) is Refusal:
             self._take_refusal(said, payload)
         elif type(said) is Goodbye:
-            self._goodbye_s = min(said.reconnect_ms / 1000, GOODBYE_S_MAX)
+            self._goodbye_s = pause_of(said.reconnect_ms)
             logger.debug("the server is stopping (%s); come back in %.2f s", said.code, self._goodbye_s)
 
     def _take_refusal(self, said: Refusal, payload: bytes) -> None:

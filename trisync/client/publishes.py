@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable
 from random import Random
 
-from trisync.client.backoff import Backoff
+from trisync.client.backoff import Backoff, pause_of
 from trisync.client.errors import ClientError, ProtocolError, QueueFull, publishes, refusal
 from trisync.client.wire import Ok, Refusal, check_size, without_data
 from trisync.wire.protocol import UNANSWERED_MAX
@@ -251,7 +251,7 @@ class Publishes:
             self._expected = max(self._expected, answer.seq + 1)
         elif self._pause_s is None:
             pause_s = self._backoff.failed()
-            self._pause_s = answer.retry_ms / 1000 or pause_s
+            self._pause_s = pause_of(answer.retry_ms) or pause_s
             level = logging.WARNING if self._backoff.failures == 1 else logging.DEBUG  # not at every attempt
             said = "a publish is refused for now, and it and what comes behind it wait: %s (%s); again in %.2f s"
             logger.log(level, said, answer.message, answer.code, self._pause_s)
