@@ -32,6 +32,26 @@ def test_a_client_that_nobody_closed_is_closed_with_its_process(
         assert [message.data for message in client.history(channel).messages] == [1]
 
 
+WITHOUT_DESCRIPTORS = """
+import resource, sys
+from trisync.client import NotConnected, connect_sync
+client = connect_sync(sys.argv[1], wait_s=0)
+try:
+    client.open()
+except NotConnected:
+    pass  # and all that it needs is imported by now
+resource.setrlimit(resource.RLIMIT_NOFILE, (3, 3))
+try:
+    client.open()
+except OSError as error:
+    print(error.strerror)
+"""
+
+
+def test_a_process_without_file_descriptors_is_told_so_instead_of_waiting_for_ever() -> None:
+    assert run_program(WITHOUT_DESCRIPTORS, NOBODY).stdout == "Too many open files\n"
+
+
 INTERRUPTED = """
 import signal, sys, trio, trisync
 from trisync.client import connect_sync

@@ -8,8 +8,9 @@ from anyio.from_thread import BlockingPortal
 
 
 class LoopThread:
-    """A context manager for the portal to such a loop. Where nobody leaves it, it ends with the process; where an
-    exception leaves it, as that of a Ctrl-C does, what still runs there is cancelled.
+    """A context manager for the portal to such a loop; entering raises why there cannot be one. Where nobody leaves it,
+    it ends with the process; where an exception leaves it, as that of a Ctrl-C does, what still runs there is
+    cancelled.
 
     anyio's start_blocking_portal() is a generator, which waits for the thread when it is collected: at the end of the
     interpreter, when there are no threads any more, or in a child that was forked and never had it.
@@ -32,4 +33,9 @@ class LoopThread:
                 self._started.set_result(portal)
                 await portal.sleep_until_stopped()
 
-        anyio.run(main, backend="trio")
+        try:
+            anyio.run(main, backend="trio")
+        except BaseException as error:
+            if self._started.done():
+                raise
+            self._started.set_exception(error)  # such as that there are no file descriptors left
