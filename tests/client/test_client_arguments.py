@@ -158,6 +158,12 @@ def test_a_part_of_an_address_that_would_be_ignored_is_said(url: str) -> None:
         trisync.connect(url)
 
 
+def test_a_path_that_no_request_can_have_is_said() -> None:
+    for path in ("ü", "a b", "a\x7fb", "?q=ü"):
+        with pytest.raises(ValueError, match="percent-encoded"):
+            trisync.connect(f"ws://localhost/{path}")
+
+
 def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
     for scheme in ("tcp", "wss"):
         with pytest.raises(ValueError, match="no user and no password") as refused:

@@ -83,6 +83,8 @@ def parse_url(url: str) -> Address:
     if parts.username is not None:
         raise ValueError("a server's address has no user and no password: nobody asks for them")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
+    if not (path.isascii() and path.isprintable()) or " " in path:
+        raise ValueError(f"the path of a server's address is ASCII, and all else percent-encoded, unlike {url!r}")
     if parts.fragment or (parts.scheme.startswith("tcp") and path != "/"):
         raise ValueError(f"a server's address ends with its port, or for ws:// and wss:// with a path, unlike {url!r}")
     return Address(parts.scheme, parts.hostname, port or PORTS[parts.scheme], path)
