@@ -28,6 +28,7 @@ def test_what_a_program_gets_is_printed_with_its_data(run: Run, tcp_url: str, ch
             async with client.state(channel) as doc, client.presence(channel) as members:
                 await doc.set("title", "Hello")
                 assert str(doc) == f"Document({channel!r}, {{'title': 'Hello'}})"
+                assert str(await client.words(channel)) == "{'title': Word(offset=3, data='Hello')}"
                 assert str(members) == f"Roster({channel!r}, [Member(member={members.me!r}, name='alice')])"
                 receipt = doc._write("title", 1, expect=7)
                 assert str(receipt) == "<Receipt: on its way>"

@@ -85,6 +85,9 @@ class Word(Struct, rename={"json": "data"}, dict=True):
         """The data as Python has it. As Message.data."""
         return decode_data(self.json)
 
+    def __repr__(self) -> str:
+        return f"Word(offset={self.offset}, data={self.data!r})"
+
 
 class Member(Struct, frozen=True):
     """Someone who is in a channel. `member` is an opaque id, `name` what they call themselves."""
