@@ -129,6 +129,19 @@ async def test_a_fault_of_tls_breaks_the_connection_and_not_the_client(make: Cal
         await FramesTransport(line).send([b"{}"])
 
 
+async def test_why_a_connection_broke_is_said_without_the_number_of_a_system_error() -> None:
+    line = Line()
+    line.error = anyio.BrokenResourceError()
+    for cause, said in (
+        (ConnectionResetError(104, "Connection reset by peer"), "Connection reset by peer"),
+        (None, "BrokenResourceError"),
+    ):
+        line.error.__cause__ = cause
+        with pytest.raises(TransportError) as raised:
+            await FramesTransport(line).receive()
+        assert str(raised.value) == f"the connection broke: {said}"
+
+
 class Sink(Line):
     """A stream that takes whatever is sent."""
 

@@ -179,7 +179,7 @@ def reason_of(error: BaseException) -> str:
 
 
 def _broken(error: Exception) -> str:
-    return f"the connection broke: {error.__cause__ or error or type(error).__name__}"
+    return f"the connection broke: {reason_of(error.__cause__ or error) or type(error).__name__}"
 
 
 class FramesTransport:
