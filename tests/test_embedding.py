@@ -66,6 +66,7 @@ async def test_a_program_reads_and_writes_a_state(tmp_path: Path) -> None:
         with pytest.raises(WireError) as conflict:
             await server.publish("doc", 0, key="k000", expect=1)
         assert conflict.value.code == "conflict"
+        assert str(conflict.value) == "the key's newest offset is 102 (conflict)"
         assert conflict.value.details["offset"] == 102
         assert json.loads(bytes(conflict.value.details["data"])) == {"a": 1}
         await server.publish("doc", None, key="k000")

@@ -50,6 +50,9 @@ class WireError(Exception):
         self.retry, default = CODES[code]
         self.closes = default if closes is None else closes
 
+    def __str__(self) -> str:
+        return f"{self.message} ({self.code})"
+
     def encode(self, id: int | str | msgspec.UnsetType = msgspec.UNSET) -> bytes:
         """The `error` message for the wire, with the request's `id` where it had one."""
         reply: dict[str, Any] = {"op": "error"}
