@@ -78,6 +78,8 @@ class Embedding:
             raise bad.error from None
         verdict = await broker.publish(request, name)
         if isinstance(verdict, WireError):
+            if "data" in verdict.details:  # of the word that a conflict is with
+                verdict.details["data"] = decode_data(verdict.details["data"])
             raise verdict
         return verdict.offset if isinstance(verdict, Duplicate) else verdict
 
