@@ -53,11 +53,10 @@ class Inbox:
 
     def request(self) -> dict[str, Any]:
         """What a subscribe says of where to begin."""
-        since, epoch, last = self._start
-        if self.cursor is not None:
-            since, epoch, last = self.cursor, self.epoch, None
-        asked = {"since": since, "epoch": epoch, "last": last}
-        return {name: value for name, value in asked.items() if value is not None}
+        return {name: value for name, value in self._next_start()._asdict().items() if value is not None}
+
+    def _next_start(self) -> Start:
+        return self._start if self.cursor is None else Start(self.cursor, self.epoch)
 
     def begin(self, ok: Ok) -> bool:
         """The subscription is there. Another log is recognised here: its `gap` might be lost with the connection.
@@ -66,12 +65,11 @@ class Inbox:
         where it does, and only the first message tells.
         """
         is_new = self.cursor is None
-        since, epoch = (self._start.since, self._start.epoch) if is_new else (self.cursor, self.epoch)
+        since, epoch, last = self._next_start()
         self.epoch = ok.epoch
         self.overflowed = False
         origin, is_exact = (since, ok.epoch), True
         if since is None:
-            last = self._start.last
             self.cursor = ok.offset if last is None else max(0, ok.offset - last)
             is_exact = self._anchored = self.cursor == ok.offset
             origin = (self.cursor if is_exact else None, ok.epoch)
