@@ -43,6 +43,7 @@ class FakeServer:
         self.producers: dict[str, list[Json]] = {}
         """The verdicts of each producer: the first is that of seq 1."""
         self.unavailable = False
+        self.message_bytes_max = 10_000
         self.connected = False
         self.said: list[bytes] = []
         self._subscribed: dict[str, bool] = {}
@@ -92,13 +93,14 @@ class FakeServer:
 
     def receive(self, payload: bytes) -> None:
         """Handle one request."""
+        assert len(payload) <= self.message_bytes_max, "this would end the connection, and every one after it"
         request: Json = json.loads(payload)
         getattr(self, "_" + request["op"])(request)
 
     def _hello(self, request: Json) -> None:
         self._producer = request["producer"]
         seq = len(self.producers.setdefault(self._producer, []))
-        limits = {"message_bytes_max": 10_000, "unanswered_max": 5}
+        limits = {"message_bytes_max": self.message_bytes_max, "unanswered_max": 5}
         self.say("ok", id=request["id"], server="fake", session="s", epoch=self.epoch, seq=seq, limits=limits)
 
     def _ping(self, request: Json) -> None:
@@ -122,6 +124,8 @@ class FakeServer:
                 self.tell(channel, verdict["offset"])
 
     def _judge(self, request: Json) -> Json:
+        if "data" not in request:
+            return {"op": "error", "code": "bad_request", "message": "no data", "retry": False}
         channel, key, expect = request["channel"], request.get("key"), request.get("expect")
         newest = self.log(channel).state.get(key) if key is not None else None
         offset = 0 if newest is None else newest.offset

@@ -13,7 +13,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from tests.client.fake_server import FakeServer
 from trisync.client import feeds
-from trisync.client.errors import Conflict, Gap, QueueFull
+from trisync.client.errors import Conflict, Gap, QueueFull, TooLarge
 from trisync.client.feeds import Inbox, Start
 from trisync.client.machine import Machine
 from trisync.client.publishes import Publish
@@ -25,6 +25,7 @@ from trisync.client.wire import Message, Ok
 CHANNELS = st.sampled_from(["a", "b"])
 KEYS = st.sampled_from(["x", "y"])
 COUNTS = st.integers(1, 4)
+LENGTHS = st.sampled_from([0, 300])
 QUEUE_MAX = 12
 
 
@@ -88,13 +89,16 @@ class Promises(RuleBasedStateMachine):
     # The network
 
     @precondition(lambda self: not self.server.connected)
-    @rule()
-    def connect(self) -> None:
+    @rule(greet=st.booleans())
+    def connect(self, greet: bool) -> None:
         if self.now >= self.machine.connect_at:
             self.machine.connecting("fake")
             self.server.connect()
             self.to_server = []
             self.machine.connected()
+            if greet:
+                self.carry_up(1)
+                self.carry_down(1)
 
     @rule()
     def fail_to_connect(self) -> None:
@@ -167,6 +171,12 @@ class Promises(RuleBasedStateMachine):
         if self.machine.status.state is State.OFFLINE:
             assert self.machine.connect_at == self.now + 1.7
 
+    @rule(arrives=st.integers(0, 3), message_bytes_max=st.sampled_from([300, 10_000]))
+    def the_server_is_started_again_with_another_limit(self, arrives: int, message_bytes_max: int) -> None:
+        if self.server.connected:
+            self.drop(arrives)
+        self.server.message_bytes_max = message_bytes_max
+
     @rule(kept=st.integers(0, 3))
     def an_old_backup_is_restored(self, kept: int) -> None:
         if self.server.connected:
@@ -177,16 +187,16 @@ class Promises(RuleBasedStateMachine):
 
     # The program
 
-    @rule(channel=CHANNELS, count=COUNTS)
-    def publish(self, channel: str, count: int) -> None:
+    @rule(channel=CHANNELS, count=COUNTS, length=LENGTHS)
+    def publish(self, channel: str, count: int, length: int) -> None:
         for _ in range(count):
             self.count += 1
-            self.try_to_publish(channel, f"mine {self.count}", None, None)
+            self.try_to_publish(channel, f"mine {self.count}".ljust(length), None, None)
 
-    @rule(channel=CHANNELS, key=KEYS, expect=st.none() | st.integers(0, 3))
-    def publish_a_key(self, channel: str, key: str, expect: int | None) -> None:
+    @rule(channel=CHANNELS, key=KEYS, expect=st.none() | st.integers(0, 3), length=LENGTHS)
+    def publish_a_key(self, channel: str, key: str, expect: int | None, length: int) -> None:
         self.count += 1
-        self.try_to_publish(channel, f"mine {self.count}", key, expect)
+        self.try_to_publish(channel, f"mine {self.count}".ljust(length), key, expect)
 
     def try_to_publish(self, channel: str, data: Any, key: str | None, expect: int | None) -> Publish | None:
         room = len(self.machine.publishes) < QUEUE_MAX
@@ -194,6 +204,9 @@ class Promises(RuleBasedStateMachine):
             publish = self.machine.publish(channel, data, key=key, expect=expect)
         except QueueFull:
             assert not room
+            return None
+        except TooLarge:
+            assert len(data) == self.machine.publishes.message_bytes_max == 300
             return None
         assert room
         self.published.append((publish, data))
@@ -281,7 +294,7 @@ class Promises(RuleBasedStateMachine):
         for _ in range(200):
             if not self.server.connected:
                 self.now = max(self.now, self.machine.connect_at)
-                self.connect()
+                self.connect(greet=False)
             self.now += 0.01 if not self.machine.publishes.resend_at else 10.0
             self.machine.tick()
             self.carry_up(1000)
@@ -299,7 +312,7 @@ class Promises(RuleBasedStateMachine):
         for publish, data in self.published:
             assert publish.settled, "nothing is dropped silently"
             if publish.error is not None:
-                assert isinstance(publish.error, Conflict)
+                assert isinstance(publish.error, Conflict | TooLarge)
                 assert data not in stored, "what is refused is not stored"
             elif not self.restored:
                 assert stored.count(data) == 1, "what is published is stored once"
