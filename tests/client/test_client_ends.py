@@ -3,6 +3,7 @@
 import asyncio
 import errno
 import logging
+import socket
 from collections.abc import Callable
 from typing import Any
 
@@ -46,6 +47,17 @@ def test_a_server_that_is_not_there_is_said_at_the_entrance(run: Run) -> None:
         for wait_s in (0, 0.3):
             with pytest.raises(NotConnected, match=r"no connection to tcp://127\.0\.0\.1:9: Connection refused"):
                 async with trisync.connect(NOBODY, wait_s=wait_s):
+                    pass
+
+    run(main)
+
+
+def test_a_server_that_does_not_answer_in_time_is_said_at_the_entrance(run: Run) -> None:
+    async def main() -> None:
+        with socket.create_server(("127.0.0.1", 0)) as nobody_accepts:
+            url = f"tcp://127.0.0.1:{nobody_accepts.getsockname()[1]}"
+            with pytest.raises(NotConnected, match=f"connecting to {url}: no answer within 0.01 s"):
+                async with trisync.connect(url, wait_s=0.01):
                     pass
 
     run(main)

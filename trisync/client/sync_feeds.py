@@ -78,7 +78,9 @@ class Bridge:
             with anyio.move_on_after(timeout_s):
                 result = work(*args)
                 return await result if isawaitable(result) else result
-            raise TimeoutError(f"nothing came within {timeout_s:g} s")
+            status = self.client.status
+            why = "" if status.state is State.ONLINE else f": {status.reason}"
+            raise TimeoutError(f"nothing came within {timeout_s:g} s{why}")
 
         try:
             future = self._portal.start_task_soon(limited)
