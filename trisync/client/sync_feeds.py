@@ -192,17 +192,15 @@ class SyncSubscription(_Entered, Taker[Item]):
         self._taken.extend(await self._inner.take_some(TAKEN_AT_ONCE))
 
 
-class SyncDocument(_Entered, LiveMapping[Any]):
-    """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
+class _SyncMapping(_Entered, LiveMapping[Item]):
+    """A mapping that changes by itself, at which each look is a call."""
 
-    def __init__(self, inner: Document, bridge: Bridge) -> None:
-        super().__init__(inner, bridge)
-        self._inner = inner
+    _inner: LiveMapping[Item]
 
-    def _now(self) -> dict[str, Any]:
+    def _now(self) -> dict[str, Item]:
         return self._bridge.call(self._inner._now)
 
-    def __getitem__(self, key: str) -> Any:
+    def __getitem__(self, key: str) -> Item:
         return self._bridge.call(self._inner.__getitem__, key)
 
     def __iter__(self) -> Iterator[str]:
@@ -210,6 +208,16 @@ class SyncDocument(_Entered, LiveMapping[Any]):
 
     def __len__(self) -> int:
         return self._bridge.call(len, self._inner)
+
+
+class SyncDocument(_SyncMapping[Any]):
+    """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
+
+    _inner: Document
+
+    def __init__(self, inner: Document, bridge: Bridge) -> None:
+        super().__init__(inner, bridge)
+        self._inner = inner
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._bridge.call(self._inner.__setitem__, key, value)
@@ -250,8 +258,10 @@ class SyncDocument(_Entered, LiveMapping[Any]):
         return Blocking(self._bridge, self._bridge.call(self._inner.changes))
 
 
-class SyncRoster(_Entered, LiveMapping[Member]):
+class SyncRoster(_SyncMapping[Member]):
     """Who is in a channel, live. As Roster."""
+
+    _inner: Roster
 
     def __init__(self, inner: Roster, bridge: Bridge) -> None:
         super().__init__(inner, bridge)
@@ -261,18 +271,6 @@ class SyncRoster(_Entered, LiveMapping[Member]):
     def me(self) -> str:
         """The id by which the others see this client."""
         return self._inner.me
-
-    def _now(self) -> dict[str, Member]:
-        return self._bridge.call(self._inner._now)
-
-    def __getitem__(self, id: str) -> Member:
-        return self._bridge.call(self._inner.__getitem__, id)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._now())
-
-    def __len__(self) -> int:
-        return self._bridge.call(len, self._inner)
 
     def changes(self) -> Iterator[PresenceChange]:
         """Who comes, goes and is renamed from now on."""
