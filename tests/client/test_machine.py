@@ -122,6 +122,26 @@ def test_what_no_server_says_ends_the_connection_and_what_a_later_one_may_say_do
         decode(b"{")
 
 
+@pytest.mark.parametrize(
+    "payload",
+    [
+        b'{"op":"error","id":1,"code":"conflict","message":"no","offset":1,"data":"\xff"}',
+        b'{"op":"state","channel":"lobby","entries":{"k":{"offset":1,"data":"\xff"}},"more":true}',
+        b'{"op":"message","channel":"lobby","offset":1,"time":1,"data":"\xff"}',
+    ],
+)
+def test_data_that_is_no_utf_8_ends_the_connection_and_not_the_client(payload: bytes) -> None:
+    talk = Talk()
+    talk.machine.replicate("lobby")
+    talk.machine.publish("lobby", 1)
+    for asked in talk.heard():
+        if asked["op"] == "subscribe":
+            talk.say("ok", id=asked["id"], offset=0, epoch="e")
+    talk.machine.receive([payload])
+    assert talk.machine.hang_up is not None
+    assert talk.machine.error is None
+
+
 def test_an_answer_of_another_kind_ends_the_connection_and_who_asked_is_answered_on_the_next_one() -> None:
     talk = Talk(online=False)
     talk.machine.connecting("here")

@@ -175,6 +175,8 @@ _OPS = {"message", "ok", "pong", "error", "gap", "state", "presence", "goodbye"}
 def decode(payload: bytes) -> AnyIncoming | None:
     """What the server said; None for an op of a later version, which is to be ignored. Raises ProtocolError."""
     try:
+        if not payload.isascii():
+            payload.decode()  # msgspec does not look at the bytes of a Raw, nor of what it leaves out
         said: AnyIncoming = _decode(payload)
         return said
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
