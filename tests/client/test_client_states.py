@@ -157,6 +157,19 @@ def test_a_write_that_is_refused_is_taken_back(run: Run, tcp_url: str, channel: 
     run(main)
 
 
+def test_who_flushes_waits_also_for_writes_that_nobody_waits_for_any_more(run: Run, tcp_url: str, channel: str) -> None:
+    async def main() -> None:
+        async with trisync.connect(tcp_url) as client, client.state(channel) as doc:
+            with anyio.CancelScope() as scope:
+                scope.cancel()
+                await doc.set("k", 1)
+            assert scope.cancelled_caught
+            await doc.flush()
+            assert (dict(doc), doc.pending) == ({"k": 1}, 0)
+
+    run(main)
+
+
 def test_no_refusal_of_a_write_is_lost_silently(run: Run, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The first is raised by who flushes, the others are logged, whatever is written behind them."""
 

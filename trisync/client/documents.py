@@ -170,8 +170,8 @@ class Document(LiveMapping[Any]):
 
         Others, and one that no flush() came for, are logged as errors.
         """
-        for receipt in list(self._receipts):
-            await receipt.wait()
+        for publish in self._replica.unsettled():
+            await until_settled(publish)
         self._collect()
         refused, self._refused = self._refused, None
         if refused is not None:
