@@ -44,7 +44,7 @@ def connect_sync(
     that is given. What it was to publish is queued, and published, all the same. Iterating has no such limit.
 
     A `with` statement opens and closes it; a program that lives longer than a block calls open() and close(), which
-    is also called when the process ends. A process that forks opens its own one behind that: RuntimeError, else.
+    is also called when the process ends. After a fork, the child opens one of its own: this one raises RuntimeError.
 
     >>> with connect_sync(URL, name="script") as client:
     ...     print(client.publish("sync", {"text": "hi"}))
