@@ -44,6 +44,15 @@ def test_a_connection_that_held_lets_the_next_pause_be_short_again() -> None:
     assert talk.machine.connect_at - talk.now <= 0.2
 
 
+def test_while_it_connects_again_it_is_still_said_why_it_has_to() -> None:
+    talk = Talk(online=False)
+    talk.machine.connecting("here")
+    assert talk.machine.status.reason == "connecting to here"
+    talk.machine.lost("no connection to here: Connection refused")
+    talk.machine.connecting("here")
+    assert talk.machine.status.reason == "connecting to here again: no connection to here: Connection refused"
+
+
 def test_a_nudge_ends_a_pause_and_probes_a_connection() -> None:
     talk = Talk()
     talk.machine.nudge()

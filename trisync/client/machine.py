@@ -213,7 +213,8 @@ class Machine:
         """A connection is being opened."""
         logger.debug("connecting to %s, attempt %d", where, self._backoff.failures + 1)
         if self.error is None:
-            self._set_status(Status(State.CONNECTING, f"connecting to {where}"))
+            again = f" again: {self.problem}" if self.problem else ""
+            self._set_status(Status(State.CONNECTING, f"connecting to {where}{again}"))
 
     def connected(self) -> None:
         """A connection is open."""
