@@ -202,7 +202,7 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
             network_is_back(page)
         expect(page.locator("#members")).to_have_css("opacity", "1")  # who was there can still be read
         expect(page.locator("#members .name")).to_have_css("color", "rgb(95, 103, 112)")
-        assert page.evaluate("banners") == ["Offline: the connection closed (1006). You can go on writing."]
+        assert page.evaluate("banners") == ["Offline: no connection to the server. You can go on writing."]
         page.evaluate("location.hash = 'another'")
         expect(page.locator("#help-join")).to_have_text("/join another")
         expect(page.locator("#board-empty")).to_be_hidden()

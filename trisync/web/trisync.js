@@ -1,5 +1,4 @@
-// trisync in browsers and Node. What is public, and what it promises: trisync.d.ts; the wire: protocol.md; _names are
-// between classes.
+// trisync in browsers and Node. What it promises: trisync.d.ts; the wire: protocol.md; _names are between classes.
 
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;
@@ -10,7 +9,6 @@ const QUIET_TICKS = 25; // then the server is asked whether it is there
 const ANSWER_TICKS = 10; // for that, and for opening a connection
 const PROBE_TICKS = 4; // the same, when the network has just come back
 const DEPTH_MAX = 64;
-const CLOSE_TOO_LARGE = 1009; // the fault of this side, not of the line
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
 
@@ -250,7 +248,7 @@ export class Replica extends Subscription {
 }
 
 // The connection, and the queues of what is not settled: the last is this client's own, the others of clients that are
-// gone. Each has its producer; the connection is that of the first.
+// gone. The connection is that of the first one's producer.
 export class Client extends Emitter {
   state = "connecting";
   reason = "";
@@ -385,8 +383,9 @@ export class Client extends Emitter {
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
     socket.onerror = () => {}; // a close follows
     socket.onclose = ifCurrent(({ code }) => {
-      if (code === CLOSE_TOO_LARGE) this.close(`the server refused this client (${code})`);
-      else this.#lose(this.#goodbyeMs === undefined ? `the connection closed (${code})` : "the server stops");
+      this.#log("the connection closed:", code);
+      if (code === 1009) this.close("a message was too large for the server");
+      else this.#lose(this.#goodbyeMs === undefined ? "no connection to the server" : "the server stops");
     });
     this.#change("connecting", this.reason); // who hears it may close
   }

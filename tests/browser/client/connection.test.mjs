@@ -86,6 +86,12 @@ test("a connection that never opens is given up", async (t) => {
   assert.equal(client.state, "offline");
 });
 
+test("why there is no connection is said to people, who know no codes", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  socket.end(1006);
+  assert.deepEqual([client.state, client.reason], ["offline", "no connection to the server"]);
+});
+
 test("when the network is back, a client that waits tries at once", async (t) => {
   const client = await aClient(t);
   for (let tries = 0; tries < 9; tries++) {
@@ -123,7 +129,7 @@ test("what an abandoned socket still says is not listened to", async (t) => {
 test("a close that says that the client is at fault is the end", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   socket.end(1009);
-  assert.equal(client.state, "closed");
+  assert.deepEqual([client.state, client.reason], ["closed", "a message was too large for the server"]);
   await pass(60_000);
   assert.equal(FakeSocket.opened.length, 1);
 });
@@ -259,9 +265,8 @@ test("debug logging tells the story of a lost connection", async (t) => {
   await settle();
   socket.end(1006);
   const told = story.join("\n");
-  for (const part of ["connecting", "online", "2 unanswered, 1 in the queue", "offline the connection closed (1006) 100"]) {
-    assert.ok(told.includes(part), told);
-  }
+  const lost = ["2 unanswered, 1 in the queue", "the connection closed: 1006", "offline no connection to the server 100"];
+  for (const part of ["connecting", "online", ...lost]) assert.ok(told.includes(part), told);
 });
 
 test("an address that is none, or no WebSocket to connect with, is an error at once", (t) => {
