@@ -39,8 +39,7 @@ function mergePatch(target, patch) {
 
 /** What the server cannot read, it cannot answer. */
 function isReadable(data, depth = 1) {
-  if (typeof data === "string") return !/\p{Surrogate}/u.test(data);
-  if (Object(data) !== data) return true;
+  if (Object(data) !== data) return !/\p{Surrogate}/u.test(data);
   return depth <= DEPTH_MAX && Object.entries(data).flat().every((part) => isReadable(part, depth + 1));
 }
 
