@@ -195,7 +195,7 @@ declare class Emitter<Events> {
 export class Client extends Emitter<ClientEvents> {
   private constructor();
   readonly url: string;
-  /** Of the options, or the newest that was not refused. */
+  /** Of the options, or the newest that the server has taken. */
   readonly name: string | undefined;
   readonly state: State;
   readonly reason: string;

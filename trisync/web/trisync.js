@@ -262,6 +262,7 @@ export class Client extends Emitter {
   #heldTicks = 0;
   #quietTicks = 0;
   #goodbyeMs;
+  #wanted; // the name to be, which the server may refuse
   #ticker;
   #reopening;
   #listening = new AbortController();
@@ -288,7 +289,7 @@ export class Client extends Emitter {
     this.#options = { WebSocket: globalThis.WebSocket, queueMax: 1000, ...options };
     const { WebSocket, name, debug, store } = this.#options;
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
-    this.name = name;
+    this.name = this.#wanted = name;
     this.#log = debug === true ? console.debug.bind(console, "trisync:") : debug || (() => {});
     // Only secure origins have locks.
     const canShare = globalThis.navigator?.locks && globalThis.indexedDB;
@@ -330,8 +331,8 @@ export class Client extends Emitter {
   }
 
   rename(name) {
-    const take = () => (this.name = name);
-    this.request("hello", { name }).then(take, (error) => (error.retry ? take() : this._fail(error)));
+    this.#wanted = name;
+    if (this.#isGreeted) this.#ask({ op: "hello", name }, (error) => error?.retry || this.#take(name, error));
   }
 
   nudge() {
@@ -458,11 +459,14 @@ export class Client extends Emitter {
 
   #greet() {
     const queue = this.#queues[0];
-    const { name } = this;
+    const name = this.#wanted;
     this.#agreed = undefined;
     this.#ask({ op: "hello", name, producer: queue.producer }, (error, ok) => {
       if (!this.#socket) return;
-      if (error) return error.retry ? this.#lose(error.message) : this.close(error.message);
+      if (error?.retry) return this.#lose(error.message);
+      if (error && name === this.name) return this.close(error.message);
+      this.#take(name, error);
+      if (error) return this.#socket && this.#greet();
       Object.assign(this.limits, ok.limits);
       const again = this.#isGreeted;
       this.#isGreeted = true;
@@ -473,12 +477,16 @@ export class Client extends Emitter {
       if (ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
       else this.#agreed = queue;
       this.#sent = 0;
-      const wanted = this.name;
-      this.name = name;
-      if (wanted !== name) this.rename(wanted);
+      if (this.#wanted !== name) this.rename(this.#wanted);
       this.#pump();
       if (!again) this.#change("online", "");
     });
+  }
+
+  #take(name, error) {
+    if (!error) return (this.name = name);
+    if (this.#wanted === name) this.#wanted = this.name;
+    this._fail(error);
   }
 
   // -- subscriptions

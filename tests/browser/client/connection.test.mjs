@@ -256,6 +256,31 @@ test("a name that is refused is not kept either if it was given while the greeti
   assert.equal(client.state, "online");
 });
 
+test("a name that is refused does not end a client that took it while there was no connection", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const codes = [];
+  client.on("error", ({ code }) => codes.push(code));
+  socket.end();
+  client.rename("bad\n");
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.refuse("hello", "bad_request");
+  assert.deepEqual(FakeSocket.newest.asked("hello").map(({ name }) => name), ["bad\n", "ada"]);
+  FakeSocket.newest.answer("hello", { limits: {}, seq: 0 });
+  assert.deepEqual([client.state, client.name, codes], ["online", "ada", ["bad_request"]]);
+});
+
+test("who hears that a name is refused may close the client", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  client.on("error", () => client.close());
+  socket.end();
+  client.rename("bad\n");
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.refuse("hello", "bad_request");
+  assert.equal(client.state, "closed");
+});
+
 test("debug logging tells the story of a lost connection", async (t) => {
   const story = [];
   const client = await aClient(t, { debug: (...what) => story.push(what.join(" ")) });
