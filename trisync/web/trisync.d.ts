@@ -327,7 +327,7 @@ export interface Queue {
   items: Item[];
 }
 
-/** Where queues are kept. Methods may return promises; nothing is sent before the promise of its `save` resolves. */
+/** Where queues are kept. Methods may return promises. Nothing is sent before its `save` has ended, or failed. */
 export interface Store {
   /** What clients that are gone have left: this one sends it as they would have, and adds nothing to it. */
   open(): Queue[] | Promise<Queue[]>;
