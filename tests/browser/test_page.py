@@ -311,6 +311,23 @@ def test_on_a_small_screen_a_long_name_leaves_room_and_the_help_is_read_to_its_e
         context.close()
 
 
+def test_escape_closes_the_help_and_goes_back_to_where_it_was_opened(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        page.locator("#help summary").click()
+        page.locator("#help p").first.click()
+        page.keyboard.press("Escape")
+        expect(page.locator("#help-netcat")).to_be_hidden()
+        expect(page.locator("#help summary")).to_be_focused()
+        page.keyboard.press("Enter")
+        expect(page.locator("#help-netcat")).to_be_visible()
+        page.locator("#composer").focus()
+        page.keyboard.press("Escape")
+        expect(page.locator("#help-netcat")).to_be_hidden()
+        expect(page.locator("#composer")).to_be_focused()
+        page.context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (375, 740), (320, 568)])
 def test_the_page_fits_and_asks_nobody_else_for_anything(

@@ -368,7 +368,10 @@ document.addEventListener("click", (event) => {
   if (!$("help").contains(/** @type {Node} */ (event.target))) $("help").open = false;
 });
 document.addEventListener("keydown", (event) => {
-  if (event.key === "Escape") $("help").open = false;
+  const { activeElement } = document;
+  if (event.key !== "Escape" || !$("help").open) return;
+  $("help").open = false;
+  if (activeElement === document.body || $("help").contains(activeElement)) $("help-title").focus();
 });
 
 const tcpPort = document.querySelector("meta[name=trisync-tcp-port]")?.getAttribute("content");
