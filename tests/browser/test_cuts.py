@@ -182,6 +182,21 @@ def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser
         page.context.close()
 
 
+def test_on_a_small_screen_the_document_too_says_that_the_page_is_offline(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        page = open_page(browser.new_context(viewport={"width": 320, "height": 568}), net.port, "ada")
+        page.locator("#show-board").click()
+        cut_off(page, net)
+        page.fill("#add-text", "tea")
+        page.press("#add-text", "Enter")
+        expect(page.locator("#banner")).to_be_in_viewport(ratio=1)
+        expect(page.locator("#banner")).to_contain_text("1 change waits to be sent")
+        expect(page.locator("#add-text")).to_be_in_viewport(ratio=1)
+        assert page.evaluate("document.scrollingElement.scrollHeight") == 568
+        page.context.close()
+
+
 WATCH = """() => {
     window.banners = [];
     window.tries = 0;
