@@ -380,3 +380,13 @@ def test_axes_cover_their_values_with_round_ticks() -> None:
     percentiles = percentile_axis("", 1000)
     assert [text for _, text in percentiles.ticks] == ["50", "", "90", "99", "99.9"]
     assert [percentiles.place(value) for value in (0, 90, 100)] == [0, pytest.approx(1 / 3), 1]
+
+
+@pytest.mark.parametrize("server_cpu", [0.0, 0.005, 0.5])
+def test_no_two_marks_of_an_axis_are_the_same_text(server_cpu: float) -> None:
+    page = to_html(result(recorded(*steady(), server_cpu=server_cpu)))
+    figures = re.findall("<figure>.*?</figure>", page)
+    assert len(figures) > 4
+    for figure in figures:
+        marks = re.findall(r'text-anchor="end">(.*?)</text>', figure)
+        assert len(set(marks)) == len(marks), figure

@@ -33,11 +33,18 @@ class Axis(NamedTuple):
 
 
 def linear_axis(
-    label: str, values: Sequence[float], text: Callable[[float], str], *, base: float = 1000.0, tight: bool = False
+    label: str,
+    values: Sequence[float],
+    text: Callable[[float], str],
+    *,
+    base: float = 1000.0,
+    least: float = 0.0,
+    tight: bool = False,
 ) -> Axis:
-    """From 0 to just above the largest value, or `tight`, to it. `base` is 1024 for sizes in bytes."""
+    """From 0 to just above the largest value, or `tight`, to it. `base` is 1024 for sizes in bytes; steps of less than
+    `least` would look the same as text."""
     top = max(values, default=0) or 1
-    step = nice_step(top / 4.5, base)
+    step = nice_step(max(least, top / 4.5), base)
     end = top if tight else step * math.ceil(top / step * 0.999)
     ticks = [(step * number, brief(text(step * number))) for number in range(int(end / step * 1.001) + 1)]
     return Axis(label, lambda value: value / end, ticks)

@@ -172,8 +172,10 @@ def _plots(result: Result) -> list[str]:
         return spread
     seconds = linear_axis("seconds", [sample.at_s for sample in series], lambda value: f"{value:g}", tight=True)
 
-    def over_time(title: str, lines: list[Line], text: Callable[[float], str], base: float = 1000.0) -> str:
-        return plot(title, lines, seconds, linear_axis("", _values(lines), text, base=base))
+    def over_time(
+        title: str, lines: list[Line], text: Callable[[float], str], base: float = 1000.0, least: float = 1.0
+    ) -> str:
+        return plot(title, lines, seconds, linear_axis("", _values(lines), text, base=base, least=least))
 
     what = "Handshakes" if plan.connections else "Deliveries" if plan.subscribers else "Acknowledged publishes"
     rates = Line(what, [(sample.at_s, rate_of(sample, plan)) for sample in series], filled=True)
@@ -190,7 +192,7 @@ def _plots(result: Result) -> list[str]:
     ]
     if _values([memory]):
         plots.append(over_time("The server's memory", [memory], size_text, base=1024))
-    plots.append(over_time("Processor time, of a core", busy, cores_text))
+    plots.append(over_time("Processor time, of a core", busy, cores_text, least=0.01))
     if plan.subscribers and result.returning is None:
         backlog = Line("backlog", _points(series, "backlog"), filled=True)
         plots.append(over_time("Deliveries outstanding", [backlog], count_text))
