@@ -171,6 +171,23 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         page.context.close()
 
 
+def test_the_last_message_above_an_edit_of_the_same_person_is_round_at_its_end(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(viewport={"width": 1200, "height": 800}), server.web_port, "ada")
+        for offset, text in enumerate(("one", "two"), start=1):
+            say(page, text)
+            await_head(page, offset)
+        page.fill("#add-text", "tea")
+        page.press("#add-text", "Enter")
+        await_head(page, 3)
+        radius = "row => getComputedStyle(row).borderBottomLeftRadius"
+        one, two = (page.locator(f"#log [data-offset='{offset}']") for offset in (1, 2))
+        assert (one.evaluate(radius), two.evaluate(radius)) == ("0px", "10px")
+        page.context.close()
+
+
 def test_characters_that_are_piled_up_stay_within_their_message(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = Netcat(server.tcp_port, "grace")

@@ -100,7 +100,7 @@ export function joinTo(row, above) {
   const { day, time, from } = row.dataset;
   const before = messageFrom(above ?? null)?.dataset;
   const sameDay = day === undefined || day === before?.day;
-  const isSpeech = above?.classList.contains("row") && !above.classList.contains("edit");
+  const isSpeech = [row, above].every((each) => each?.matches(".row:not(.edit)"));
   const closeBy = isSpeech && Number(time) - Number(before?.time) < SAME_BREATH_MS;
   row.classList.toggle("new-day", !sameDay);
   row.classList.toggle("continued", Boolean(sameDay && closeBy && from === before?.from));
