@@ -8,21 +8,37 @@ import { button, element, hueOf, isItemKey } from "./dom.js";
 const TEXT_MAX = 4000; // characters of one message shown unasked
 const FLAT_JSON_MAX = 72; // characters of JSON that stay on one line
 const EDIT_MAX = 160; // characters of an edit, which the document shows in full
+const WEB_ADDRESS = /https?:\/\/[^\s<>"]*[^\s<>"'.,:;!?)\]}]/g; // what ends a sentence is not of it
 const SAME_BREATH_MS = 5 * 60_000; // one person's messages closer than this share a heading
 
 const clockTime = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const fullTime = new Intl.DateTimeFormat([], { dateStyle: "full", timeStyle: "medium" });
 const dayName = new Intl.DateTimeFormat([], { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 
+/** A text in which web addresses can be followed; nobody there is told from where. @param {string} text */
+function withLinks(text) {
+  const parts = [];
+  let end = 0;
+  for (const { 0: address, index } of text.matchAll(WEB_ADDRESS)) {
+    const link = /** @type {HTMLAnchorElement} */ (element("a", "", address));
+    Object.assign(link, { href: address, target: "_blank", rel: "noreferrer" });
+    parts.push(text.slice(end, index), link);
+    end = index + address.length;
+  }
+  return [...parts, text.slice(end)];
+}
+
 /** What a message says. @param {unknown} data */
 function textElement(data) {
   const isText = typeof data === "string";
   const flat = isText ? data : JSON.stringify(data);
   const whole = isText || flat.length <= FLAT_JSON_MAX ? flat : JSON.stringify(data, null, 2);
-  const made = element("div", isText ? "text" : "text json", whole.slice(0, TEXT_MAX));
+  const made = element("div", isText ? "text" : "text json");
+  const show = (/** @type {string} */ text) => made.replaceChildren(...withLinks(text));
+  show(whole.slice(0, TEXT_MAX));
   made.dir = "auto";
   if (whole.length > TEXT_MAX) {
-    const showAll = () => void (made.textContent = whole);
+    const showAll = () => show(whole);
     made.append("… ", button("more", `Show all ${whole.length.toLocaleString()} characters`, showAll));
   }
   return made;
