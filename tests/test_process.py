@@ -3,6 +3,7 @@
 import http.client
 import json
 import os
+import re
 import signal
 import socket
 import sqlite3
@@ -237,3 +238,17 @@ def test_every_command_explains_itself(command: str) -> None:
     ).stdout
     assert "Usage: trisync" in shown
     assert command in shown
+
+
+def test_the_list_of_commands_says_what_each_does_in_a_whole_sentence() -> None:
+    shown = subprocess.run(
+        [sys.executable, "-m", "trisync", "--help"],
+        env={**os.environ, "COLUMNS": "80"},
+        capture_output=True,
+        text=True,
+        check=True,
+    ).stdout
+    for command in ("publish", "subscribe", "history", "state", "delete", "backup", "restore", "loadtest"):
+        (said,) = re.findall(rf"^  {command}  +(.*)$", shown, re.MULTILINE)
+        assert said.endswith("."), said
+        assert not said.endswith("..."), said

@@ -84,9 +84,10 @@ def _as_data(text: str) -> object:
 def publish_command(
     channel: str, data: str | None, name: str | None, key: str | None, expect: int | None, url: str
 ) -> None:
-    """Publish DATA to CHANNEL, and print the offset it got once it is on the server's disk.
+    """Publish DATA to CHANNEL, and print the offset it got.
 
-    DATA is JSON, or else text. Without it, every line of standard input is published.
+    It is printed once the message is on the server's disk. DATA is JSON, or else text. Without it, every line of
+    standard input is published.
 
     \b
       trisync publish lobby '{"text": "hello"}'
@@ -182,7 +183,9 @@ def _decoded(lines: list[bytes]) -> list[str]:
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @_url_option
 def subscribe_command(channel: str, since: int | None, last: int | None, count: int | None, url: str) -> None:
-    """Print what is published to CHANNEL, one JSON object a line, until Ctrl-C.
+    """Print what is published to CHANNEL, until Ctrl-C.
+
+    It is printed as one JSON object a line.
 
     \b
       trisync subscribe lobby --last 10
@@ -213,7 +216,9 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
 @click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many messages.")
 @_url_option
 def history_command(channel: str, since: int | None, limit: int, url: str) -> None:
-    """Print messages of CHANNEL that are stored, one JSON object a line, oldest first.
+    """Print stored messages of CHANNEL, oldest first.
+
+    They are printed as one JSON object a line.
 
     \b
       trisync history lobby
@@ -236,7 +241,9 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
 @click.argument("key", required=False)
 @_url_option
 def state_command(channel: str, key: str | None, url: str) -> None:
-    """Print the newest word on each key of CHANNEL, one JSON object a line; or of KEY alone, its data.
+    """Print the state of CHANNEL: the newest word on each key.
+
+    It is printed as one JSON object a line; or of KEY alone, its data.
 
     \b
       trisync state lamp

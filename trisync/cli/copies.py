@@ -54,9 +54,10 @@ def _copy(work: Callable[[Path, Progress], str], data: str | None, config_file: 
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_data_options
 def backup_command(file: Path, data: str | None, config_file: Path | None, force: bool) -> None:
-    """Copy the log of a data folder into FILE, also while a server serves it.
+    """Copy the log of a data folder into FILE.
 
-    The copy is of one moment, and is checked. FILE appears whole, or not at all.
+    That may be done while a server serves it. The copy is of one moment, and is checked. FILE appears whole, or not
+    at all.
 
     \b
       trisync backup /mnt/backups/monday.db --data /var/lib/trisync
@@ -73,9 +74,10 @@ def backup_command(file: Path, data: str | None, config_file: Path | None, force
 @click.argument("file", type=click.Path(path_type=Path, dir_okay=False))
 @_data_options
 def restore_command(file: Path, data: str | None, config_file: Path | None, force: bool) -> None:
-    """Make a backup FILE the log of a data folder that no server uses.
+    """Make a backup FILE the log of a data folder.
 
-    It gets a new epoch, so that no client takes it for the log it knew: they all start over.
+    No server may be using it. The log gets a new epoch, so that no client takes it for the one it knew: they all start
+    over.
 
     \b
       trisync restore /mnt/backups/monday.db --data /var/lib/trisync --force

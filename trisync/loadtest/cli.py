@@ -120,7 +120,7 @@ class _Group(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
 )
 def loadtest_command() -> None:
-    """Load a server, measure it, and check that it keeps its promises.
+    """Load a server, measure it, and check what it promises.
 
     \b
       $CALLED fanout --spawn --subscribers 100 --transport lines
