@@ -148,7 +148,11 @@ def test_what_curl_is_shown_to_do_happens(tmp_path: Path) -> None:
     transcript = README[begin : README.index("The last one goes on")]
     commands = re.findall(r"^    \$ (curl .*)\n((?:(?:    [^$].*)?\n)*)", transcript, re.MULTILINE)
     assert len(commands) == 6
+    published = re.findall(r"^    (\$ .venv/bin/trisync publish .*)$", README[:begin], re.MULTILINE)
+    assert len(published) == 2
     with server_process(tmp_path) as server:
+        for line in published:  # who reads on has done this too
+            run_shell(server, line)
         for command, shown in commands:
             arguments = shlex.split(command.replace("localhost:8000", f"127.0.0.1:{server.web_port}"))
             arguments += ["--max-time", str(PATIENCE_S)]
