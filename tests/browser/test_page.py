@@ -6,7 +6,6 @@ import socket
 from pathlib import Path
 from urllib.request import Request, urlopen
 
-import pytest
 from playwright.sync_api import Browser, Page, expect
 
 from tests.browser.pages import Netcat, await_head, await_state, offsets, open_page, say, texts
@@ -297,52 +296,6 @@ def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Brows
         page.context.close()
 
 
-def test_on_a_small_screen_who_is_there_can_be_read_in_full(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server:
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("hello\n")
-        context = browser.new_context(viewport={"width": 320, "height": 568})
-        page = open_page(context, server.web_port, "ada")
-        title = page.get_by_role("button", name="2 here", exact=True)
-        name = page.locator("#members .name", has_text="grace")
-        width = "el => el.getBoundingClientRect().width"
-        assert name.evaluate(width) <= 1
-        title.click()
-        expect(title).to_have_attribute("aria-expanded", "true")
-        assert name.evaluate(width) > 20
-        assert page.evaluate("document.documentElement.scrollWidth") <= 320
-        title.click()
-        assert name.evaluate(width) <= 1
-        grace.close()
-        context.close()
-
-
-def test_on_a_small_screen_a_long_name_leaves_room_and_the_help_is_read_to_its_end(
-    browser: Browser, tmp_path: Path
-) -> None:
-    with server_process(tmp_path) as server:
-        grace = Netcat(server.tcp_port, "g" * 64)
-        grace.type("hello\n/set title Picnic\n")
-        context = browser.new_context(viewport={"width": 320, "height": 568})
-        page = open_page(context, server.web_port, "ada")
-        await_head(page, 2)
-        line_height = page.locator("#hint").evaluate("el => 1.5 * parseFloat(getComputedStyle(el).fontSize)")
-        time = page.locator("#log .time").bounding_box()
-        assert time
-        assert time["height"] < 2 * line_height
-        expect(page.locator("#log .edit .text")).to_be_in_viewport(ratio=1)
-        edit, what = (page.locator(f"#log .edit {part}").bounding_box() for part in (".line", ".text"))
-        assert edit
-        assert what
-        assert what["x"] + what["width"] <= edit["x"] + edit["width"]
-        page.locator("#help summary").click()
-        page.locator("#help-module").scroll_into_view_if_needed()
-        expect(page.locator("#help-module")).to_be_in_viewport(ratio=1)
-        assert page.evaluate("document.scrollingElement.scrollHeight") == 568
-        grace.close()
-        context.close()
-
-
 def test_escape_closes_the_help_and_goes_back_to_where_it_was_opened(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         page = a_page(browser, server, "ada")
@@ -358,31 +311,3 @@ def test_escape_closes_the_help_and_goes_back_to_where_it_was_opened(browser: Br
         expect(page.locator("#help-netcat")).to_be_hidden()
         expect(page.locator("#composer")).to_be_focused()
         page.context.close()
-
-
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize(("width", "height"), [(1200, 800), (375, 740), (320, 568)])
-def test_the_page_fits_and_asks_nobody_else_for_anything(
-    browser: Browser, tmp_path: Path, scheme: str, width: int, height: int
-) -> None:
-    with server_process(tmp_path) as server:
-        context = browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme)  # type: ignore[arg-type]
-        page = context.new_page()
-        asked: list[str] = []
-        complaints: list[str] = []
-        page.on("request", lambda request: asked.append(request.url))
-        page.on("console", lambda message: complaints.append(message.text))
-        page.goto(f"http://127.0.0.1:{server.web_port}/")
-        await_state(page, "online")
-        page.fill("#name", "a_very_long_name_" * 3)
-        page.press("#name", "Enter")
-        for offset in range(1, 4):
-            say(page, "a_very_long_word_" * 30)
-            await_head(page, offset)
-        expect(page.locator("#members .me .name")).to_have_text("a_very_long_name_" * 3)
-        expect(page.locator("#log .row").last).to_be_in_viewport()
-        expect(page.locator("#newer")).to_be_hidden()
-        assert page.evaluate("document.documentElement.scrollWidth") <= width
-        assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{server.web_port}"}
-        assert complaints == []
-        context.close()
