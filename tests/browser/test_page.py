@@ -99,6 +99,23 @@ def test_a_long_log_is_cut_except_for_who_reads_what_is_old(browser: Browser, tm
         page.context.close()
 
 
+def test_who_writes_many_lines_still_sees_what_arrives(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("".join(f"message {number}\n" for number in range(1, 41)))
+        grace.await_sight("#lobby 40 grace: message 40\n")
+        page = a_page(browser, server, "ada")
+        await_head(page, 40)
+        page.fill("#composer", "a line\n" * 5)
+        page.locator("#composer").press_sequentially("and more")
+        expect(page.locator("#log [data-offset='40']")).to_be_in_viewport(ratio=1)
+        grace.type("news\n")
+        await_head(page, 41)
+        expect(page.locator("#log [data-offset='41']")).to_be_in_viewport(ratio=1)
+        grace.close()
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = Netcat(server.tcp_port, "grace")

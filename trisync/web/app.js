@@ -273,8 +273,11 @@ function takeBack({ data }) {
 }
 
 function fitComposer() {
+  const line = composer.parentElement;
+  line.style.height = `${line.offsetHeight}px`; // or the log would move, as if somebody had scrolled it
   composer.style.height = "auto";
   composer.style.height = `${composer.scrollHeight + 2}px`; // and its border
+  line.style.height = "";
 }
 
 /** What stands behind the address's #, as somebody wrote it. */
