@@ -116,6 +116,15 @@ def test_who_writes_many_lines_still_sees_what_arrives(browser: Browser, tmp_pat
         page.context.close()
 
 
+def test_what_is_too_large_is_not_sent_and_stays_where_it_was_written(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path, "--message-bytes-max", "2000") as server:
+        page = a_page(browser, server, "ada")
+        say(page, "x" * 2000)
+        expect(page.locator("#note")).to_have_text("Not sent: The server takes 2000 bytes.")
+        expect(page.locator("#composer")).to_have_value("x" * 2000)
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = Netcat(server.tcp_port, "grace")

@@ -260,7 +260,7 @@ async function publish() {
     await publishing;
   } catch (error) {
     if (error.code !== "limit" && error.code !== "too_large") return; // the log shows it
-    showNote(error.message);
+    showNote(`Not sent: ${error.message}`);
     takeBack({ data: text });
   }
 }
