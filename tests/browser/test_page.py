@@ -284,6 +284,19 @@ def test_a_name_that_no_server_takes_is_not_remembered(browser: Browser, tmp_pat
         context.close()
 
 
+def test_who_is_there_stands_in_the_order_in_which_people_count(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        others = [Netcat(server.tcp_port, name) for name in ("guest-10", "3 bears", "guest-9")]
+        with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as nameless:
+            nameless.sendall(b"/who\n")
+            page = a_page(browser, server, "zoe")
+            people = page.locator("#members .name")
+            expect(people).to_have_text(["zoe", "3 bears", "guest-9", "guest-10", "anonymous"])
+            page.context.close()
+        for other in others:
+            other.close()
+
+
 PRODUCER = """() => new Promise((resolve) => {
     const opening = indexedDB.open(`trisync ws://${location.host}/`);
     opening.onsuccess = () => {

@@ -8,10 +8,15 @@ import { $, element, hueOf } from "./dom.js";
 
 const SHOWN_MAX = 50;
 
-/** Myself first, then by name, then those without one. @param {Subscription<any>} subscription @returns {Member[]} */
+/**
+ * Myself first, then by name, its numbers as numbers, then those without one.
+ * @param {Subscription<any>} subscription @returns {Member[]}
+ */
 function inOrder({ members, member: me }) {
-  const rank = (/** @type {Member} */ { member, name }) => (member === me ? "0" : name === undefined ? "2" : `1${name}`);
-  return [...members.values()].sort((one, other) => rank(one).localeCompare(rank(other)));
+  const named = (/** @type {string | undefined} */ name) => (name === undefined ? "2" : `1 ${name}`);
+  const rank = (/** @type {Member} */ { member, name }) => (member === me ? "0" : named(name));
+  const order = new Intl.Collator(undefined, { numeric: true });
+  return [...members.values()].sort((one, other) => order.compare(rank(one), rank(other)));
 }
 
 /** @param {Subscription<any>} subscription @param {boolean} isLive whether the list is of now */
