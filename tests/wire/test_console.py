@@ -114,6 +114,10 @@ def test_what_is_wrong_with_a_join_is_said() -> None:
     assert "a channel's name" in said(begun().read("/join $x 5"))
 
 
+def test_the_help_fits_a_terminal_of_80_columns() -> None:
+    assert max(len(line) for line in HELP.splitlines()) < 80
+
+
 def test_help_names_every_command() -> None:
     assert said(begun().read("/help")) == HELP
     for command in ("/join", "/leave", "/name", "/history", "/json", "/quit", "//"):

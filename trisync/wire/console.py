@@ -32,12 +32,13 @@ HISTORY_DEFAULT = 20
 NOBODY = "anonymous"
 
 HELP = """\
-What you type is published to the channel you are in, and you see what others say there.
+What you type is published to the channel you are in; you see what others say.
   /join CHANNEL [N]   go to another channel, beginning with its last N messages
   /leave              be in no channel
   /name NAME          say who you are
   /history [N]        the last N messages here
-  /set KEY VALUE      set a key of this channel's state; VALUE is JSON, or else text; null deletes the key
+  /set KEY VALUE      set a key of this channel's state: VALUE is JSON, or else
+                      text; null deletes the key
   /get [KEY]          the state of this channel, or of one key
   /who                who is here
   /json               go on in JSON lines, as programs do
