@@ -230,6 +230,26 @@ def test_who_wrote_offline_is_asked_also_after(world: World, way: str) -> None:
     expect(value(world.ada)).to_have_value("water")
 
 
+def test_a_question_that_is_open_says_what_is_there_now(world: World) -> None:
+    publish(world, ("plan", "tea"))
+    expect(value(world.bob)).to_have_value("tea")
+    cut_off(world)
+    write(world.ada, "water")
+    write(world.bob, "coffee")
+    await_saved(world.bob)
+    mend(world)
+    question = world.ada.locator(".conflict")
+    expect(question).to_contain_text("Meanwhile bob wrote “coffee”. You wrote “water”.")
+    write(world.bob, "cocoa")
+    expect(question).to_contain_text("Meanwhile bob wrote “cocoa”. You wrote “water”.")
+    publish(world, ("plan", "juice"))
+    expect(question).to_contain_text("Meanwhile somebody wrote “juice”. You wrote “water”.")
+    line(world.bob).locator(".remove").click()
+    expect(question).to_contain_text("deleted it. You wrote “water”.")
+    question.locator(".theirs").click()
+    expect(world.ada.locator("#entries .entry")).to_have_count(0)
+
+
 def test_what_is_being_typed_is_not_overwritten(world: World) -> None:
     add(world.ada, "tea")
     expect(value(world.bob)).to_have_value("tea")

@@ -43,6 +43,7 @@ class Line {
   #before;
   /** What the input shows of that: it has line ends of its own. */
   #shown = "";
+  #asked = ""; // what somebody typed and is asked about
   #isItem;
 
   /** @param {Board} board @param {string} key @param {Entry} entry */
@@ -84,6 +85,7 @@ class Line {
       this.done.checked = Boolean(data.done);
       this.row.classList.toggle("is-done", this.done.checked);
     }
+    this.explain();
     if (this.typed !== undefined) return;
     this.value.value = valueText(data);
     this.value.rows = this.value.value.split("\n").length; // where there is no field-sizing
@@ -112,6 +114,7 @@ class Line {
   sign(name, isOther) {
     this.by.textContent = name ?? "";
     this.by.className = `by ${name ? hueOf(name) : ""}`;
+    this.explain();
     if (!isOther) return;
     this.row.classList.add("flash");
     setTimeout(() => this.row.classList.remove("flash"), FLASH_MS);
@@ -145,7 +148,7 @@ class Line {
     if (before === undefined) return;
     if (!text?.trim()) return this.#redraw();
     const now = this.#board.replica?.entry(this.#key);
-    if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.ask(text, now);
+    if (now === undefined || valueText(now.data) !== valueText(before.data)) return this.ask(text);
     this.#store(text, before.pending ? undefined : before.offset);
   }
 
@@ -158,13 +161,12 @@ class Line {
     });
   }
 
-  /** Somebody else was faster: let the person choose. @param {string} text @param {Entry | undefined} now */
-  ask(text, now) {
+  /** Somebody else was faster: let the person choose. @param {string} text */
+  ask(text) {
     this.row.querySelector(".conflict")?.remove();
-    const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
-    const who = now?.pending ? "you" : this.by.textContent || "somebody";
+    this.#asked = text;
     const question = element("div", "conflict");
-    question.append(element("p", "", `Meanwhile ${who} ${theirs}. You wrote “${text}”.`));
+    question.append(element("p", ""));
     const choose = (/** @type {() => void} */ act) => () => (question.remove(), act());
     question.setAttribute("role", "alert");
     question.tabIndex = -1;
@@ -174,8 +176,20 @@ class Line {
       button("theirs", "Keep theirs", choose(() => this.#redraw())),
     );
     this.row.append(question);
+    const now = this.#board.replica?.entry(this.#key);
     if (now) this.draw(now);
+    else this.explain();
     return question;
+  }
+
+  /** Says what a question is about, which may change while it is open. */
+  explain() {
+    const words = this.row.querySelector(".conflict p");
+    if (!words) return;
+    const now = this.#board.replica?.entry(this.#key);
+    const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
+    const who = now?.pending ? "you" : this.by.textContent || "somebody";
+    words.textContent = `Meanwhile ${who} ${theirs}. You wrote “${this.#asked}”.`;
   }
 }
 
@@ -263,7 +277,7 @@ export class Board {
     for (const { channel, key, data } of items) {
       if (channel !== this.replica?.channel || key === undefined) continue;
       const line = this.#lines.get(key) ?? this.#insert(key, { data, offset: 0, pending: false });
-      line.ask(valueText(data), this.replica.entry(key));
+      line.ask(valueText(data));
     }
   }
 
@@ -293,12 +307,13 @@ export class Board {
     const line = this.#lines.get(key);
     if (!entry) {
       if (line && line.value !== document.activeElement && !line.row.querySelector(".conflict")) this.drop(key);
+      else line?.explain();
     } else if (line?.fits(entry)) line.draw(entry);
     else if (line || this.#lines.size < SHOWN_MAX) {
       const typed = line?.typed;
       line?.leave();
       const made = this.#insert(key, entry);
-      if (typed) made.ask(typed, entry).focus();
+      if (typed) made.ask(typed).focus();
     }
     this.#summarizeSoon();
   }
