@@ -5,6 +5,7 @@ import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+from urllib.request import urlopen
 
 import pytest
 from playwright.sync_api import Browser, Locator, Page, expect
@@ -248,6 +249,36 @@ def test_a_question_that_is_open_says_what_is_there_now(world: World) -> None:
     expect(question).to_contain_text("deleted it. You wrote “water”.")
     question.locator(".theirs").click()
     expect(world.ada.locator("#entries .entry")).to_have_count(0)
+
+
+def trimmed(server: ServerProcess) -> int:
+    """The newest message of the lobby that is no longer kept."""
+    address = f"http://127.0.0.1:{server.web_port}/channels/lobby/messages?limit=1"
+    with urlopen(address, timeout=PATIENCE_S) as answer:
+        offset: int = json.load(answer)["trimmed"]
+        return offset
+
+
+def test_nobody_is_said_to_have_written_what_somebody_else_wrote(browser: Browser, tmp_path: Path) -> None:
+    options = ("--retention", "lobby messages=5", "--retention-tick-s", "0.02")
+    with server_process(tmp_path, *options) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context(viewport={"width": 1200, "height": 800})
+        world = World(server, net, open_page(context, net.port, "ada"), context.new_page())
+        grace, eve = Netcat(server.tcp_port, "grace"), Netcat(server.tcp_port, "eve")
+        grace.type("/set title Picnic\n")
+        expect(line(world.ada).locator(".by")).to_have_text("grace")
+        cut_off(world)
+        eve.type("/set title Party\n" + "more\n" * 20)
+        eve.await_sight("#lobby 22 eve: more\n")
+        while trimmed(server) < 17:
+            pass
+        mend(world)
+        expect(value(world.ada)).to_have_value("Party")
+        expect(line(world.ada).locator(".by")).to_have_text("")
+        grace.close()
+        eve.close()
+        context.close()
 
 
 def test_what_is_being_typed_is_not_overwritten(world: World) -> None:

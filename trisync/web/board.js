@@ -43,6 +43,7 @@ class Line {
   #before;
   /** What the input shows of that: it has line ends of its own. */
   #shown = "";
+  #offset = 0;
   #asked = ""; // what somebody typed and is asked about
   #isItem;
 
@@ -77,7 +78,9 @@ class Line {
   fits = (entry) => isItem(entry.data) === this.#isItem;
 
   /** @param {Entry} entry */
-  draw({ data, pending }) {
+  draw({ data, pending, offset }) {
+    if (offset !== this.#offset) this.by.textContent = ""; // its message tells who wrote it, if it is still kept
+    this.#offset = offset;
     this.row.classList.toggle("pending", pending);
     this.remove.ariaLabel = `Delete ${isItem(data) ? data.text : this.#key}`;
     if (isItem(data)) {
