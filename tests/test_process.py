@@ -248,7 +248,7 @@ def test_the_list_of_commands_says_what_each_does_in_a_whole_sentence() -> None:
         text=True,
         check=True,
     ).stdout
-    for command in ("publish", "subscribe", "history", "state", "delete", "backup", "restore", "loadtest"):
+    for command in ("serve", "publish", "subscribe", "history", "state", "delete", "backup", "restore", "loadtest"):
         (said,) = re.findall(rf"^  {command}  +(.*)$", shown, re.MULTILINE)
         assert said.endswith("."), said
         assert not said.endswith("..."), said

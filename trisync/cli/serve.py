@@ -5,6 +5,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sqlite3
 import sys
 from collections.abc import Callable
@@ -70,7 +71,9 @@ def _shown(default: object) -> str:
 )
 @_setting_options
 def serve_command(config_file: Path | None, app: str | None, **given: Any) -> None:
-    """Run a server until Ctrl-C or SIGTERM, which drain it; a second one stops it at once.
+    """Run a server until Ctrl-C or SIGTERM.
+
+    They drain it; a second one stops it at once.
 
     Every option is also a variable, TRISYNC_TCP_PORT for --tcp-port, and a line in the --config file. The command
     line is stronger than the environment, that is stronger than the file, and that than the settings of an --app.
@@ -167,7 +170,7 @@ def _announce(address: Address) -> None:
     print(f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}", flush=True)
     console = Console()
     if console.is_terminal:
-        name = "localhost" if is_loopback(address.host) else address.host
+        name = _name_of(address.host)
         console.print(
             Panel(
                 f"netcat    [bold]nc {name} {address.tcp_port}[/]\n"
@@ -178,3 +181,10 @@ def _announce(address: Address) -> None:
                 expand=False,
             )
         )
+
+
+def _name_of(host: str) -> str:
+    """How people call an address that is listened on: where that is all there are, others need this machine's name."""
+    if is_loopback(host):
+        return "localhost"
+    return socket.gethostname() if host in ("0.0.0.0", "::") else host
