@@ -93,9 +93,10 @@ async def test_one_fast_and_500_slow_subscribers_all_get_all_and_no_backlog_is_b
         crowd = ("--subscribers", str(subscribers), "--slowest", "4", "--message-bytes", str(size))
         found = await load(arena, tmp_path / "result.json", "slow", *crowd, "--rate", "50", "--duration", "1")
         assert found["throughput"]["delivered"] == subscribers * found["throughput"]["acked"] > 0
-        peaks = [arena.peak_backlog(connection) for connection in arena.registry.seen]
+        *peaks, last = [arena.peak_backlog(connection) for connection in arena.registry.seen]
         assert sum(peak > BACKLOG_MAX for peak in peaks) > 200, "hardly anybody was slow"
         assert max(peaks) <= BACKLOG_MAX + PAGE_BYTES_MAX + 2 * size
+        assert last <= MIB + 4 * KIB  # of who reads the log back at the end, in pages of history
 
 
 async def test_slow_readers_of_a_state_that_changes_meanwhile_all_end_up_with_it(undisturbed: Undisturbed) -> None:

@@ -18,6 +18,9 @@ from trisync.wire.wsframes import FrameReader, text_header
 VICTIM = 40
 """The offset, or the number of the publish, at which a fault shows."""
 
+PAGE = 300
+"""Messages in an answer to `history`."""
+
 FAULTS = {
     "none": "keeps everything",
     "drops": "a subscriber never gets one message",
@@ -53,11 +56,32 @@ FAULTS = {
     "pongs twice": "answers each ping twice",
     "overtakes": "answers a request to subscribe behind the messages that it asks for",
     "redates for one": "a subscriber gets another time than was published in one message's content",
+    "stores nothing": "acknowledges and delivers everything, and has none of it in the log",
+    "loses the tail": "has nothing in the log from some offset on, though it was delivered",
+    "loses one": "has one message less in the log than it has delivered",
+    "swaps two": "has two messages in the log in another order than it has delivered them",
+    "stores other data": "has another message in the log than it has delivered",
+    "stores another time": "has another time of one message in the log than it has told",
+    "trims": "has trimmed the beginning of the log, and says so",
+    "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
 
 Json = dict[str, Any]
 
+LOGS: dict[str, Callable[[list[Json]], list[Json]]] = {
+    "stores nothing": lambda log: [],
+    "is replaced": lambda log: [],
+    "loses the tail": lambda log: log[: VICTIM - 1],
+    "loses one": lambda log: log[: VICTIM - 1] + log[VICTIM:],
+    "swaps two": lambda log: log[: VICTIM - 1] + log[VICTIM - 1 : VICTIM + 1][::-1] + log[VICTIM + 1 :],
+    "stores other data": lambda log: [
+        each | {"data": ALTERATIONS["redates"](each["data"])} if each["offset"] == VICTIM else each for each in log
+    ],
+    "stores another time": lambda log: [each | {"time": 3} if each["offset"] >= VICTIM else each for each in log],
+    "trims": lambda log: log[VICTIM:],
+}
+"""What some faults have in the log in place of what was delivered."""
 
 CHANNEL, PUBLISHER, NUMBER, DUE_US, PADDING = range(5)
 """Places in the content of a message."""
@@ -79,7 +103,7 @@ ALTERATIONS: dict[str, Callable[[list[Any]], list[Any]]] = {
 """What some faults make of a message's content."""
 
 
-NONSENSE = {"garbles": b'{"op":"\xff"}', "nests": b'{"op":"message","more":' + b"[" * 9999 + b"]" * 9999 + b"}"}
+NONSENSE = {"garbles": b'{"op":"\xff"}', "nests": b'{"op":"message","unknown":' + b"[" * 9999 + b"]" * 9999 + b"}"}
 """What some faults send in place of a message."""
 
 
@@ -207,6 +231,20 @@ class FakeServer:
                 client.send(ok, 1 - min(times, 1))
             case "publish":
                 self.publish(client, request)
+            case "history":
+                client.send(self.history(request))
+
+    def history(self, request: Json) -> Json:
+        """The answer to a request to read the log, in pages that are smaller than they might be."""
+        log = self.logs.get(request["channel"], [])
+        if self.fault in LOGS:
+            log = LOGS[self.fault](log)
+        found = [message for message in log if message["offset"] > request["since"]]
+        page = found[: min(request["limit"], PAGE)]
+        epoch = "another" if self.fault == "is replaced" else "e"
+        facts = {"offset": len(log), "trimmed": VICTIM if self.fault == "trims" else 0, "epoch": epoch}
+        more = len(found) > len(page)
+        return {"op": "ok", "id": request["id"], "messages": page, "more": more} | facts
 
     def publish(self, client: Client, request: Json) -> None:
         """Store, acknowledge and deliver, save for the fault."""

@@ -2,12 +2,14 @@
 
 import json
 import tempfile
+from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from tests.harness import PATIENCE_S
-from tests.loadtest.fake_server import FAULTS, VICTIM, fake_server
+from tests.loadtest.fake_server import FAULTS, LOGS, VICTIM, fake_server
+from trisync.loadtest import scenarios
 from trisync.loadtest.cli import BROKEN, loadtest_command
 from trisync.loadtest.problems import KINDS
 from trisync.loadtest.scenarios import BEFORE_THE_DROP
@@ -69,14 +71,27 @@ SAID = {
     "calls twins": "request 40 is called a duplicate, and is none",
     "confirms twice": "subscriber 0.0: ok",
     "pongs twice": "publisher 0: pong",
-    "overtakes": "offset 1 came before the answer to subscribe",
+    "overtakes": "offset 21 came before the answer to subscribe",
     "redates for one": "offset 40 is not what others got there",
+    "stores nothing": "offset 1 is not in the log, nor what is behind it",
+    "loses the tail": "offset 40 is not in the log, nor what is behind it",
+    "loses one": "offset 40 is not in the log, later ones are",
+    "swaps two": "offset 40 is reordered in the log",
+    "stores other data": "what came is not what was acknowledged at its offsets",
+    "stores another time": "not everybody was told the same times",
     "exchanges": "what came is not what was acknowledged at its offsets",
 }
 
 
+KEPT = {
+    "none": "messages read back from the log",
+    "trims": "acknowledged messages were not read back: the server says that they",
+    "is replaced": "acknowledged messages were not read back: the log is another one than at the beginning",
+}
+
+
 def test_every_fault_is_tested() -> None:
-    assert set(SAID) | {"none"} == set(FAULTS)
+    assert set(SAID) | set(KEPT) == set(FAULTS)
 
 
 @pytest.mark.parametrize("transport", ["lines", "ws"])
@@ -109,6 +124,46 @@ def test_a_fault_is_named_and_fails_the_run_over_websocket(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *FANOUT, "--transport", "ws")
 
 
+MIXED = ("mixed", "--channels", "3", "--zipf", "3", "--publishers", "1", "--subscribers", "2", "--rate", "400")
+
+
+@pytest.mark.parametrize("fault", sorted(LOGS.keys() - KEPT.keys()))
+@pytest.mark.parametrize("follow", ["1", "3"])
+def test_what_was_delivered_and_is_not_in_the_log_is_found_among_many_channels(fault: str, follow: str) -> None:
+    said = load_faulty(fault, *MIXED, "--follow", follow, "--warmup", "0", "--transport", "lines")
+    assert SAID[fault] in said
+
+
+@pytest.mark.parametrize("fault", sorted(KEPT))
+@pytest.mark.parametrize("options", [FANOUT, MIXED])
+def test_what_a_server_says_that_it_no_longer_has_is_told_and_nothing_broke(
+    options: tuple[str, ...], fault: str
+) -> None:
+    with fake_server(fault) as fake:
+        result = load(fake.port, *options, "--duration", "1", "--transport", "lines", patience_s=PATIENCE_S)
+    assert result.exit_code == 0, result.output
+    assert KEPT[fault] in result.output
+
+
+def test_times_that_two_workers_were_told_are_compared() -> None:
+    options = ("fanout", "--subscribers", "2", "--workers", "2", "--window", "8", "--warmup", "0")
+    assert "not everybody was told the same times" in load_faulty("retimes", *options, "--transport", "lines")
+
+
+def test_where_there_is_no_time_to_read_the_log_it_says_how_much_was_not_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(scenarios, "READ_BACK_S", 0.0)
+    file = tmp_path / "result.json"
+    with fake_server("none") as fake:
+        options = ("--duration", "0.3", "--transport", "lines", "--json", str(file))
+        result = load(fake.port, *FANOUT, *options, patience_s=PATIENCE_S)
+    found = json.loads(file.read_bytes())
+    assert result.exit_code == 0, result.output
+    assert found["log_read"] == {"read": 0, "late": found["throughput"]["acked"], "trimmed": 0, "replaced": 0}
+    assert any("acknowledged messages were not read back: after " in remark for remark in found["remarks"])
+
+
 @pytest.mark.parametrize("fault", ["drops", "repeats", "reorders", "forgets"])
 def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> None:
     options = ("mixed", "--channels", "2", "--follow", "2", "--zipf", "3", "--publishers", "1", "--subscribers", "2")
@@ -116,7 +171,7 @@ def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> 
     assert {"forgets": "was left out of the channel"}.get(fault, SAID[fault].partition(" after")[0]) in said
 
 
-@pytest.mark.parametrize("fault", ["forgets", "doubles", "misnumbers", "corrupts", "redates", "overtakes"])
+@pytest.mark.parametrize("fault", ["forgets", "doubles", "misnumbers", "corrupts", "redates", "stores nothing"])
 def test_what_nobody_listened_to_is_read_back_and_checked(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *INGEST)
 
@@ -135,6 +190,13 @@ def test_a_message_lost_between_drop_and_return_is_found() -> None:
         result = load(fake.port, "resume", "--subscribers", "2", "--missed", "50", "--transport", "lines")
     assert result.exit_code == BROKEN, result.output
     assert SAID["drops"] in result.output
+
+
+def test_messages_that_overtake_the_answer_to_who_returns_are_found() -> None:
+    with fake_server("overtakes") as fake:
+        result = load(fake.port, "resume", "--subscribers", "2", "--missed", "50", "--transport", "lines")
+    assert result.exit_code == BROKEN, result.output
+    assert SAID["overtakes"] in result.output
 
 
 @pytest.mark.parametrize(

@@ -22,6 +22,7 @@ from trisync.loadtest.results import (
     Effort,
     Fairness,
     Histogram,
+    LogRead,
     Point,
     Result,
     Returning,
@@ -71,6 +72,7 @@ def result(recorder: Recorder, **changes: object) -> Result:
         "connecting": None,
         "returning": None,
         "fairness": None,
+        "log_read": LogRead(),
         "effort": recorder.effort(paced=False, with_growth=False),
         "series": recorder.series,
     }

@@ -55,7 +55,7 @@ class Audience:
         """What is found to be wrong, at the end."""
         for subscriber in self.subscribers:
             subscriber.finish()
-        self.trail.finish()
+        self.trail.contents.finish([])
         return {problem.kind for problem in self.problems.listed()}
 
 
@@ -89,7 +89,7 @@ def test_what_is_dense_passes_however_it_is_cut(transport: Transport, cuts: list
             feed(subscriber, data, places)
     assert audience.kinds() == set()
     assert audience.gauge.totals.delivered == 3 * 20 * rounds
-    assert audience.trail.tally().count == 20 * rounds
+    assert audience.trail.contents.ledger.channels()[0].count == 20 * rounds
 
 
 @settings(max_examples=150, deadline=None)

@@ -87,7 +87,9 @@ Only this machine's servers are loaded unless --allow-remote says otherwise. A r
 load/RUN/NUMBER, which stay in the server's log.
 
 The checks: every byte that every subscriber gets is parsed, or equal to bytes that were: offsets dense, in order,
-none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with.
+none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with. At the end
+the log is read back, of long runs as much as 10 s allow, and must hold the same; the result says how much it was. What
+the server says that it has trimmed, or that its log was replaced, is told and broke nothing.
 
 \b
 Exit status:

@@ -11,9 +11,10 @@ import msgspec
 from msgspec import Struct, field
 
 from trisync.loadtest.links import Link
+from trisync.loadtest.marks import Ledger, Mark
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import clock_us
-from trisync.loadtest.trails import Cursor, Mark, Trail
+from trisync.loadtest.trails import Cursor, Trail
 from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, UNREADABLE, Malformed, Number, Piece
 
 ID_PING = 0
@@ -39,6 +40,10 @@ class Word(Struct, gc=False):
     code: str = ""
     message: str = ""
     reason: str = ""
+    epoch: str = ""
+    messages: list["Word"] | None = None
+    more: bool = False
+    trimmed: Number = 0
 
 
 _decode = msgspec.json.Decoder(Word).decode
@@ -66,6 +71,10 @@ class Surroundings:
         self.after = after
         """Calls a function so many seconds later."""
         self.pending: set[Awaited] = set()
+        self.acked = Ledger()
+        """What was acknowledged to the publishers."""
+        self.epoch = ""
+        """Of the log, as the first subscriber was told; nothing where nobody subscribes."""
 
     def done(self, who: Awaited) -> None:
         """`who` is awaited no more."""
@@ -186,6 +195,14 @@ class Speaker:
             said = " ".join(filter(None, (word.op, word.reason, word.channel)))
             self.gauge.problems.add("uninvited", f"{self.name}: {said}")
 
+    def judge(self, message: Word) -> None:
+        """Look at what every message says beside its data."""
+        where = f"{self.name}, {message.channel}: offset {message.offset}"
+        if message.key is not None or message.sender is not None:
+            self.gauge.problems.add("altered", f"{where} has a key or a sender that nobody gave it")
+        if not message.time:
+            self.gauge.problems.add("altered", f"{where} says no time")
+
     def ended(self, reason: str, kind: str) -> None:
         """The link is gone."""
         self.link = None
@@ -278,18 +295,14 @@ class Subscriber(Speaker):
             if cursor is None or word.data is None:
                 self.gauge.problems.add("uninvited", f"{self.name}: a message of {word.channel!r}")
                 return
-            if word.key is not None or word.sender is not None:
-                text = f"{self.name}, {word.channel}: offset {word.offset} has a key or a sender that nobody gave it"
-                self.gauge.problems.add("altered", text)
-            if not word.time:
-                text = f"{self.name}, {word.channel}: offset {word.offset} says no time"
-                self.gauge.problems.add("altered", text)
+            self.judge(word)
             if not cursor.subscribed:
                 text = f"{self.name}, {word.channel}: offset {word.offset} came before the answer to subscribe"
                 self.gauge.problems.add("reordered", text)
             cursor.take(word.offset, word.data, wire, word.time)
         elif word.op == "ok" and word.id in self._unsubscribed:
             self._unsubscribed.pop(word.id).subscribed = True
+            self.around.epoch = self.around.epoch or word.epoch
             self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)

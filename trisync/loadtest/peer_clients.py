@@ -7,10 +7,11 @@ on a loop by peer_load.py.
 import msgspec
 
 from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
+from trisync.loadtest.marks import Mark
 from trisync.loadtest.peer_dialects import REPLY, Dialect, count_replies
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.publishers import PIECE
-from trisync.loadtest.trails import Mark, Trail
+from trisync.loadtest.trails import Trail
 from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, UNREADABLE, Malformed, Piece
 
 NUMBER_DIGITS = 9

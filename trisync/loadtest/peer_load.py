@@ -36,7 +36,7 @@ from trisync.loadtest.plan import Tally, Transport, clock_us
 from trisync.loadtest.problems import Problem, Problems
 from trisync.loadtest.publishers import Publisher
 from trisync.loadtest.target import usage
-from trisync.loadtest.trails import FINGERPRINT_MODULUS, TRAIL_BYTES, Trail
+from trisync.loadtest.trails import TRAIL_BYTES, Trail
 
 OPENING_MAX = 64
 """Connections that are being opened at once: Node and Redis listen with a backlog of 511."""
@@ -265,7 +265,7 @@ class Generator:
         self._await_all()
         for subscriber in self._subscribers:
             subscriber.finish()
-        self._trail.finish()
+        self._trail.contents.finish([])
         if self._load.peer is None or self._stores:
             self._compare(sent)
         if self._trail.next - 1 > sent:
@@ -276,7 +276,6 @@ class Generator:
     def _compare(self, sent: int) -> None:
         """Whether what was acknowledged is what was stored."""
         acked = self._gauge.totals.acked
-        tallies = [tally for each in self._publishers if isinstance(each, Publisher) for tally in each.tallies()]
         if self._stores:
             first = self._publishers[0]
             assert isinstance(first, Producer)
@@ -286,16 +285,10 @@ class Generator:
             if not sent == acked == first.stored:
                 text = f"{sent:,} sent, {acked:,} acknowledged, {first.stored or 0:,} stored"
                 self._problems.add("unkept", text)
-        elif self._trail.tally() != _sum(tallies):
-            self._problems.add("unkept", "what was acknowledged is not what was delivered")
-
-
-def _sum(tallies: list[Tally]) -> Tally:
-    """One channel's tallies of several publishers, together."""
-    fingerprint = sum(tally.fingerprint for tally in tallies) % FINGERPRINT_MODULUS
-    return Tally(
-        0, sum(tally.count for tally in tallies), max((tally.head for tally in tallies), default=0), fingerprint
-    )
+        else:
+            seen, booked = self._trail.contents.ledger.channels(), self._around.acked.channels()
+            if not seen[0].agrees(booked.get(0, Tally(0, 0))):
+                self._problems.add("unkept", "what was acknowledged is not what was delivered")
 
 
 def main() -> NoReturn:

@@ -123,10 +123,12 @@ class Settle(Order, tag="settle"):
     heads: list[int]
 
 
-class ReadBack(Order, tag="read_back"):
-    """Subscribe to channels from their beginning."""
+class Block(Struct, frozen=True, array_like=True):
+    """Some messages of a channel, by their offsets: as many as are read at once."""
 
-    channels: list[int]
+    channel: int
+    first: int
+    last: int
 
 
 class Drop(Order, tag="drop"):
@@ -147,11 +149,20 @@ class Refused(Struct, frozen=True, array_like=True):
     number: int
 
 
+class ReadBack(Order, tag="read_back"):
+    """Read the log: the worker's share of these blocks, in their order, as many as so many seconds allow."""
+
+    blocks: list[Block] = []
+    seconds: float = 0.0
+    refused: list[Refused] = []
+    """Of all workers: these messages are not missing."""
+
+
 class Finish(Order, tag="finish"):
     """Say what is missing, and end."""
 
     refused: list[Refused] = []
-    """Of all workers."""
+    """As in ReadBack."""
 
 
 AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Finish
@@ -160,15 +171,33 @@ AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Finish
 # Reports of a worker.
 
 
-class Tally(Struct, frozen=True):
-    """A channel's messages as somebody has seen them; two that saw the same have equal tallies."""
+class Tally(Struct, array_like=True):
+    """The messages of one block of a channel as somebody has them (see marks.py), or of a whole channel."""
 
     channel: int
-    count: int
-    head: int
+    block: int
+    count: int = 0
+    head: int = 0
     """The highest offset."""
-    fingerprint: int
-    """Made from every message's offset and content (see trails.py)."""
+    fingerprint: int = 0
+    """Made from every message's offset and content."""
+    times: int = 0
+    """Made from every message's offset and time, which acknowledgements do not say."""
+
+    def agrees(self, other: "Tally") -> bool:
+        """Whether both have the same messages at the same offsets."""
+        return (self.count, self.fingerprint) == (other.count, other.fingerprint)
+
+
+WHY_UNREAD = Literal["trimmed", "replaced", "late"]
+
+
+class Unread(Struct, frozen=True, array_like=True):
+    """A block that was not read back, through no fault of the server's."""
+
+    block: Block
+    why: WHY_UNREAD
+    """Retention has removed some of it; the log is another one than at the beginning; or there was no more time."""
 
 
 class Totals(Struct):
@@ -210,13 +239,16 @@ class Done(Struct, tag="done", tag_field="report"):
     began_us: int
     ended_us: int
     acked: list[Tally] = []
-    """By channel, what was acknowledged so far."""
+    """What was acknowledged so far."""
     seen: list[Tally] = []
-    """By channel, what was delivered so far, where this worker has subscribers of it."""
+    """What was delivered so far; of a channel that subscribers here follow, and that had nothing, an empty tally."""
     refused: list[Refused] = []
     """The first of its publishers' publishes that were refused so far; only so many are remembered."""
     cut_off: list[int] = []
     """Channels of which all subscribers here lost their connections: what they did not see, nobody could check."""
+    read: list[Tally] = []
+    """What was read from the log."""
+    unread: list[Unread] = []
 
 
 Report = Tick | Done

@@ -6,7 +6,7 @@ masked and booked together, and one by one only where something is not as expect
 
 import operator
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections import deque
 from itertools import pairwise
 from typing import Literal
@@ -15,8 +15,8 @@ import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.clients import ID_PING, Speaker, Surroundings, Word
-from trisync.loadtest.plan import Refused, Tally, clock_us
-from trisync.loadtest.trails import FINGERPRINT_MODULUS, PADDING, fingerprints
+from trisync.loadtest.marks import BLOCK, PADDING, fingerprints
+from trisync.loadtest.plan import Refused, clock_us
 from trisync.loadtest.transports import UNREADABLE, Number
 
 UNANSWERED_MAX = 100_000
@@ -90,8 +90,6 @@ class Publisher(Speaker):
         self._answered = 0
         self._unanswered: deque[Run] = deque()
         self._heads = [0] * len(channels)
-        self._counts = [0] * len(channels)
-        self._fingerprints = [0] * len(channels)
         self.refused: list[Refused] = []
 
     @property
@@ -214,9 +212,16 @@ class Publisher(Speaker):
                     text = f"{self.name}, {name}: acknowledged with offset {offset}, behind {before}"
                     self.gauge.problems.add("unkept", text)
         self._heads[channel] = max(self._heads[channel], *offsets)
-        self._counts[channel] += count
-        numbers = range(run.number, run.number + count)
-        self._fingerprints[channel] += fingerprints(offsets, self.number, numbers, run.due_us, run.padding)
+        start = 0
+        while start < count:  # mostly once
+            block = offsets[start] // BLOCK
+            end = max(start + 1, bisect_left(offsets, (block + 1) * BLOCK, start))
+            numbers = range(run.number + start, run.number + end)
+            tally = self.around.acked.open(channel, block)
+            tally.count += end - start
+            tally.head = max(tally.head, offsets[end - 1])
+            tally.fingerprint += fingerprints(offsets[start:end], self.number, numbers, run.due_us, run.padding)
+            start = end
         self.gauge.acked(run.due_us, self._audience[channel], count)
         self._next_run(count)
 
@@ -240,11 +245,3 @@ class Publisher(Speaker):
         if self._unanswered:
             self.complain()
             self._unanswered.clear()
-
-    def tallies(self) -> list[Tally]:
-        """What was acknowledged to it, by channel."""
-        return [
-            Tally(channel, count, self._heads[channel], self._fingerprints[channel] % FINGERPRINT_MODULUS)
-            for channel, count in enumerate(self._counts)
-            if count
-        ]

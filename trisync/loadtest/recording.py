@@ -183,7 +183,7 @@ class Recorder:
         self._window.note_memory(self._window.until_us, self._look()[0])
 
     def look_back(self) -> None:
-        """See what the server's memory came to, when all is over: much of it may be behind the measured part."""
+        """See what the server's memory came to, when the load is over: much of it may be behind the measured part."""
         self._after = self._look()[0]
 
     def _memory_max_bytes(self) -> int | None:

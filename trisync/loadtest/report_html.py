@@ -116,8 +116,8 @@ def _checked(result: Result) -> str:
     if not result.throughput.acked:
         return ""
     return (
-        f"{counts_checked(result)} were checked: offsets dense, in order, none twice, the same for all; every "
-        "acknowledged publish delivered."
+        f"{counts_checked(result)}: offsets dense, in order, none twice, the same for all; every acknowledged publish "
+        "delivered, and in the log."
     )
 
 

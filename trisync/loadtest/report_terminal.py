@@ -165,8 +165,8 @@ def print_result(result: Result, console: Console) -> None:
     for remark in result.remarks:
         console.print(Text(f"! {remark}", "yellow"), soft_wrap=True)
     if result.passed:
-        checked = f"PASSED: {counts_checked(result)} checked" if result.throughput.acked else "PASSED"
-        console.print(Text(checked, "bold green"))
+        checked = f"PASSED: {counts_checked(result)}" if result.throughput.acked else "PASSED"
+        console.print(Text(checked, "bold green"), soft_wrap=True)
         return
     console.print(Text("FAILED", "bold red"))
     for problem in result.problems:
@@ -176,8 +176,11 @@ def print_result(result: Result, console: Console) -> None:
 
 
 def counts_checked(result: Result) -> str:
-    """How many deliveries and acknowledgements there were, in words."""
-    return f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements"
+    """How many deliveries and acknowledgements were checked, in words."""
+    return (
+        f"{result.throughput.delivered:,} deliveries and {result.throughput.acked:,} acknowledgements checked, "
+        f"{result.log_read.read:,} messages read back from the log"
+    )
 
 
 def describe_plan(plan: Plan) -> str:

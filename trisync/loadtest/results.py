@@ -127,6 +127,15 @@ class Fairness(Struct, frozen=True, kw_only=True):
     p99_times: Annotated[float | None, Meta(description="How many times longer the 99th percentile is then")]
 
 
+class LogRead(Struct, frozen=True, kw_only=True):
+    """How many of the acknowledged messages were read from the log at the end, and why others were not."""
+
+    read: Annotated[int, Meta(description="Read and compared")] = 0
+    late: Annotated[int, Meta(description="Left out, as reading all would have taken too long")] = 0
+    trimmed: Annotated[int, Meta(description="Trimmed by the server's retention, or among others that were")] = 0
+    replaced: Annotated[int, Meta(description="Of another log than the one at the end, by its epoch")] = 0
+
+
 class Effort(Struct, frozen=True, kw_only=True):
     """Who worked how hard in the measured part."""
 
@@ -164,6 +173,7 @@ class Result(Struct, frozen=True, kw_only=True):
     connecting: Annotated[Connecting | None, Meta(description="In connect only")]
     returning: Annotated[Returning | None, Meta(description="In resume only")]
     fairness: Annotated[Fairness | None, Meta(description="In fairness only")]
+    log_read: Annotated[LogRead, Meta(description="What was read back of what was acknowledged")]
     effort: Annotated[Effort, Meta(description="Processor and memory")]
     series: Annotated[list[Sample], Meta(description="The run over time")]
 

@@ -15,8 +15,8 @@ import trio
 from trisync.loadtest.crew import Crew, hire
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import Recorder
-from trisync.loadtest.results import Effort, Result, distribution
-from trisync.loadtest.scenarios import SCENARIOS, Stage, sample_s, share_out
+from trisync.loadtest.results import Effort, LogRead, Result, distribution
+from trisync.loadtest.scenarios import READ_BACK_S, SCENARIOS, Stage, sample_s, share_out
 from trisync.loadtest.target import ServerFailed, Target, TargetRefused, machine_idle_s, spawned, usage
 from trisync.version import __version__
 
@@ -53,9 +53,8 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_show_on, show, recorder)
                 async with hire(shares, recorder.add) as crew:
-                    stage = await _play(plan, crew, recorder, server, shares[0].audience)
+                    stage = await _play(plan, crew, recorder, server)
                 nursery.cancel_scope.cancel()
-            recorder.look_back()
             show(recorder)
     except ServerFailed as failure:  # at its stop: what was measured until then is not lost
         recorder.problems.add("crashed", str(failure))
@@ -83,9 +82,11 @@ async def _show_on(show: Show, recorder: Recorder) -> None:
         await trio.sleep(SHOW_S)
 
 
-async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target, audience: list[int]) -> Stage:
-    stage = Stage(plan, crew, recorder, server, audience)
+async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target) -> Stage:
+    stage = Stage(plan, crew, recorder, server)
     await SCENARIOS[plan.scenario].play(stage)
+    recorder.look_back()
+    await stage.read_back()
     await stage.finish()
     return stage
 
@@ -103,7 +104,7 @@ def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -
         durability=stage.target.durability,
         passed=not problems,
         problems=problems,
-        remarks=_remarks(plan, recorder, effort),
+        remarks=[*_remarks(plan, recorder, effort), *on_unread(stage.log_read)],
         throughput=recorder.throughput(),
         latency=distribution(recorder.latencies),
         ack_latency=distribution(recorder.ack_latencies),
@@ -111,6 +112,7 @@ def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -
         connecting=stage.connecting,
         returning=stage.returning,
         fairness=stage.fairness,
+        log_read=stage.log_read,
         effort=effort,
         series=recorder.series,
     )
@@ -149,6 +151,16 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"it takes {GROWTH_S_MIN / 60:.0f} minutes."
         )
     return remarks
+
+
+def on_unread(log: LogRead) -> list[str]:
+    """What there is to say of acknowledged messages that were not read back, though nothing broke."""
+    reasons = [
+        (log.late, f"after {READ_BACK_S:g} s of reading there were so many left, chosen at random"),
+        (log.trimmed, "the server says that they, or others among the thousand around them, were trimmed meanwhile"),
+        (log.replaced, "the log is another one than at the beginning, by its epoch"),
+    ]
+    return [f"{count:,} acknowledged messages were not read back: {why}." for count, why in reasons if count]
 
 
 def on_a_full_machine(effort: Effort, cores: int) -> list[str]:

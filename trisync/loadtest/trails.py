@@ -7,14 +7,10 @@ only a ping between two messages, is parsed. So every byte of every subscriber i
 """
 
 from bisect import bisect_right
-from collections.abc import Iterable
-from itertools import repeat
 
-from msgspec import Struct
-
+from trisync.loadtest.marks import BLOCK, PADDING, Ledger, Mark, fingerprint
 from trisync.loadtest.measuring import Aside, Gauge
-from trisync.loadtest.plan import Tally
-from trisync.loadtest.transports import Number
+from trisync.loadtest.plan import Refused
 
 MISSING_MAX = 10_000
 """Missing numbers of a sequence that are remembered one by one; whether later ones come late is not found out."""
@@ -22,40 +18,6 @@ MISSING_MAX = 10_000
 TRAIL_BYTES = 64 * 1024 * 1024
 """Kept of all trails of a worker. A subscriber further behind is parsed, and compared once it has caught up."""
 TRAIL_BYTES_MIN = 64 * 1024
-
-
-class Mark(Struct, array_like=True, frozen=True, forbid_unknown_fields=True, gc=False):
-    """What this tool publishes as `data`: an array of these."""
-
-    channel: int
-    """Its index among those of the run."""
-    publisher: int
-    number: Number
-    """1, 2, 3 … of this publisher in this channel."""
-    due_us: int
-    """When it was sent, or in an open loop when it should have been."""
-    padding: str = ""
-    """Nothing but PADDING, up to the size that is asked for."""
-
-
-PADDING = "x"
-
-
-def fingerprint(offset: int, mark: Mark) -> int:
-    """A message's part in the sum that tells whether two have seen the same messages at the same offsets.
-
-    Integers and tuples of them hash alike in all processes, and so that no two changes cancel each other out.
-    """
-    return hash((offset, mark.publisher, mark.number, mark.due_us, len(mark.padding)))
-
-
-def fingerprints(offsets: Iterable[int], publisher: int, numbers: Iterable[int], due_us: int, padding: int) -> int:
-    """The sum of a run's fingerprints, at half the cost."""
-    return sum(map(hash, zip(offsets, repeat(publisher), numbers, repeat(due_us), repeat(padding), strict=False)))
-
-
-FINGERPRINT_MODULUS = (1 << 61) - 1
-"""Sums go into reports modulo this: JSON's integers have 64 bits."""
 
 
 class Sequence:
@@ -93,6 +55,57 @@ class Sequence:
         return len(self._missing) + self._unremembered, min(self._missing, default=0)
 
 
+class Contents:
+    """What a channel's messages say, one after the other: they are this tool's, and each publisher's are dense."""
+
+    def __init__(self, index: int, channel: str, gauge: Gauge, first: int = 1) -> None:
+        self.ledger = Ledger()
+        self._tally = self.ledger.open(index, first // BLOCK)
+        self._index = index
+        self._channel = channel
+        self._gauge = gauge
+        self._first = first
+        """The offset that it begins with. Behind the channel's beginning, a publisher may begin with any number."""
+        self._time_ms = 0
+        self._sequences: dict[int, Sequence] = {}
+
+    def take(self, offset: int, mark: Mark, time_ms: int) -> int:
+        """Judge the next message; returns its fingerprint."""
+        problems, channel = self._gauge.problems, self._channel
+        if mark.channel != self._index or mark.padding != PADDING * len(mark.padding):
+            problems.add("altered", f"{channel}: offset {offset} is not what was published")
+        if time_ms < self._time_ms:
+            problems.add("reordered", f"{channel}: offset {offset} has an earlier time than the one before it")
+        self._time_ms = time_ms
+        sequence = self._sequences.get(mark.publisher)
+        if sequence is None:
+            sequence = self._sequences[mark.publisher] = Sequence(1 if self._first == 1 else mark.number)
+        wrong = sequence.take(mark.number)
+        if wrong is not None:
+            text = f"{channel}: offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}"
+            problems.add(wrong, text)
+        its = fingerprint(offset, mark)
+        tally = self._tally
+        if offset // BLOCK != tally.block:
+            tally = self._tally = self.ledger.open(self._index, offset // BLOCK)
+        tally.count += 1
+        tally.head = offset
+        tally.fingerprint += its
+        tally.times += hash((offset, time_ms))
+        return its
+
+    def finish(self, refused: list[Refused]) -> None:
+        """Report the publishes that never came, though later ones of their publishers did, and were not refused."""
+        for each in refused:
+            if each.channel == self._index and each.publisher in self._sequences:
+                self._sequences[each.publisher].excuse(each.number)
+        for publisher, sequence in self._sequences.items():
+            count, first = sequence.lost()
+            if count:
+                text = f"{self._channel}: publisher {publisher}'s publish {first} was left out of the channel"
+                self._gauge.problems.add("lost", text, count)
+
+
 class Trail:
     """One channel's parsed messages, from offset 1 on; the newest of them with their bytes."""
 
@@ -108,13 +121,10 @@ class Trail:
         self.first = 1
         """Offset of the first message held."""
         self.cursors: list[Cursor] = []
-        self._index = index
-        self._gauge = gauge
+        self.contents = Contents(index, channel, gauge)
         self._bytes_max = bytes_max
         self._marks: list[Mark] = []
         self._times_ms: list[int] = []
-        self._time_ms = 0
-        self._sequences: dict[int, Sequence] = {}
         self._sum = self._sum_before = 0
         """Of the fingerprints of all messages, and of those before the first that is held."""
         self._sums: list[int] = []
@@ -126,29 +136,15 @@ class Trail:
         return self.first + len(self.ends)
 
     def extend(self, offset: int, wire: bytes, mark: Mark, time_ms: int) -> None:
-        """Append the message at `next`, by its bytes on the wire; its publisher's numbers must be dense too."""
+        """Append the message at `next`, by its bytes on the wire."""
         self.data += wire
         self.end += len(wire)
         self.ends.append(self.end)
         self.dues.append(mark.due_us)
         self._marks.append(mark)
         self._times_ms.append(time_ms)
-        self._sum += fingerprint(offset, mark)
+        self._sum += self.contents.take(offset, mark, time_ms)
         self._sums.append(self._sum)
-        if mark.channel != self._index or mark.padding != PADDING * len(mark.padding):
-            text = f"{self.channel}: offset {offset} is not what was published"
-            self._gauge.problems.add("altered", text)
-        if time_ms < self._time_ms:
-            text = f"{self.channel}: offset {offset} has an earlier time than the one before it"
-            self._gauge.problems.add("reordered", text)
-        self._time_ms = time_ms
-        sequence = self._sequences.get(mark.publisher)
-        if sequence is None:
-            sequence = self._sequences[mark.publisher] = Sequence()
-        wrong = sequence.take(mark.number)
-        if wrong is not None:
-            text = f"{self.channel}: offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}"
-            self._gauge.problems.add(wrong, text)
         if len(self.data) > 2 * self._bytes_max:
             self._trim()
 
@@ -182,23 +178,6 @@ class Trail:
             del held[:count]
         self.base = base
         self.first += count
-
-    def tally(self) -> Tally:
-        """What was seen of this channel here."""
-        return Tally(self._index, self.next - 1, self.next - 1, self._sum % FINGERPRINT_MODULUS)
-
-    def excuse(self, publisher: int, number: int) -> None:
-        """Expect a publish no more: it was refused."""
-        if publisher in self._sequences:
-            self._sequences[publisher].excuse(number)
-
-    def finish(self) -> None:
-        """Report the publishes that never came, though later ones of their publishers did."""
-        for publisher, sequence in self._sequences.items():
-            count, first = sequence.lost()
-            if count:
-                text = f"{self.channel}: publisher {publisher}'s publish {first} was left out of the channel"
-                self._gauge.problems.add("lost", text, count)
 
 
 class Cursor:

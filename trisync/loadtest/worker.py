@@ -17,6 +17,7 @@ import msgspec
 
 from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surroundings, Visitor
 from trisync.loadtest.links import Link, Loop
+from trisync.loadtest.log_readers import Reading
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.mischief import VICTIM_EVERY, Mischief
 from trisync.loadtest.pacing import Pacer
@@ -37,9 +38,6 @@ from trisync.loadtest.plan import (
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.publishers import Publisher
 from trisync.loadtest.trails import TRAIL_BYTES, TRAIL_BYTES_MIN, Trail
-
-FOLLOWED_MAX = 500
-"""Channels that one reader follows when channels are read back; a server allows 1000 by default."""
 
 _orders = msgspec.json.Decoder(AnyOrder)
 
@@ -97,6 +95,7 @@ class Worker:
         self._ended_us = 0
         self._finished = self._dismissed = False
         self._cut_off: list[int] = []
+        self._reading = self._share_of(ReadBack())
         self._next_tick_us = clock_us()
         self._input = orders
 
@@ -121,6 +120,9 @@ class Worker:
             bytes_max = max(TRAIL_BYTES_MIN, TRAIL_BYTES // len(self._share.channels))
             self._trails[index] = Trail(index, self._share.channels[index], self._gauge, bytes_max)
         return self._trails[index]
+
+    def _share_of(self, order: ReadBack) -> Reading:
+        return Reading(self._around, self._share.channels, order, self._share.worker, self._plan.workers)
 
     def _everybody(self) -> list[Speaker]:
         return [*self._subscribers, *self._publishers, *self._visitors]
@@ -196,13 +198,9 @@ class Worker:
                 self._load(order)
             case Settle(heads):
                 self._expect(heads)
-            case ReadBack(channels):
-                self._gauge.measure_until_us = 0  # what is read back was due long ago
-                for start in range(0, len(channels), FOLLOWED_MAX):
-                    trails = [self._trail(index) for index in channels[start : start + FOLLOWED_MAX]]
-                    reader = Subscriber(f"reader {self._share.worker}.{start}", self._around, trails)
-                    self._subscribers.append(reader)
-                    self._open([reader])
+            case ReadBack():
+                self._reading = self._share_of(order)
+                self._open([*self._reading.readers])
             case Drop():
                 for subscriber in self._subscribers:
                     subscriber.close()
@@ -279,6 +277,8 @@ class Worker:
             self._ended_us = self._gauge.now_us
             self._ping_all()
             return
+        if isinstance(self._order, ReadBack):
+            self._reading.finish()
         self._report_done()
 
     def _extra_us(self) -> float:
@@ -301,19 +301,17 @@ class Worker:
         ended_us = self._ended_us if self._flushed else self._gauge.now_us
         self._order = None
         self._tick()
-        acked = [tally for publisher in self._publishers for tally in publisher.tallies()]
-        seen = [trail.tally() for trail in self._trails.values()]
+        acked = self._around.acked.blocks()
+        seen = [tally for trail in self._trails.values() for tally in trail.contents.ledger.blocks()]
         refused = [each for publisher in self._publishers for each in publisher.refused]
-        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, self._cut_off))
+        read, unread = self._reading.ledger.blocks(), self._reading.unread
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, self._cut_off, read, unread))
 
     def _finish(self, refused: list[Refused]) -> None:
         for subscriber in self._subscribers:
             subscriber.finish()
-        for each in refused:
-            if each.channel in self._trails:
-                self._trails[each.channel].excuse(each.publisher, each.number)
         for trail in self._trails.values():
-            trail.finish()
+            trail.contents.finish(refused)
         followed = {channel for each in self._subscribers if each.link is not None for channel in each.cursors}
         self._cut_off = [index for index, trail in self._trails.items() if trail.channel not in followed]
         for speaker in self._everybody():

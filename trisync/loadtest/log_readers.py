@@ -1,0 +1,135 @@
+"""Reading the log back: what was acknowledged must be in it, whether or not anybody has seen it delivered.
+
+It is read by `history` in blocks, each by itself: so several connections share them, and where there are more than can
+be read in time, any of them can be left out. What is read is compared with the acknowledgements in verdict.py.
+"""
+
+from collections import deque
+
+from trisync.loadtest.clients import Speaker, Surroundings, Word
+from trisync.loadtest.marks import Ledger
+from trisync.loadtest.plan import WHY_UNREAD, Block, ReadBack, Unread, clock_us
+from trisync.loadtest.trails import Contents, Sequence
+
+READERS = 2
+"""Connections of each worker that read at the same time: a server fetches for one while it sends to the other."""
+
+
+class Reading:
+    """A worker's share of the log, who reads it, and what they have read."""
+
+    def __init__(self, around: Surroundings, channels: list[str], order: ReadBack, worker: int, workers: int) -> None:
+        self.channels = channels
+        self.refused = order.refused
+        self.ledger = Ledger()
+        self.unread: list[Unread] = []
+        self._left = deque(order.blocks[worker::workers])
+        self._until_us = clock_us() + int(order.seconds * 1e6)
+        self._problems = around.gauge.problems
+        self.readers = [LogReader(f"reader {worker}.{number}", around, self) for number in range(READERS)]
+        del self.readers[len(self._left) :]
+
+    def next(self) -> Block | None:
+        """The block to be read now; None where there is none, or no time."""
+        return self._left.popleft() if self._left and clock_us() < self._until_us else None
+
+    def finish(self) -> None:
+        """Hang up, and say of all that nobody has read why that is."""
+        for reader in self.readers:
+            reader.finish()
+        late = clock_us() >= self._until_us
+        for block in self._left:
+            if late:
+                self.unread.append(Unread(block, "late"))
+            else:
+                self.report_unchecked(block)
+
+    def report_unchecked(self, block: Block) -> None:
+        """Report a block that could not be read, as there was no answer, or no connection."""
+        text = f"{self.channels[block.channel]}: offsets {block.first} to {block.last} were not read back"
+        self._problems.add("unchecked", text, block.last - block.first + 1)
+
+
+class LogReader(Speaker):
+    """Reads block after block, as long as there are any."""
+
+    def __init__(self, name: str, around: Surroundings, reading: Reading) -> None:
+        super().__init__(name, around)
+        self._reading = reading
+        self._block: Block | None = None
+        """What it reads now."""
+        self._asked = 0
+
+    def opened(self) -> None:
+        self._begin()
+
+    def _begin(self) -> None:
+        self._block = block = self._reading.next()
+        if block is None:
+            self.around.done(self)
+            return
+        self._channel = self._reading.channels[block.channel]
+        self._offsets = Sequence(block.first)
+        self._contents = Contents(block.channel, self._channel, self.gauge, block.first)
+        self._ask(block)
+
+    def _ask(self, block: Block) -> None:
+        self._asked += 1
+        begin, limit = self._offsets.expected - 1, block.last - self._offsets.expected + 1
+        self.ask(
+            b'{"op":"history","id":%d,"channel":"%b","since":%d,"limit":%d}'
+            % (self._asked, self._channel.encode(), begin, limit)
+        )
+
+    def hear(self, word: Word, wire: bytes) -> None:
+        block = self._block
+        if block is None or word.messages is None or word.id != self._asked:
+            super().hear(word, wire)
+        elif self.around.epoch not in ("", word.epoch):
+            self._leave(block, "replaced")
+        elif word.trimmed >= block.first:
+            self._leave(block, "trimmed")
+        else:
+            self.gauge.moved_us = self.gauge.now_us
+            before = self._offsets.expected
+            for message in word.messages:
+                self._take_message(message)
+            if word.more and before < self._offsets.expected <= block.last:
+                self._ask(block)  # large messages do not fit into one page
+            else:
+                self._end(block)
+
+    def _leave(self, block: Block, why: WHY_UNREAD) -> None:
+        self._reading.unread.append(Unread(block, why))
+        self._begin()
+
+    def _take_message(self, message: Word) -> None:
+        if message.channel != self._channel or message.data is None:
+            self.gauge.problems.add("uninvited", f"{self.name}: a message of {message.channel!r}")
+            return
+        self.judge(message)
+        wrong = self._offsets.take(message.offset)
+        if wrong is not None:
+            text = f"{self.name}, {self._channel}: offset {message.offset} is {wrong} in the log"
+            self.gauge.problems.add(wrong, text)
+        self._contents.take(message.offset, message.data, message.time)
+
+    def _end(self, block: Block) -> None:
+        missing, first = self._offsets.lost()
+        if missing:
+            self._report_unstored(f"offset {first} is not in the log, later ones are", missing)
+        short = block.last + 1 - self._offsets.expected
+        if short > 0:
+            self._report_unstored(f"offset {self._offsets.expected} is not in the log, nor what is behind it", short)
+        self._contents.finish(self._reading.refused)
+        self._reading.ledger.add(self._contents.ledger.blocks())
+        self._begin()
+
+    def _report_unstored(self, what: str, count: int) -> None:
+        self.gauge.problems.add("unstored", f"{self._channel}: {what}", count)
+
+    def finish(self) -> None:
+        """Hang up, and report what it was still reading."""
+        self.close()
+        if self._block is not None:
+            self._reading.report_unchecked(self._block)
