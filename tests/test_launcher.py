@@ -26,6 +26,13 @@ def test_a_tool_starts_from_any_folder(tmp_path: Path, tool: str) -> None:
     assert done.stdout.startswith(f"Usage: {tool} ")
 
 
+def test_ctrl_c_while_a_tool_is_loaded_is_no_traceback(tmp_path: Path) -> None:
+    (tmp_path / "interrupted.py").write_text("raise KeyboardInterrupt")
+    start = f"import sys; sys.path[:0] = ['', {str(TOOLS)!r}]; import launcher; launcher.HOME = {str(tmp_path)!r}"
+    done = run("-c", f"{start}; launcher.launch('interrupted:command', needed=())", folder=tmp_path)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "Interrupted: nothing had begun.\n")
+
+
 @pytest.mark.parametrize("tool", LAUNCHED)
 def test_a_tool_says_what_to_do_where_its_packages_are_missing(tmp_path: Path, tool: str) -> None:
     folder = tmp_path / "tools"

@@ -9,6 +9,9 @@ from pathlib import Path
 
 HOME = Path(__file__).resolve().parent.parent
 
+INTERRUPTED = 130
+"""Exit status, as a shell has it of a program that Ctrl-C has ended."""
+
 
 def launch(command: str, needed: Sequence[str], makers: str = "tools/serve or tools/test") -> None:
     """Run a click command, `module:name`, if need be with the Python that has its packages; `makers` bring those."""
@@ -21,4 +24,9 @@ def launch(command: str, needed: Sequence[str], makers: str = "tools/serve or to
             sys.exit(f"tools/{tool}.py: its packages are not there; run {makers} once, to get them")
         os.execv(python, [str(python), *sys.argv])
     module, _, name = command.partition(":")
-    getattr(importlib.import_module(module), name)(prog_name=tool)
+    try:
+        called = getattr(importlib.import_module(module), name)
+    except KeyboardInterrupt:  # it takes a second on a slow machine
+        print("Interrupted: nothing had begun.", file=sys.stderr)
+        sys.exit(INTERRUPTED)
+    called(prog_name=tool)
