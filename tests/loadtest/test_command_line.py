@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import shlex
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from tests.loadtest.fake_server import fake_server
 from trisync.cli import main
 from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
+from trisync.loadtest.options import write_output
 from trisync.loadtest.publishers import UNANSWERED_MAX
 from trisync.loadtest.scenarios import SCENARIOS
 
@@ -136,6 +138,29 @@ def test_the_figures_survive_a_full_disk(option: str) -> None:
     assert done.stderr == f"Error: {FULL} was not written: No space left on device\n"
 
 
+def test_a_report_that_cannot_be_written_whole_leaves_the_earlier_one_as_it_was(tmp_path: Path) -> None:
+    file = tmp_path / "report.json"
+    file.write_bytes(b"earlier")
+    file.chmod(0o640)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
+    try:
+        assert write_output(file, lambda: bytes(2000)) == f"{file} was not written: File too large"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    assert (file.read_bytes(), os.listdir(tmp_path)) == (b"earlier", ["report.json"])
+    assert write_output(file, lambda: bytes(2000)) is None
+    assert (file.read_bytes(), os.listdir(tmp_path)) == (bytes(2000), ["report.json"])
+    assert file.stat().st_mode & 0o777 == 0o640
+
+
+def test_a_report_goes_where_a_link_leads(tmp_path: Path) -> None:
+    (tmp_path / "link").symlink_to("file")
+    assert write_output(tmp_path / "link", lambda: b"a report") is None
+    assert (tmp_path / "link").is_symlink()
+    assert (tmp_path / "file").read_bytes() == b"a report"
+
+
 @pytest.mark.parametrize(
     ("option", "name", "said"),
     [
@@ -176,6 +201,7 @@ def test_a_report_that_ctrl_c_ends_is_not_written_and_nothing_broke(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(where, interrupted)
+    os.mkfifo(tmp_path / "pipe")
     done = load_fake("none", "--json", str(tmp_path / "pipe"), "--patience", str(PATIENCE_S))
     assert done.exit_code == UNWRITTEN, done.output
     assert done.stderr == f"Error: {tmp_path / 'pipe'} was not written: interrupted\n"

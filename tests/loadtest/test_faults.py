@@ -1,7 +1,6 @@
 """A load test catches every promise that a server breaks, says which, and fails."""
 
 import json
-import tempfile
 from pathlib import Path
 
 import pytest
@@ -176,11 +175,12 @@ def test_what_nobody_listened_to_is_read_back_and_checked(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *INGEST)
 
 
-def test_what_was_missed_is_what_was_acknowledged() -> None:
-    with fake_server("silent") as fake, tempfile.NamedTemporaryFile() as file:
-        options = ("--subscribers", "2", "--missed", "50", "--window", "1", "--transport", "lines", "--json", file.name)
+def test_what_was_missed_is_what_was_acknowledged(tmp_path: Path) -> None:
+    file = tmp_path / "result.json"
+    with fake_server("silent") as fake:
+        options = ("--subscribers", "2", "--missed", "50", "--window", "1", "--transport", "lines", "--json", str(file))
         result = load(fake.port, "resume", *options)
-        found = json.load(file)
+    found = json.loads(file.read_bytes())
     assert result.exit_code == BROKEN, result.output
     assert found["returning"]["missed"] == VICTIM - 1 - BEFORE_THE_DROP
 

@@ -2,6 +2,7 @@
 
 import errno
 import os
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,27 @@ def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
 
     def write() -> None:
         data = content()
-        with click.open_file(str(path), "wb") as file:
-            file.write(data)
-            file.flush()
+        file = path.resolve()
+        if str(path) != "-" and (file.is_file() or not file.exists()) and os.access(file.parent, os.W_OK):
+            _replace(file, data)
+            return
+        with click.open_file(str(path), "wb") as stream:
+            stream.write(data)
+            stream.flush()
 
     return unwritten(STANDARD_OUTPUT if str(path) == "-" else str(path), write)
+
+
+def _replace(path: Path, data: bytes) -> None:
+    """Write a file whole, or leave what was there: an earlier report is worth more than half of this one."""
+    part = path.with_name(f".{os.getpid()}.part")
+    try:
+        part.write_bytes(data)
+        if path.exists():
+            shutil.copymode(path, part)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
 
 
 def unwritten(name: str, write: Callable[[], None]) -> str | None:
