@@ -247,6 +247,42 @@ def test_who_lost_messages_is_named_and_fails_the_comparison(monkeypatch: pytest
     assert "the generator's core was full" in result.stdout
 
 
+@pytest.mark.parametrize(
+    ("server_cpu", "idle", "why"),
+    [
+        (0.5, 0.01, "other programs used 1.0 of its 2 cores, and without them the figures may be better"),
+        (1.4, 0.01, "server and generator shared its cores, so the figures are of both"),
+        (1.4, 0.5, None),
+        (1.4, None, None),
+    ],
+)
+def test_a_machine_that_was_full_is_told_with_who_was_loaded_then(
+    server_cpu: float, idle: float | None, why: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rounds = iter([Measurement(1e6, 0.5, 0.5, [], 1.0), Measurement(1e6, 0.5, server_cpu, [], idle)] * 2)
+
+    async def measured(*given: object) -> Measurement:
+        return next(rounds)
+
+    monkeypatch.setattr(comparing, "measure", measured)
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    contenders = [Contender("trisync", 16, transport="lines"), Contender("another", 16, transport="ws")]
+    monkeypatch.setitem(ROWS, "ingest", Row("a load", "messages", 1, 0, contenders, []))
+    result = compare("--only", "ingest", "--rounds", "2", "--quiet", "--markdown")
+    said = [line for line in result.stdout.splitlines() if "nothing left to give" in line]
+    assert said == ([] if why is None else [f"- The machine had nothing left to give: {why} (ingest: another)."])
+
+
+@pytest.mark.parametrize(("rounds", "often"), [("1", "once"), ("2", "2 times")])
+def test_how_often_each_was_measured_is_said(rounds: str, often: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def measured(*given: object) -> Measurement:
+        return Measurement(1e6, 0.5, 0.5, [])
+
+    monkeypatch.setattr(comparing, "measure", measured)
+    result = compare("--only", "ingest", "--rounds", rounds, "--quiet", "--markdown")
+    assert f"each was measured {often} for 0.3 s, in turns" in result.stdout
+
+
 def test_ratios_are_of_medians_with_the_range_of_rounds() -> None:
     row = small("nats")
     figures = [

@@ -141,6 +141,8 @@ class Measurement(Struct, frozen=True):
     server_cpu: float | None
     """Processor time in the measured part, in cores."""
     problems: list[str]
+    machine_idle: float | None = None
+    """Processor time in it that nobody used, in cores."""
 
 
 class Figures(Struct, frozen=True):
@@ -265,7 +267,7 @@ async def measure(row: Row, contender: Contender, duration_s: float, modules: li
         problems.add("crashed", str(failure))
     problems.merge(outcome.problems)
     said = [_in_words(problem) for problem in problems.listed()]
-    return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, said)
+    return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, said, outcome.machine_idle)
 
 
 @asynccontextmanager

@@ -1,9 +1,10 @@
 """The command line of the comparison, and its tables: tools/compare.py."""
 
+import math
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
@@ -17,6 +18,7 @@ from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.run import why_full
 from trisync.loadtest.scenario_options import LEAST
 from trisync.loadtest.target import TargetRefused
 
@@ -131,10 +133,11 @@ def _range(figures: Figures, lowest: float | None, highest: float | None, text: 
 
 
 def notes(comparison: Comparison) -> list[str]:
-    """What to keep in mind when reading the table: versions, who is missing, whose generator was busy, what broke."""
+    """What to keep in mind when reading the table: versions, who is missing, who had no room, what broke."""
+    often = "once" if comparison.rounds == 1 else f"{comparison.rounds} times"
     lines = [
         f"{comparison.machine}. {comparison.message_bytes} bytes of data in each message, trisync with "
-        f"durability full; each was measured {comparison.rounds} times for {comparison.duration_s:g} s, in turns.",
+        f"durability full; each was measured {often} for {comparison.duration_s:g} s, in turns.",
         *(f"{name}: {version}." for name, version in comparison.versions.items()),
         *(f"{name} is missing: {install}" for name, install in comparison.missing.items()),
     ]
@@ -144,7 +147,19 @@ def notes(comparison: Comparison) -> list[str]:
                 lines.append(f"{row.row}: the generator's core was full while it loaded {each.name}.")
             broken = sorted({problem for one in each.rounds for problem in one.problems})
             lines += [f"{row.row}: {each.name}: {problem}" for problem in broken]
-    return lines
+    return lines + on_full_machines(comparison.rows, os.cpu_count() or 1)
+
+
+def on_full_machines(rows: Sequence[RowResult], cores: int) -> list[str]:
+    """Who was loaded on a machine that had nothing left to give, in some round, by the reason for that."""
+    whom: dict[str, list[str]] = {}
+    for row in rows:
+        for each in row.contenders:
+            fullest = min(each.rounds, key=lambda one: math.inf if one.machine_idle is None else one.machine_idle)
+            why = why_full(fullest.machine_idle, fullest.server_cpu, fullest.generator_cpu, cores)
+            if why is not None:
+                whom.setdefault(why, []).append(f"{row.row}: {each.name}")
+    return [f"The machine had nothing left to give: {why} ({'; '.join(names)})." for why, names in whom.items()]
 
 
 def print_comparison(comparison: Comparison, *, markdown: bool) -> None:

@@ -35,7 +35,8 @@ from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.plan import Tally, Transport, clock_us
 from trisync.loadtest.problems import Problem, Problems
 from trisync.loadtest.publishers import Publisher
-from trisync.loadtest.target import usage
+from trisync.loadtest.recording import Look, rounded
+from trisync.loadtest.target import machine_idle_s, usage
 from trisync.loadtest.trails import TRAIL_BYTES, Trail
 
 OPENING_MAX = 64
@@ -78,7 +79,8 @@ class Outcome(Struct, frozen=True, kw_only=True):
     """Deliveries a second to all subscribers together; without subscribers, acknowledged publishes a second."""
     generator_cpu: float
     server_cpu: float | None
-    """Processor time in the measured part, in cores."""
+    machine_idle: float | None
+    """Processor time in the measured part, in cores; the last is what nobody used."""
     sent: int
     delivered: int
     problems: list[Problem]
@@ -190,16 +192,17 @@ class Generator:
             links = [each.link for each in self._subscribers[1:] if each.link is not None]
             self._loop.set_aside([*links], self._load.sweep_s)
         per_s = generator_cpu = 0.0
-        server_cpu = None
+        server_cpu = machine_idle = None
         if not self._problems:
-            per_s, generator_cpu, server_cpu = self._measure()
+            per_s, generator_cpu, server_cpu, machine_idle = self._measure()
             self._settle()
         self._loop.close()
         totals = self._gauge.totals
         return Outcome(
             per_s=round(per_s, 1),
             generator_cpu=round(generator_cpu, 3),
-            server_cpu=server_cpu,
+            server_cpu=rounded(server_cpu),
+            machine_idle=rounded(machine_idle),
             sent=totals.sent,
             delivered=totals.delivered,
             problems=self._problems.take(),
@@ -214,27 +217,28 @@ class Generator:
     def _counted(self) -> int:
         return self._gauge.totals.delivered if self._subscribers else self._gauge.totals.acked
 
-    def _measure(self) -> tuple[float, float, float | None]:
+    def _measure(self) -> tuple[float, float, float | None, float | None]:
+        """What was counted a second, and the processor time of generator, server and nobody, in cores."""
         began_us = clock_us()
         from_us = began_us + int(self._load.warmup_s * 1e6)
         until_us = from_us + int(self._load.duration_s * 1e6)
         for publisher in self._publishers:
             publisher.start(sys.maxsize, self._load.window)
-        first = self._look_at(from_us)
-        last = self._look_at(until_us)
+        first, counted, cpu_s = self._look_at(from_us)
+        last, counted_last, cpu_last_s = self._look_at(until_us)
         for publisher in self._publishers:
             publisher.stop()
-        elapsed_s = max(1, last[0] - first[0]) / 1e6
-        server_cpu = None if first[3] is None or last[3] is None else round((last[3] - first[3]) / elapsed_s, 3)
-        return (last[1] - first[1]) / elapsed_s, (last[2] - first[2]) / elapsed_s, server_cpu
+        elapsed_s = max(1, last.at_us - first.at_us) / 1e6
+        per_s, generator_cpu = (counted_last - counted) / elapsed_s, (cpu_last_s - cpu_s) / elapsed_s
+        return per_s, generator_cpu, first.server_cpu(last), first.machine_idle(last)
 
-    def _look_at(self, at_us: int) -> tuple[int, int, float, float | None]:
-        """Go on until a time, or the first problem; then: the time, what was counted, processor times in seconds."""
+    def _look_at(self, at_us: int) -> tuple[Look, int, float]:
+        """Go on until a time, or the first problem; then what was counted until it, and this process's CPU time."""
         while (left_us := at_us - clock_us()) > 0 and not self._problems:
             self._loop.turn(min(TURN_S, left_us / 1e6))
         self._loop.sweep()
-        used = usage(self._load.pid)
-        return clock_us(), self._counted(), time.process_time(), None if used is None else used.cpu_s
+        look = Look(clock_us(), usage(self._load.pid), machine_idle_s())
+        return look, self._counted(), time.process_time()
 
     def _await_all(self) -> None:
         """Go on until nobody is pending. What nothing moves in for too long is lost."""

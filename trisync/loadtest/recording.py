@@ -226,8 +226,8 @@ class Recorder:
         workers = window.workers_cpu()
         server_cpu, idle = None, None
         if window.looks:
-            server_cpu = _rounded(window.looks[0].server_cpu(window.looks[-1]))
-            idle = _rounded(window.looks[0].machine_idle(window.looks[-1]))
+            server_cpu = rounded(window.looks[0].server_cpu(window.looks[-1]))
+            idle = rounded(window.looks[0].machine_idle(window.looks[-1]))
         memories = [bytes_ for _, bytes_ in window.memories]
         busiest = max(workers, default=0.0)
         limited = busiest > BUSY_CPU and (server_cpu is None or server_cpu < BUSY_CPU)
@@ -277,7 +277,8 @@ def _rate(before: dict[int, Tick], after: dict[int, Tick], name: str) -> float:
     return round(total, 1)
 
 
-def _rounded(cores: float | None) -> float | None:
+def rounded(cores: float | None) -> float | None:
+    """A share of processor time, with as many digits as it has meaning."""
     return None if cores is None else round(cores, 3)
 
 

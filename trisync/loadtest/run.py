@@ -164,17 +164,21 @@ def on_unread(log: LogRead) -> list[str]:
 
 
 def on_a_full_machine(effort: Effort, cores: int) -> list[str]:
-    """What there is to say where none of a machine's cores was idle: nothing where one was, or nobody knows."""
-    if effort.machine_idle is None or effort.machine_idle >= IDLE_CORES_MIN:
-        return []
-    others = cores - (effort.server_cpu or 0.0) - sum(effort.workers_cpu)
-    if effort.server_cpu is None:
-        why = "what the server used of it is not known (--pid tells, if it runs here), nor who set the pace"
-    elif others > OTHERS_MAX * cores:
-        why = f"other programs used {others:.1f} of its {cores} cores, and without them the figures may be better"
-    else:
-        why = "server and generator shared its cores, so the figures are of both"
-    return [f"The machine had nothing left to give: {why}."]
+    """What there is to say where none of a machine's cores was idle."""
+    why = why_full(effort.machine_idle, effort.server_cpu, sum(effort.workers_cpu), cores)
+    return [] if why is None else [f"The machine had nothing left to give: {why}."]
+
+
+def why_full(idle: float | None, server_cpu: float | None, generator_cpu: float, cores: int) -> str | None:
+    """Why none of a machine's cores was idle; None where one was, or nobody knows. All but `cores` are in cores."""
+    if idle is None or idle >= IDLE_CORES_MIN:
+        return None
+    others = cores - (server_cpu or 0.0) - generator_cpu
+    if server_cpu is None:
+        return "what the server used of it is not known (--pid tells, if it runs here), nor who set the pace"
+    if others > OTHERS_MAX * cores:
+        return f"other programs used {others:.1f} of its {cores} cores, and without them the figures may be better"
+    return "server and generator shared its cores, so the figures are of both"
 
 
 def describe_machine() -> str:
