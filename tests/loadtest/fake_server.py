@@ -221,24 +221,28 @@ class FakeServer:
                 # In one segment: a run may be over as soon as the last pong is there.
                 client.send({"op": "pong", "id": request["id"]}, 2 if self.fault == "pongs twice" else 1)
             case "subscribe":
-                log = self.logs.setdefault(request["channel"], [])
+                log = self.stored(request["channel"])
                 client.channels.add(request["channel"])
                 ok = {"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"}
                 times = {"confirms twice": 2, "overtakes": 0}.get(self.fault, 1)
                 client.send(ok, times)
-                for message in log[request["since"] :]:
-                    self.deliver(client, message)
+                for message in self.stored(request["channel"]):
+                    if message["offset"] > request["since"]:
+                        self.deliver(client, message)
                 client.send(ok, 1 - min(times, 1))
             case "publish":
                 self.publish(client, request)
             case "history":
                 client.send(self.history(request))
 
+    def stored(self, channel: str) -> list[Json]:
+        """What the log is said to hold."""
+        log = self.logs.setdefault(channel, [])
+        return LOGS[self.fault](log) if self.fault in LOGS else log
+
     def history(self, request: Json) -> Json:
         """The answer to a request to read the log, in pages that are smaller than they might be."""
-        log = self.logs.get(request["channel"], [])
-        if self.fault in LOGS:
-            log = LOGS[self.fault](log)
+        log = self.stored(request["channel"])
         found = [message for message in log if message["offset"] > request["since"]]
         page = found[: min(request["limit"], PAGE)]
         epoch = "another" if self.fault == "is replaced" else "e"

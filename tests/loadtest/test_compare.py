@@ -98,7 +98,17 @@ def test_who_drops_a_message_does_not_win_by_it(withheld: int, kinds: set[str], 
 
 
 @pytest.mark.parametrize("subscribers", [0, 2])
-@pytest.mark.parametrize(("fault", "kinds"), [("none", set()), ("drops", {"lost"}), ("forgets", {"lost", "unkept"})])
+@pytest.mark.parametrize(
+    ("fault", "kinds"),
+    [
+        ("none", set()),
+        ("drops", {"lost"}),
+        ("forgets", {"lost", "unkept"}),
+        ("stores nothing", {"lost"}),
+        ("loses the tail", {"lost"}),
+        ("loses one", {"lost"}),
+    ],
+)
 def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: int) -> None:
     with fake_server(fault) as fake:
         load = Load(

@@ -256,9 +256,10 @@ class Generator:
         """Await everything, and compare the counts."""
         self._await_all()
         sent = self._gauge.totals.sent
-        if self._load.peer is None and not self._subscribers:
-            self._subscribers = [Subscriber("reader", self._around, [self._trail])]
-            self._open([*self._subscribers])
+        if self._load.peer is None:
+            reader = Subscriber("reader", self._around, [self._trail])
+            self._subscribers.append(reader)
+            self._open([reader])
         present = [subscriber for subscriber in self._subscribers if subscriber.link is not None]
         for subscriber in present:
             subscriber.expect({CHANNEL: sent})
