@@ -40,9 +40,7 @@ class NotRun(click.ClickException):
 
 
 class Interrupted(click.ClickException):
-    """The run was ended from outside, before it was judged."""
-
-    exit_code = INTERRUPTED
+    """The run was ended from outside, before it was judged; what had broken until then has broken all the same."""
 
     def __init__(self, problems: Sequence[Problem] = (), unwritten: Sequence[Path | None] = ()) -> None:
         lines = ["Interrupted: the run did not come to its end, and nothing was judged."]
@@ -52,15 +50,10 @@ class Interrupted(click.ClickException):
                 lines += [f"  {describe(problem)}", *(f"    {example}" for example in problem.examples)]
         lines += [f"{file} was not written." for file in unwritten if file is not None]
         super().__init__("\n".join(lines))
+        self.exit_code = BROKEN if problems else INTERRUPTED  # type: ignore[misc]  # click asks the instance
 
     def show(self, file: IO[Any] | None = None) -> None:
         click.echo(self.message, file=file, err=True)
-
-
-class InterruptedBroken(Interrupted):
-    """The same, and what had broken until then has broken all the same."""
-
-    exit_code = BROKEN
 
 
 def _signals() -> list[signal.Signals]:
@@ -160,8 +153,7 @@ def _invoke(name: str, given: dict[str, Any]) -> None:
     try:
         result = _run(plan, target, display)
     except Interrupted:
-        ended = InterruptedBroken if display.problems else Interrupted
-        raise ended(display.problems, files) from None
+        raise Interrupted(display.problems, files) from None
     problems = [
         write_output(files[0], lambda: to_json(result)),
         write_output(files[1], lambda: to_html(result).encode()),
