@@ -241,11 +241,9 @@ class Done(Struct, tag="done", tag_field="report"):
     acked: list[Tally] = []
     """What was acknowledged so far."""
     seen: list[Tally] = []
-    """What was delivered so far; of a channel that subscribers here follow, and that had nothing, an empty tally."""
+    """What was delivered so far."""
     refused: list[Refused] = []
     """The first of its publishers' publishes that were refused so far; only so many are remembered."""
-    cut_off: list[int] = []
-    """Channels of which all subscribers here lost their connections: what they did not see, nobody could check."""
     read: list[Tally] = []
     """What was read from the log."""
     unread: list[Unread] = []

@@ -94,7 +94,6 @@ class Worker:
         self._flushed = False
         self._ended_us = 0
         self._finished = self._dismissed = False
-        self._cut_off: list[int] = []
         self._reading = self._share_of(ReadBack())
         self._next_tick_us = clock_us()
         self._input = orders
@@ -305,15 +304,13 @@ class Worker:
         seen = [tally for trail in self._trails.values() for tally in trail.contents.ledger.blocks()]
         refused = [each for publisher in self._publishers for each in publisher.refused]
         read, unread = self._reading.ledger.blocks(), self._reading.unread
-        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, self._cut_off, read, unread))
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, read, unread))
 
     def _finish(self, refused: list[Refused]) -> None:
         for subscriber in self._subscribers:
             subscriber.finish()
         for trail in self._trails.values():
             trail.contents.finish(refused)
-        followed = {channel for each in self._subscribers if each.link is not None for channel in each.cursors}
-        self._cut_off = [index for index, trail in self._trails.items() if trail.channel not in followed]
         for speaker in self._everybody():
             speaker.close()
         self._report_done()
