@@ -226,6 +226,9 @@ class FakeServer:
                 ok = {"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"}
                 times = {"confirms twice": 2, "overtakes": 0}.get(self.fault, 1)
                 client.send(ok, times)
+                if self.fault == "trims" and request["since"] < VICTIM < len(self.logs[request["channel"]]):
+                    gap = {"op": "gap", "channel": request["channel"], "reason": "trimmed"}
+                    client.send(gap | {"from": request["since"] + 1, "to": VICTIM})
                 for message in self.stored(request["channel"]):
                     if message["offset"] > request["since"]:
                         self.deliver(client, message)

@@ -192,6 +192,15 @@ def test_a_message_lost_between_drop_and_return_is_found() -> None:
     assert SAID["drops"] in result.output
 
 
+@pytest.mark.parametrize("transport", ["lines", "ws"])
+def test_who_returns_to_a_trimmed_channel_is_told_and_nothing_broke(transport: str) -> None:
+    with fake_server("trims") as fake:
+        options = ("resume", "--subscribers", "2", "--missed", "50", "--transport", transport)
+        result = load(fake.port, *options, patience_s=PATIENCE_S)
+    assert result.exit_code == 0, result.output
+    assert f"{2 * (VICTIM - BEFORE_THE_DROP)} deliveries were not made" in result.output
+
+
 def test_messages_that_overtake_the_answer_to_who_returns_are_found() -> None:
     with fake_server("overtakes") as fake:
         result = load(fake.port, "resume", "--subscribers", "2", "--missed", "50", "--transport", "lines")

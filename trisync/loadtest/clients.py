@@ -40,6 +40,7 @@ class Word(Struct, gc=False):
     code: str = ""
     message: str = ""
     reason: str = ""
+    to: Number = 0
     epoch: str = ""
     messages: list["Word"] | None = None
     more: bool = False
@@ -306,8 +307,16 @@ class Subscriber(Speaker):
             self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)
-        else:
+        elif word.op != "gap" or not self._pass_over(word):
             super().hear(word, wire)
+
+    def _pass_over(self, gap: Word) -> bool:
+        """Expect what the server says that it has trimmed no more; returns whether that is what it says."""
+        cursor = self.cursors.get(gap.channel)
+        if cursor is None or gap.reason != "trimmed" or not gap.sender == cursor.expected <= gap.to:
+            return False
+        self.gauge.totals.trimmed += cursor.pass_over(gap.to)
+        return True
 
     def complain(self) -> None:
         """What is missing is said by finish()."""

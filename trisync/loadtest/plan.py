@@ -211,6 +211,8 @@ class Totals(Struct):
     due: int = 0
     """Deliveries that acknowledged publishes must lead to, by the subscribers that their channels have."""
     delivered: int = 0
+    trimmed: int = 0
+    """Deliveries in whose place the server said that retention had removed the message."""
     delivered_bytes: int = 0
 
 

@@ -145,6 +145,11 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"{recorder.totals.unsent:,} messages were due and never sent, as the server still did not take them "
             f"{plan.patience_s:g} s after the end: they are in none of the latencies, which would be worse with them."
         )
+    if recorder.totals.trimmed:
+        remarks.append(
+            f"{recorder.totals.trimmed:,} deliveries were not made, as the server's retention was faster than its "
+            "readers: it said so. What came behind such a gap may not have been compared with what others got."
+        )
     if plan.scenario == "soak" and not shows_growth(plan) and effort.server_memory_max_bytes is not None:
         remarks.append(
             f"The run was too short to say whether the server's memory grows: {plan.duration_s:g} s were measured, and "
