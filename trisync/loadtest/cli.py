@@ -15,7 +15,7 @@ from rich.console import Console
 
 from trisync.cli.errors import first_of, in_words
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import STANDARD_OUTPUT, Output, unwritten, write_output
+from trisync.loadtest.options import SHOWN, STANDARD_OUTPUT, Output, unwritten, write_output
 from trisync.loadtest.plan import Plan, Transport
 from trisync.loadtest.problems import Problem, describe
 from trisync.loadtest.report_html import to_html
@@ -112,7 +112,7 @@ class _Group(click.Group):
     cls=_Group,
     epilog=_EPILOG,
     subcommand_metavar="SCENARIO [OPTIONS]",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    context_settings=SHOWN,
 )
 def loadtest_command() -> None:
     """Load a server, measure it, and check what it promises.

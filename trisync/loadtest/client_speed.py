@@ -14,6 +14,7 @@ import trio
 
 from trisync.client import connect
 from trisync.loadtest.cli import run_until_signal
+from trisync.loadtest.options import SHOWN
 from trisync.loadtest.target import ServerFailed, TargetRefused, spawned
 
 
@@ -58,7 +59,7 @@ async def measure_a_new_server(scheme: str, backend: str, count: int) -> bool:
 
 @click.command(
     "client_speed",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    context_settings=SHOWN,
 )
 @click.option("--url", help="A server that runs already, in place of a new one.")
 @click.option("--scheme", type=click.Choice(["tcp", "ws"]), default="tcp", help="The door of a new server.")

@@ -33,9 +33,6 @@ SWEEP_S = 0.1
 """How often deliveries are read in sweeps (see Load). With one message in flight some 50 messages of 60 bytes wait
 meanwhile, far less than a socket's buffer; a sweep over 500 subscribers takes about 5 ms."""
 
-BUSY_CPU = 0.9
-"""A generator that used more of a core may have been what set the pace."""
-
 
 class Contender(Struct, frozen=True):
     """Who is loaded in a row, and with what window."""

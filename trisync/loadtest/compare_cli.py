@@ -8,16 +8,17 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
-import msgspec
 from rich.console import Console
 from rich.table import Table
 
 from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
-from trisync.loadtest.compare import BUSY_CPU, ROWS, Comparison, Figures, RowResult, Say, compare
+from trisync.loadtest.compare import ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
-from trisync.loadtest.options import STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
+from trisync.loadtest.options import SHOWN, STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.peer_servers import PeerFailed
+from trisync.loadtest.recording import BUSY_CPU
 from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.results import to_json
 from trisync.loadtest.run import why_full
 from trisync.loadtest.scenario_options import LEAST
 from trisync.loadtest.target import TargetRefused
@@ -30,9 +31,13 @@ The rows:
     + """
 
 \b
-Exit status:  0  everybody got every message      2    the command line is wrong
-              1  somebody did not: who and what   3    the run could not be made
-                                                  4    everybody did, but the file could not be written
+Exit status:
+  0    everybody got every message
+  1    somebody did not: who and what
+  2    the command line is wrong
+  3    the run could not be made
+  4    everybody did, but a file could not be written
+  130  a signal (Ctrl-C) ended the run
 The ratios do not change it: they are the machine's as much as the programs'."""
 )
 
@@ -43,7 +48,7 @@ _RATIO = "ratio of medians (lowest–highest of a round)"
 @click.command(
     "compare",
     epilog=_EPILOG,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    context_settings=SHOWN,
 )
 @click.option("--only", "rows", type=click.Choice(list(ROWS)), multiple=True, help="Compare in this row; repeatable.")
 @click.option(
@@ -100,7 +105,7 @@ def compare_command(
     except Interrupted:
         raise Interrupted(unwritten=[json_file]) from None
     problems = [
-        write_output(json_file, lambda: msgspec.json.format(msgspec.json.encode(comparison), indent=2) + b"\n"),
+        write_output(json_file, lambda: to_json(comparison)),
         unwritten(STANDARD_OUTPUT, lambda: print_comparison(comparison, markdown=markdown)),
     ]
     conclude(problems, passed=comparison.passed)

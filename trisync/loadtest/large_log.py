@@ -20,6 +20,7 @@ from rich.console import Console
 from rich.table import Table
 
 from trisync.loadtest.cli import run_until_signal
+from trisync.loadtest.options import SHOWN
 from trisync.loadtest.target import ServerFailed, TargetRefused, serving
 from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable, Submission
@@ -150,7 +151,7 @@ _COUNT = click.IntRange(min=1)
 
 @click.command(
     "large_log",
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True},
+    context_settings=SHOWN,
 )
 @click.option("--messages", type=_COUNT, default=10_000_000, metavar="N", help="In the large log, before it starts.")
 @click.option("--channels", type=_COUNT, default=100_000, metavar="N", help="That they are in.")

@@ -10,6 +10,9 @@ from typing import Any
 import click
 from rich.console import Console
 
+SHOWN = {"help_option_names": ["-h", "--help"], "max_content_width": 110, "show_default": True}
+"""How click shows the help of these commands."""
+
 STANDARD_OUTPUT = "standard output"
 
 NUMBER_MAX = 1e9

@@ -178,6 +178,6 @@ class Result(Struct, frozen=True, kw_only=True):
     series: Annotated[list[Sample], Meta(description="The run over time")]
 
 
-def to_json(result: Result) -> bytes:
+def to_json(document: Struct) -> bytes:
     """A result as a JSON document, indented."""
-    return msgspec.json.format(msgspec.json.encode(result), indent=2) + b"\n"
+    return msgspec.json.format(msgspec.json.encode(document), indent=2) + b"\n"
