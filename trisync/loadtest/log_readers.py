@@ -8,7 +8,7 @@ from collections import deque
 
 from trisync.loadtest.clients import Speaker, Surroundings, Word
 from trisync.loadtest.marks import Ledger
-from trisync.loadtest.plan import WHY_UNREAD, Block, ReadBack, Unread, clock_us
+from trisync.loadtest.plan import WHY_UNREAD, Block, Finish, Unread, clock_us
 from trisync.loadtest.trails import Contents, Sequence
 
 READERS = 2
@@ -18,7 +18,7 @@ READERS = 2
 class Reading:
     """A worker's share of the log, who reads it, and what they have read."""
 
-    def __init__(self, around: Surroundings, channels: list[str], order: ReadBack, worker: int, workers: int) -> None:
+    def __init__(self, around: Surroundings, channels: list[str], order: Finish, worker: int, workers: int) -> None:
         self.channels = channels
         self.refused = order.refused
         self.ledger = Ledger()

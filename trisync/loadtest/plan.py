@@ -149,23 +149,18 @@ class Refused(Struct, frozen=True, array_like=True):
     number: int
 
 
-class ReadBack(Order, tag="read_back"):
-    """Read the log: the worker's share of these blocks, in their order, as many as so many seconds allow."""
+class Finish(Order, tag="finish"):
+    """Read the log back, say what is missing, and end."""
 
     blocks: list[Block] = []
+    """Of the log; each worker reads its share of them in their order."""
     seconds: float = 0.0
+    """How long it may read; some blocks may be left."""
     refused: list[Refused] = []
-    """Of all workers: these messages are not missing."""
+    """Of all workers: these are not missing."""
 
 
-class Finish(Order, tag="finish"):
-    """Say what is missing, and end."""
-
-    refused: list[Refused] = []
-    """As in ReadBack."""
-
-
-AnyOrder = Open | Load | Settle | ReadBack | Drop | Return | Finish
+AnyOrder = Open | Load | Settle | Drop | Return | Finish
 
 
 # Reports of a worker.

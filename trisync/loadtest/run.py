@@ -86,7 +86,6 @@ async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target) -> S
     stage = Stage(plan, crew, recorder, server)
     await SCENARIOS[plan.scenario].play(stage)
     recorder.look_back()
-    await stage.read_back()
     await stage.finish()
     return stage
 

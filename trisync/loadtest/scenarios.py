@@ -24,7 +24,6 @@ from trisync.loadtest.plan import (
     Open,
     Order,
     Plan,
-    ReadBack,
     Refused,
     Return,
     Settle,
@@ -192,14 +191,10 @@ class Stage:
         """Await everything that was acknowledged."""
         await self.obey(Settle(self.heads()), "waiting for the last answers")
 
-    async def read_back(self) -> None:
-        """Have what was acknowledged read from the log, or so much of it as there is time for."""
-        blocks = blocks_of(self._acked, random.Random(self.plan.seed))
-        await self.obey(ReadBack(blocks, READ_BACK_S, self._refused), "reading the log back")
-
     async def finish(self) -> None:
-        """Compare what was acknowledged with what was delivered."""
-        dones = await self.obey(Finish(self._refused), "comparing")
+        """Compare what was acknowledged with what was delivered, and with the log, as far as there is time for it."""
+        blocks = blocks_of(self._acked, random.Random(self.plan.seed))
+        dones = await self.obey(Finish(blocks, READ_BACK_S, self._refused), "reading the log back")
         unanswered = self.recorder.totals.sent - self.recorder.totals.acked
         self.log_read = judge(self._acked, dones, unanswered, self.recorder.problems)
 

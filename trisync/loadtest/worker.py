@@ -28,7 +28,6 @@ from trisync.loadtest.plan import (
     Finish,
     Load,
     Open,
-    ReadBack,
     Refused,
     Return,
     Settle,
@@ -94,7 +93,7 @@ class Worker:
         self._flushed = False
         self._ended_us = 0
         self._finished = self._dismissed = False
-        self._reading = self._share_of(ReadBack())
+        self._reading = self._share_of(Finish())
         self._next_tick_us = clock_us()
         self._input = orders
 
@@ -120,7 +119,7 @@ class Worker:
             self._trails[index] = Trail(index, self._share.channels[index], self._gauge, bytes_max)
         return self._trails[index]
 
-    def _share_of(self, order: ReadBack) -> Reading:
+    def _share_of(self, order: Finish) -> Reading:
         return Reading(self._around, self._share.channels, order, self._share.worker, self._plan.workers)
 
     def _everybody(self) -> list[Speaker]:
@@ -197,17 +196,15 @@ class Worker:
                 self._load(order)
             case Settle(heads):
                 self._expect(heads)
-            case ReadBack():
-                self._reading = self._share_of(order)
-                self._open([*self._reading.readers])
             case Drop():
                 for subscriber in self._subscribers:
                     subscriber.close()
             case Return(heads):
                 self._open(list(self._subscribers))
                 self._expect(heads, self._began_us)
-            case Finish(refused):
-                self._finish(refused)
+            case Finish():
+                self._reading = self._share_of(order)
+                self._open([*self._reading.readers])
 
     def _open(self, speakers: list[Speaker]) -> None:
         self._to_open.extend(speakers)
@@ -276,8 +273,8 @@ class Worker:
             self._ended_us = self._gauge.now_us
             self._ping_all()
             return
-        if isinstance(self._order, ReadBack):
-            self._reading.finish()
+        if isinstance(self._order, Finish):
+            self._finish(self._order.refused)
         self._report_done()
 
     def _extra_us(self) -> float:
@@ -307,14 +304,14 @@ class Worker:
         _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, read, unread))
 
     def _finish(self, refused: list[Refused]) -> None:
+        self._finished = True
+        self._reading.finish()
         for subscriber in self._subscribers:
             subscriber.finish()
         for trail in self._trails.values():
             trail.contents.finish(refused)
         for speaker in self._everybody():
             speaker.close()
-        self._report_done()
-        self._finished = True
 
 
 def _say(report: object) -> None:
