@@ -123,13 +123,16 @@ def test_a_fault_is_named_and_fails_the_run_over_websocket(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *FANOUT, "--transport", "ws")
 
 
-MIXED = ("mixed", "--channels", "3", "--zipf", "3", "--publishers", "1", "--subscribers", "2", "--rate", "400")
+MIXED = (
+    *("mixed", "--channels", "3", "--follow", "1", "--zipf", "3", "--rate", "400"),
+    *("--publishers", "1", "--subscribers", "2"),
+)
+"""Where the most popular channel has nearly everything, and not all of the others have a subscriber."""
 
 
 @pytest.mark.parametrize("fault", sorted(LOGS.keys() - KEPT.keys()))
-@pytest.mark.parametrize("follow", ["1", "3"])
-def test_what_was_delivered_and_is_not_in_the_log_is_found_among_many_channels(fault: str, follow: str) -> None:
-    said = load_faulty(fault, *MIXED, "--follow", follow, "--warmup", "0", "--transport", "lines")
+def test_what_was_delivered_and_is_not_in_the_log_is_found_among_many_channels(fault: str) -> None:
+    said = load_faulty(fault, *MIXED, "--warmup", "0", "--transport", "lines")
     assert SAID[fault] in said
 
 

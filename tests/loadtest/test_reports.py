@@ -249,7 +249,7 @@ def test_problems_are_counted_and_only_a_few_are_told() -> None:
 
 
 def test_every_field_of_the_json_is_described() -> None:
-    for kind in (Result, Throughput, Distribution, Point, Sample, Connecting, Returning, Effort):
+    for kind in (Result, Throughput, Distribution, Point, Sample, Connecting, Returning, Fairness, LogRead, Effort):
         info = msgspec.inspect.type_info(kind)
         assert isinstance(info, msgspec.inspect.StructType)
         for field in info.fields:

@@ -8,6 +8,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from itertools import cycle
 from pathlib import Path
 
 import pytest
@@ -135,8 +136,7 @@ def test_another_machine_is_not_loaded_without_consent() -> None:
     assert "--allow-remote" in result.output
 
 
-@pytest.mark.parametrize("transport", TRANSPORTS)
-@pytest.mark.parametrize("scenario", SCENARIOS)
+@pytest.mark.parametrize(("scenario", "transport"), [*zip(SCENARIOS, cycle(TRANSPORTS), strict=False)])
 def test_where_nothing_listens_there_is_no_run_and_it_says_so(scenario: str, transport: str) -> None:
     door = "--web" if transport == "ws" else "--tcp"
     command = [scenario, *BRIEF[scenario], "--transport", transport, door, "127.0.0.1:1", "--quiet"]
