@@ -19,13 +19,19 @@ NUMBER_MAX = 1e9
 """Seconds of 30 years, whose microseconds are whole numbers everywhere; and more than any rate."""
 
 
+LEAST = 0.001
+"""Of seconds, rates and the like that are not 0: with far less, the times between are no numbers any more."""
+
+
 class Number(click.FloatRange):
-    """A number with a value: neither infinite nor none, which click takes for numbers too, nor past NUMBER_MAX."""
+    """A number with a value: neither infinite nor none, which click takes for numbers too, nor past these bounds."""
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         number: float = super().convert(value, param, ctx)
         if not abs(number) <= NUMBER_MAX:
             self.fail(f"{value} is not a number up to {NUMBER_MAX:,.0f}.", param, ctx)
+        if 0 < number < LEAST:
+            self.fail(f"{value} is neither 0 nor at least {LEAST}.", param, ctx)
         return number
 
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import click
 
-from trisync.loadtest.options import Number, OutputFile
+from trisync.loadtest.options import LEAST, Number, OutputFile
 from trisync.loadtest.plan import TRANSPORTS
 from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, UNANSWERED_MAX
 from trisync.loadtest.scenarios import Scenario
@@ -22,24 +22,8 @@ def spare_cores() -> int:
     return max(1, min(WORKERS_MAX, len(os.sched_getaffinity(0)) - 1))
 
 
-LEAST = 0.001
-"""Of seconds and rates: with far less, the times between are no numbers any more."""
-
-
-class _Positive(Number):
-    """Seconds and rates."""
-
-    def __init__(self, *, or_zero: bool = False) -> None:
-        super().__init__(min=0 if or_zero else LEAST)
-
-    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
-        number = super().convert(value, param, ctx)
-        if 0 < number < LEAST:
-            self.fail(f"{value} is neither 0 nor at least {LEAST}.", param, ctx)
-        return number
-
-
 _COUNT = click.IntRange(min=1)
+_POSITIVE = Number(min=LEAST)
 _WINDOW = click.IntRange(min=1, max=UNANSWERED_MAX)
 
 _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
@@ -49,15 +33,15 @@ _PLAN_OPTIONS: dict[str, tuple[click.ParamType[Any], str]] = {
     "follow": (_COUNT, "Channels that each subscriber follows."),
     "zipf": (Number(min=0, max=ZIPF_MAX), "Exponent of the channels' popularity: 0 is even, 1 as in life."),
     "window": (_WINDOW, "Publishes that each publisher keeps unanswered."),
-    "rate": (_Positive(), "Publishes a second, by all publishers together."),
+    "rate": (_POSITIVE, "Publishes a second, by all publishers together."),
     "slowest": (Number(min=1), "Times that the slowest subscriber is slower than the load."),
-    "faults": (_Positive(or_zero=True), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
+    "faults": (Number(min=0), "Faults a second: clients cut off, stalled, vanished; rude strangers."),
     "missed": (_COUNT, "Messages that everybody misses."),
     "connections": (_COUNT, "Connections to open."),
     "concurrency": (_COUNT, "Handshakes under way at once."),
     "message_bytes": (click.IntRange(MESSAGE_BYTES_MIN, 900_000), "Size of a message's data."),
-    "duration_s": (_Positive(), "Seconds that are measured."),
-    "warmup_s": (_Positive(or_zero=True), "Seconds of load before that, checked and not measured."),
+    "duration_s": (_POSITIVE, "Seconds that are measured."),
+    "warmup_s": (Number(min=0), "Seconds of load before that, checked and not measured."),
 }
 """Options that are fields of the plan; a scenario has those that are in its defaults."""
 
@@ -66,9 +50,9 @@ _SPECIAL_OPTIONS: dict[tuple[str, str], tuple[click.ParamType[Any], str]] = {
         click.IntRange(min=2),
         "Connections that publish: the polite one, and those that flood.",
     ),
-    ("fairness", "rate"): (_Positive(), "Publishes a second, by the polite one."),
+    ("fairness", "rate"): (_POSITIVE, "Publishes a second, by the polite one."),
     ("fairness", "window"): (_WINDOW, "Publishes that each of the others keeps unanswered."),
-    ("fairness", "duration_s"): (_Positive(), "Seconds that are measured, first alone and then again in the flood."),
+    ("fairness", "duration_s"): (_POSITIVE, "Seconds that are measured, first alone and then again in the flood."),
     ("resume", "window"): (_WINDOW, "Publishes kept unanswered, by the one publisher there is."),
 }
 """The same, where they are something else in a scenario."""
@@ -115,7 +99,7 @@ def options_of(scenario_name: str, scenario: Scenario) -> list[click.Parameter]:
         ),
         click.Option(
             ["--patience", "patience_s"],
-            type=_Positive(),
+            type=_POSITIVE,
             default=10.0,
             metavar="SECONDS",
             help="Seconds without any movement after which what is awaited counts as lost.",
