@@ -70,7 +70,7 @@ class LogReader(Speaker):
             return
         self._channel = self._reading.channels[block.channel]
         self._offsets = Sequence(block.first)
-        self._contents = Contents(block.channel, self._channel, self.gauge, block.first)
+        self._contents = Contents(block.channel, self._channel, self.gauge.problems, block.first)
         self._ask(block)
 
     def _ask(self, block: Block) -> None:

@@ -173,7 +173,7 @@ class Tally(Struct, array_like=True):
     block: int
     count: int = 0
     head: int = 0
-    """The highest offset."""
+    """The highest offset that was acknowledged."""
     fingerprint: int = 0
     """Made from every message's offset and content."""
     times: int = 0

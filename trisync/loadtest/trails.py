@@ -11,6 +11,7 @@ from bisect import bisect_right
 from trisync.loadtest.marks import BLOCK, PADDING, Ledger, Mark, fingerprint
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import Refused
+from trisync.loadtest.problems import Problems
 
 MISSING_MAX = 10_000
 """Missing numbers of a sequence that are remembered one by one; whether later ones come late is not found out."""
@@ -58,12 +59,12 @@ class Sequence:
 class Contents:
     """What a channel's messages say, one after the other: they are this tool's, and each publisher's are dense."""
 
-    def __init__(self, index: int, channel: str, gauge: Gauge, first: int = 1) -> None:
+    def __init__(self, index: int, channel: str, problems: Problems, first: int = 1) -> None:
         self.ledger = Ledger()
         self._tally = self.ledger.open(index, first // BLOCK)
         self._index = index
         self._channel = channel
-        self._gauge = gauge
+        self._problems = problems
         self._first = first
         """The offset that it begins with. Behind the channel's beginning, a publisher may begin with any number."""
         self._time_ms = 0
@@ -71,25 +72,22 @@ class Contents:
 
     def take(self, offset: int, mark: Mark, time_ms: int) -> int:
         """Judge the next message; returns its fingerprint."""
-        problems, channel = self._gauge.problems, self._channel
         if mark.channel != self._index or mark.padding != PADDING * len(mark.padding):
-            problems.add("altered", f"{channel}: offset {offset} is not what was published")
+            self._report("altered", f"offset {offset} is not what was published")
         if time_ms < self._time_ms:
-            problems.add("reordered", f"{channel}: offset {offset} has an earlier time than the one before it")
+            self._report("reordered", f"offset {offset} has an earlier time than the one before it")
         self._time_ms = time_ms
         sequence = self._sequences.get(mark.publisher)
         if sequence is None:
             sequence = self._sequences[mark.publisher] = Sequence(1 if self._first == 1 else mark.number)
         wrong = sequence.take(mark.number)
         if wrong is not None:
-            text = f"{channel}: offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}"
-            problems.add(wrong, text)
-        its = fingerprint(offset, mark)
+            self._report(wrong, f"offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}")
         tally = self._tally
         if offset // BLOCK != tally.block:
             tally = self._tally = self.ledger.open(self._index, offset // BLOCK)
         tally.count += 1
-        tally.head = offset
+        its = fingerprint(offset, mark)
         tally.fingerprint += its
         tally.times += hash((offset, time_ms))
         return its
@@ -102,8 +100,10 @@ class Contents:
         for publisher, sequence in self._sequences.items():
             count, first = sequence.lost()
             if count:
-                text = f"{self._channel}: publisher {publisher}'s publish {first} was left out of the channel"
-                self._gauge.problems.add("lost", text, count)
+                self._report("lost", f"publisher {publisher}'s publish {first} was left out of the channel", count)
+
+    def _report(self, kind: str, what: str, count: int = 1) -> None:
+        self._problems.add(kind, f"{self._channel}: {what}", count)
 
 
 class Trail:
@@ -121,7 +121,7 @@ class Trail:
         self.first = 1
         """Offset of the first message held."""
         self.cursors: list[Cursor] = []
-        self.contents = Contents(index, channel, gauge)
+        self.contents = Contents(index, channel, gauge.problems)
         self._bytes_max = bytes_max
         self._marks: list[Mark] = []
         self._times_ms: list[int] = []
