@@ -28,6 +28,7 @@ class Line:
     def __init__(self, transport: Transport) -> None:
         self.split = SPLIT[transport]
         self.as_lines = AS_LINES[transport]
+        self.join = FRAMINGS[transport].join
         self.masker = Masker()
         self.sent: list[bytes] = []
 

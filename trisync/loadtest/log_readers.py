@@ -29,17 +29,21 @@ class Reading:
         self.readers = [LogReader(f"reader {worker}.{number}", around, self) for number in range(READERS)]
         del self.readers[len(self._left) :]
 
+    @property
+    def late(self) -> bool:
+        """Whether there is no more time."""
+        return clock_us() >= self._until_us
+
     def next(self) -> Block | None:
         """The block to be read now; None where there is none, or no time."""
-        return self._left.popleft() if self._left and clock_us() < self._until_us else None
+        return self._left.popleft() if self._left and not self.late else None
 
     def finish(self) -> None:
         """Hang up, and say of all that nobody has read why that is."""
         for reader in self.readers:
             reader.finish()
-        late = clock_us() >= self._until_us
         for block in self._left:
-            if late:
+            if self.late:
                 self.unread.append(Unread(block, "late"))
             else:
                 self.report_unchecked(block)
@@ -82,7 +86,7 @@ class LogReader(Speaker):
         )
 
     def hear(self, word: Word, wire: bytes) -> None:
-        block = self._block
+        block, self.gauge.moved_us = self._block, self.gauge.now_us
         if block is None or word.messages is None or word.id != self._asked:
             super().hear(word, wire)
         elif self.around.epoch not in ("", word.epoch):
@@ -90,14 +94,15 @@ class LogReader(Speaker):
         elif word.trimmed >= block.first:
             self._leave(block, "trimmed")
         else:
-            self.gauge.moved_us = self.gauge.now_us
             before = self._offsets.expected
             for message in word.messages:
                 self._take_message(message)
-            if word.more and before < self._offsets.expected <= block.last:
-                self._ask(block)  # large messages do not fit into one page
-            else:
+            if not word.more or not before < self._offsets.expected <= block.last:
                 self._end(block)
+            elif self._reading.late:
+                self._leave(block, "late")
+            else:
+                self._ask(block)  # large messages do not fit into one page
 
     def _leave(self, block: Block, why: WHY_UNREAD) -> None:
         self._reading.unread.append(Unread(block, why))
