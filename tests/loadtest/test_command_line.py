@@ -79,9 +79,8 @@ def test_the_comparison_takes_no_such_number_either() -> None:
         (["--durability", "normal"], "--durability is for the server that --spawn starts"),
     ],
 )
-@pytest.mark.parametrize("scenario", SCENARIOS)
-def test_a_server_that_would_not_be_the_one_under_load_is_refused(scenario: str, options: list[str], said: str) -> None:
-    done = call(scenario, *options)
+def test_a_server_that_would_not_be_the_one_under_load_is_refused(options: list[str], said: str) -> None:
+    done = call("fanout", *options)
     assert done.exit_code == UNUSABLE, done.output
     assert said in done.stderr
 

@@ -31,8 +31,8 @@ class Plan(Struct, frozen=True, kw_only=True):
 
     scenario: str
     transport: Transport = "ws"
-    duration_s: float = 5.0
-    """Length of the measured part."""
+    duration_s: float = 1.0
+    """Length of the measured part; or where a scenario has no such, what it may be over in."""
     warmup_s: float = 1.0
     """Load before the measured part: it is checked, and not measured."""
     publishers: int = 0
@@ -64,6 +64,11 @@ class Plan(Struct, frozen=True, kw_only=True):
     seed: int = 1
 
     @property
+    def tick_s(self) -> float:
+        """How often workers report: often enough for a short run to have a course."""
+        return min(TICK_S, max(0.05, self.duration_s / 8))
+
+    @property
     def of_acks(self) -> bool:
         """Whether the latency that it is about is that of acknowledgements: nobody listens, or arrives."""
         return not self.subscribers and not self.connections
@@ -76,7 +81,6 @@ class Share(Struct, frozen=True, kw_only=True):
     plan: Plan
     host: str
     port: int
-    tick_s: float
     channels: list[str]
     audience: list[int]
     """Subscribers of each channel, in all workers."""

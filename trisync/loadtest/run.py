@@ -14,9 +14,9 @@ import trio
 
 from trisync.loadtest.crew import Crew, hire
 from trisync.loadtest.plan import Plan
-from trisync.loadtest.recording import Recorder
+from trisync.loadtest.recording import SAMPLES_MAX, Recorder
 from trisync.loadtest.results import Effort, LogRead, Result, distribution
-from trisync.loadtest.scenarios import READ_BACK_S, SCENARIOS, Stage, sample_s, share_out
+from trisync.loadtest.scenarios import READ_BACK_S, SCENARIOS, Stage, share_out
 from trisync.loadtest.target import ServerFailed, Target, TargetRefused, machine_idle_s, spawned, usage
 from trisync.version import __version__
 
@@ -48,7 +48,8 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
     try:
         async with spawned(target) if isinstance(target, str) else nullcontext(target) as server:
             started = datetime.now(UTC)
-            recorder = Recorder(sample_s(plan), lambda: (usage(server.pid), machine_idle_s()), of_acks=plan.of_acks)
+            sample_s = max(plan.tick_s, plan.duration_s / SAMPLES_MAX)
+            recorder = Recorder(sample_s, lambda: (usage(server.pid), machine_idle_s()), of_acks=plan.of_acks)
             shares = share_out(plan, server, secrets.token_hex(3))
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_show_on, show, recorder)

@@ -16,7 +16,6 @@ from trisync.loadtest.crew import Crew
 from trisync.loadtest.marks import Ledger
 from trisync.loadtest.plan import (
     CHANNEL_PREFIX,
-    TICK_S,
     Done,
     Drop,
     Finish,
@@ -30,7 +29,7 @@ from trisync.loadtest.plan import (
     Share,
     clock_us,
 )
-from trisync.loadtest.recording import SAMPLES_MAX, Recorder
+from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Connecting, Fairness, LogRead, Returning, distribution
 from trisync.loadtest.target import Target, TargetRefused, usage
 from trisync.loadtest.verdict import blocks_of, judge
@@ -38,9 +37,6 @@ from trisync.loadtest.worker import cumulated_popularity
 
 IDLE_S = 1.0
 """How long connections rest before a server's memory is read."""
-
-BRIEF_S = 1.0
-"""What a scenario without a duration may be over in."""
 
 READ_BACK_S = 10.0
 """How long the log may be read at the end. At some 100,000 messages a second that is all of it, but in long runs."""
@@ -51,17 +47,6 @@ BEFORE_THE_DROP = 20
 
 DRAWS = 8
 """For each channel that a subscriber follows: in most plans enough to have found different ones."""
-
-
-def tick_s(plan: Plan) -> float:
-    """How often workers report: often enough for a short run to have a course."""
-    length_s = plan.duration_s if "duration_s" in SCENARIOS[plan.scenario].defaults else BRIEF_S
-    return min(TICK_S, max(0.05, length_s / 8))
-
-
-def sample_s(plan: Plan) -> float:
-    """Length of one point of the series: a tick, or in a long run more."""
-    return max(tick_s(plan), plan.duration_s / SAMPLES_MAX)
 
 
 def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
@@ -80,7 +65,6 @@ def share_out(plan: Plan, target: Target, run: str) -> list[Share]:
             plan=plan,
             host=host,
             port=port,
-            tick_s=tick_s(plan),
             channels=[f"{CHANNEL_PREFIX}{run}/{channel}" for channel in range(plan.channels)],
             audience=audience,
             publishers=publishers[number],
