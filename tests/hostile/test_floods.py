@@ -16,6 +16,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.fakes import MemoryLog
 from tests.hostile.memory_doors import MemoryDoors, MemoryStream, memory_doors
 from tests.turns import counted_turns
+from trisync.wire.console import visible
 from trisync.wire.protocol import decode_request
 
 FLOODERS = 15
@@ -105,8 +106,8 @@ async def test_others_have_turns_while_many_requests_that_came_together_are_answ
         assert turns() >= count
 
 
-@pytest.mark.parametrize("data", [b"[]", b'{"a":[1]}', b'"["', b'{"\\"]":"\\\\"}'])
-def test_a_request_of_many_brackets_takes_no_step_of_python_for_each(data: bytes) -> None:
+def steps_of(work: Callable[[], object]) -> int:
+    """How many steps of Python some work takes: calls, lines and returns."""
     steps = 0
 
     def count_steps(frame: FrameType, event: str, argument: object) -> Callable[..., Any]:
@@ -114,11 +115,21 @@ def test_a_request_of_many_brackets_takes_no_step_of_python_for_each(data: bytes
         steps += 1
         return count_steps
 
-    payload = b'{"op":"publish","channel":"lobby","data":[' + b",".join([data] * 1000) + b",[]]}"
     before = sys.gettrace()
     sys.settrace(count_steps)
     try:
-        decode_request(payload)
+        work()
     finally:
         sys.settrace(before)
-    assert 0 < steps < 200
+    return steps
+
+
+@pytest.mark.parametrize("data", [b"[]", b'{"a":[1]}', b'"["', b'{"\\"]":"\\\\"}'])
+def test_a_request_of_many_brackets_takes_no_step_of_python_for_each(data: bytes) -> None:
+    payload = b'{"op":"publish","channel":"lobby","data":[' + b",".join([data] * 1000) + b",[]]}"
+    assert 0 < steps_of(lambda: decode_request(payload)) < 200
+
+
+@pytest.mark.parametrize("text", ["\x7f", "a\x1b", "é\x80"])
+def test_a_message_of_many_control_characters_takes_no_step_of_python_for_each(text: str) -> None:
+    assert 0 < steps_of(lambda: visible(text * 1000)) < 200
