@@ -84,6 +84,13 @@ async def test_the_doors_of_a_draining_server_are_closed_save_for_its_health(
         await now_drains(running)
         for request in (HEALTH, UPGRADE, b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"):
             assert await ask(running, request) == 503
+        assert await ask(running, b"GET / HTTP/1.1\r\nHost: rebound.example\r\n\r\n") == 503
+        for malformed in (
+            b"GET / HTTP/1.1\r\n\r\n",
+            b"GET / HTTP/1.1\r\nHost: @\r\n\r\n",
+            HEALTH.replace(b"1.1", b"1.2"),
+        ):
+            assert await ask(running, malformed) == 400
         with pytest.raises(OSError, match="connect"):
             await running.tcp()
         disk.set()

@@ -30,6 +30,7 @@ from trisync.wire.http_rules import (
     header,
     in_origin_form,
     is_loopback,
+    refuse_foreign_host,
     refuse_host,
     refuse_origin,
     refuse_two_lengths,
@@ -94,12 +95,12 @@ class HttpDoor:
 
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
-        if self.draining:
-            return HttpRefusal(503, "the server is stopping")
         upgrade = wants_upgrade(headers)
-        refusal = refuse_version(version) or refuse_two_lengths(headers)
-        if refusal is None:
-            refusal = refuse_host(headers, loopback=self._loopback)
+        refusal = refuse_version(version) or refuse_two_lengths(headers) or refuse_host(headers)
+        if refusal is None and self.draining:
+            refusal = HttpRefusal(503, "the server is stopping")
+        if refusal is None and self._loopback:
+            refusal = refuse_foreign_host(headers)
         if refusal is None and (upgrade or method not in _READING):
             refusal = refuse_origin(headers, self.settings.origins)
         if refusal is None and upgrade:

@@ -88,15 +88,19 @@ def host_name(host: bytes) -> str | None:
     return name.lower() if valid else None
 
 
-def refuse_host(headers: Headers, *, loopback: bool) -> HttpRefusal | None:
-    """What a request's Host header deserves, if not to be served."""
-    host = header(headers, b"host")
-    name = None if host is None else host_name(host)
-    if name is None:
+def refuse_host(headers: Headers) -> HttpRefusal | None:
+    """What a request's Host header deserves that names no host."""
+    if host_name(header(headers, b"host") or b"") is None:
         return HttpRefusal(400, "the Host header is missing or malformed")
-    if loopback and not is_loopback(name) and not name.endswith(".localhost"):
-        return HttpRefusal(421, "this server is on a loopback address; its name is localhost")
     return None
+
+
+def refuse_foreign_host(headers: Headers) -> HttpRefusal | None:
+    """What a request for another machine's name deserves where only this one can ask."""
+    name = host_name(header(headers, b"host") or b"") or ""
+    if is_loopback(name) or name.endswith(".localhost"):
+        return None
+    return HttpRefusal(421, "this server is on a loopback address; its name is localhost")
 
 
 def refuse_version(version: bytes) -> HttpRefusal | None:
