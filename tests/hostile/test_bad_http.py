@@ -12,6 +12,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.harness import read_until
 from tests.hostile.arena import MIB, Undisturbed, memory_bounded
+from tests.hostile.memory_doors import exchange, memory_doors
 from tests.hostile.raw_peers import UPGRADE
 
 GET = b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n"
@@ -207,6 +208,15 @@ async def test_an_empty_line_before_a_request_is_ignored(undisturbed: Undisturbe
                 assert (await peer.get_response()).status in (200, 201)
         await peer.send_raw(UPGRADE)
         assert (await peer.get_response()).status == 101
+
+
+@pytest.mark.parametrize("blank", [b"\r\n", b"\r\n\r\n"])
+async def test_empty_lines_before_a_request_are_ignored_however_they_are_cut(blank: bytes) -> None:
+    asked = 2 * (blank + request(b"GET /health", b"Host: localhost"))
+    async with memory_doors() as doors:
+        for cut in range(1, len(asked)):
+            said = await exchange(doors.connect("web"), [asked[:cut], asked[cut:]])
+            assert said.count(b"HTTP/1.1 200 ") == said.count(b"HTTP/1.1 ") == 2
 
 
 async def test_http_1_0_with_a_host_is_served_a_request_a_connection(undisturbed: Undisturbed) -> None:

@@ -5,6 +5,7 @@ plain_upgrade.py, all else by h11; only a real upgrade is handed to websocket.py
 http_calls.py. The page's files are in web_files.py, the rules for hosts and origins in http_rules.py.
 """
 
+import re
 from collections.abc import Mapping
 from http import HTTPStatus
 
@@ -44,6 +45,7 @@ from trisync.wire.protocol import shortened
 HEAD_BYTES_MAX = 16 * 1024
 """Of a request head: what common servers allow, and a bound on what h11 keeps."""
 
+_EMPTY_LINES = re.compile(rb"(?:\r\n)++")  # possessive: else each is remembered
 _READING = (b"GET", b"HEAD")
 _TEXT = b"text/plain; charset=utf-8"
 _JSON = b"application/json"
@@ -193,13 +195,10 @@ class _Exchange:
         assert self._http is not None
         self._asked = ""
         held_bytes = self._begin_request()
-        begun = held_bytes > 0
-        if begun:
-            idle_s = self._door.settings.handshake_s
-        with trio.move_on_after(idle_s) as waiting:
+        with trio.move_on_after(self._door.settings.handshake_s if held_bytes else idle_s) as waiting:
             try:
                 while True:
-                    event = self._http.next_event()
+                    event = self._http.next_event() if held_bytes else h11.NEED_DATA
                     if type(event) is h11.Request:
                         self._head_only = event.method == b"HEAD"
                         self._asked = shortened(f" for {(event.method + b' ' + event.target).decode('latin-1')}", 200)
@@ -211,18 +210,18 @@ class _Exchange:
                     if type(event) is h11.ConnectionClosed:
                         return None
                     if event is h11.NEED_DATA:
-                        chunk = await self._connection.receive()
-                        held_bytes += len(chunk)
-                        self._http.receive_data(bytes(chunk))
-                        if chunk.startswith(b"\r\n") and not begun:
-                            held_bytes = self._begin_request()
-                        if held_bytes and not begun:
-                            begun = True
+                        chunk = bytes(await self._connection.receive())
+                        if not chunk and not held_bytes:
+                            return None
+                        self._http.receive_data(chunk)
+                        if held_bytes:
+                            held_bytes += len(chunk)
+                        elif held_bytes := self._begin_request():
                             waiting.deadline = trio.current_time() + self._door.settings.handshake_s
             except h11.RemoteProtocolError as error:
                 self._refuse(HttpRefusal(error.error_status_hint, explain(error)))
                 return None
-        if begun:
+        if held_bytes:
             self._refuse(HttpRefusal(408, "the request did not come in time"))
         elif self._connection.outbox.backlog:  # who still takes the answer before is not idle, however slowly (P6)
             await self._connection.outbox.flush()
@@ -230,18 +229,19 @@ class _Exchange:
         return None
 
     def _begin_request(self) -> int:
-        """Pass over an empty line before a request (RFC 9112, section 2.2), which some clients send behind a body.
+        """Pass over empty lines before a request (RFC 9112, section 2.2), which some clients send behind a body.
 
-        Returns how many bytes of the request are here already.
+        Returns how many bytes of the request are here already; half an empty line is none of them.
         """
         assert self._http is not None
         held, _ = self._http.trailing_data
-        if held.startswith(b"\r\n"):
-            held = held.removeprefix(b"\r\n")
+        blank = _EMPTY_LINES.match(held)
+        if blank:
+            held = held[blank.end() :]
             self._http = _new_reader(held)
             if self.calls is not None:
                 self.calls.http = self._http
-        return len(held)
+        return 0 if held == b"\r" else len(held)
 
     def _next_cycle(self) -> bool:
         """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
