@@ -106,6 +106,21 @@ async def test_others_have_turns_while_many_requests_that_came_together_are_answ
         assert turns() >= count
 
 
+@pytest.mark.parametrize("asked", [b"POST /channels/c/messages", b"GET /channels/c/messages", b"GET /health"])
+async def test_others_have_turns_while_a_body_in_tiny_chunks_is_read(asked: bytes, autojump_clock: MockClock) -> None:
+    count = 100
+    async with memory_doors() as doors, counted_turns() as turns:
+        flooder = doors.connect("web")
+        head = asked + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n"
+        await flooder.send_all(
+            head + count * b"1\r\n1\r\n" + b"0\r\n\r\nGET /health HTTP/1.1\r\nHost: localhost\r\n\r\n"
+        )
+        answers = b""
+        while answers.count(b"HTTP/1.1 20") < 2:
+            answers += await flooder.receive_some()
+        assert turns() >= count
+
+
 def steps_of(work: Callable[[], object]) -> int:
     """How many steps of Python some work takes: calls, lines and returns."""
     steps = 0

@@ -15,7 +15,7 @@ import trio
 
 from trisync.core.broker import Broker
 from trisync.doors.http_api import HttpSession
-from trisync.doors.http_calls import HttpCalls
+from trisync.doors.http_calls import HttpCalls, pass_over_body
 from trisync.doors.web_files import PAGE_HEADERS, WebFile
 from trisync.doors.websocket import WebSocket, WebSocketDoor
 from trisync.sessions.connection import Connection
@@ -165,7 +165,7 @@ class _Exchange:
                 self._refuse(refusal)
             else:
                 self._answer(request)
-            if not self._next_cycle():
+            if not await self._next_cycle():
                 return
             idle_s = self._door.settings.http_idle_s
             await trio.lowlevel.checkpoint()  # of one read, hundreds may be answered without waiting for anything
@@ -243,14 +243,14 @@ class _Exchange:
                 self.calls.http = self._http
         return 0 if held == b"\r" else len(held)
 
-    def _next_cycle(self) -> bool:
+    async def _next_cycle(self) -> bool:
         """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
         assert self._http is not None
+        if not await pass_over_body(self._http):
+            return False
         try:
-            while type(self._http.next_event()) is h11.Data:
-                pass
             self._http.start_next_cycle()
-        except h11.ProtocolError:
+        except h11.LocalProtocolError:
             return False
         return True
 

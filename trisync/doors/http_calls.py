@@ -89,11 +89,12 @@ class HttpCalls:
             answer = refused(error)
         except LogUnavailable as problem:
             answer = refused(WireError("unavailable", f"the log cannot be had now: {problem}"))
+        closes = answer is None or answer.closes or not await pass_over_body(self.http)
         self._connection.render = None
         self.session.calling = False
         if answer is None:
             return False
-        closes = answer.closes or self.session.leaving is not None or not self._is_whole()
+        closes = closes or self.session.leaving is not None
         self._connection.outbox.write(self._render(answer, closes=closes))
         self._take_note(answer, closes=closes)
         return not closes
@@ -186,6 +187,7 @@ class HttpCalls:
                 body += event.data
                 if len(body) > limit:
                     raise too_large(limit)
+                await trio.lowlevel.checkpoint()  # one read may bring ten thousand chunks, of 10 µs each
             elif event is h11.NEED_DATA:
                 self._connection.expect(len(body), progress=False)
                 self.http.receive_data(await self._next_of_body())
@@ -197,16 +199,6 @@ class HttpCalls:
             return bytes(await self._connection.receive())
         except WireError as late:
             raise HttpError(refused(late, 408)) from None
-
-    def _is_whole(self) -> bool:
-        """Whether the request has come to its end, apart from what was not wanted of it and is here already."""
-        try:
-            while self.http.their_state is h11.SEND_BODY:
-                if self.http.next_event() is h11.NEED_DATA:
-                    return False
-        except h11.RemoteProtocolError:
-            return False
-        return True
 
     # Answers
 
@@ -224,3 +216,17 @@ class HttpCalls:
         headers.append((b"X-Accel-Buffering", b"no"))  # nginx would gather events before it passes them on
         lines = [b"HTTP/1.1 200 OK", date(self._now_ms()), *(b"%b: %b" % pair for pair in headers), b"", b""]
         return b"\r\n".join(lines)
+
+
+async def pass_over_body(http: h11.Connection) -> bool:
+    """Read what is here of a body that is not wanted; whether the request has come to its end by that."""
+    try:
+        while http.their_state is h11.SEND_BODY:
+            event = http.next_event()
+            if event is h11.NEED_DATA:
+                return False
+            if type(event) is h11.Data:
+                await trio.lowlevel.checkpoint()  # as for one that is wanted
+    except h11.RemoteProtocolError:
+        return False
+    return True
