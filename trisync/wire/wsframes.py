@@ -81,7 +81,7 @@ class FrameReader:
         self._limit = message_bytes_max
         self._rest = bytearray()
         self._wanted = 2  # bytes of _rest below which nothing new can be read from it
-        self._answers = b""
+        self._answers: bytes | bytearray = b""
         self._fragments: bytearray | None = None
         self._decoder: codecs.IncrementalDecoder | None = None
 
@@ -98,7 +98,7 @@ class FrameReader:
     def take_answers(self) -> bytes:
         """The pongs for the pings since the last call, ready to send (section 5.5.3)."""
         answers, self._answers = self._answers, b""
-        return answers
+        return bytes(answers)
 
     def feed(self, chunk: bytes) -> list[bytes]:
         """The text messages that `chunk` completes, unmasked, valid UTF-8, in order. Never raises."""
@@ -207,6 +207,8 @@ class FrameReader:
     def _take_other(self, opcode: int, fin: int, payload: bytes, messages: list[bytes]) -> None:
         """A frame that is not a whole message: a part of one, or a control frame between its parts."""
         if opcode == PING:
+            if not self._answers:
+                self._answers = bytearray()  # not bytes: thousands of pings must not cost their square
             self._answers += _control_frame(PONG, payload)
         elif opcode == CLOSE:
             self._take_close(payload)
