@@ -160,13 +160,16 @@ class Submission:
 
 RUN_OVERHEAD_BYTES = 850
 """What a cached run of messages holds beside its text, in three framings (measured with tracemalloc, rounded up)."""
+FRAMINGS_KEPT = 2
+"""Of a run, beside lines: of those that there are (two for machines, the console, events with two kinds of ids), seldom
+more are read behind the same offset."""
 
 
 class Run:
     """Consecutive messages of a channel, encoded once: offsets `after + 1` to `last`.
 
     `lines` holds one JSON message a line, each ended by LF, which is also the lines dialect's framing. Other
-    framings are made from it when first asked for, and kept: every subscriber of a framing shares one object.
+    framings are made from it when asked for, and the newest of them kept: their subscribers share one object.
     """
 
     __slots__ = ("_encoded", "after", "channel", "last", "lines")
@@ -180,19 +183,21 @@ class Run:
 
     @property
     def size(self) -> int:
-        """Bytes that this may come to hold: its text, and that again in two framings more."""
-        return 3 * len(self.lines) + RUN_OVERHEAD_BYTES
+        """Bytes that this may come to hold: its text, and that again in each framing that is kept, about."""
+        return (1 + FRAMINGS_KEPT) * len(self.lines) + RUN_OVERHEAD_BYTES
 
     def payloads(self) -> list[bytes]:
         """The messages, one JSON object each."""
         return self.lines[:-1].split(b"\n")
 
     def encoded(self, framing: Framing) -> bytes:
-        """The messages under a framing, made once."""
+        """The messages under a framing."""
         if framing is LINES:
             return self.lines
         data = self._encoded.get(framing)
         if data is None:
+            if len(self._encoded) == FRAMINGS_KEPT:
+                del self._encoded[next(iter(self._encoded))]
             data = self._encoded[framing] = framing.join(self.payloads())
         return data
 
