@@ -255,8 +255,7 @@ class Model:
             return Verdict(details={"duplicate": True}), None
         if seq <= producer.settled:
             verdict = self.repeat(producer.verdicts[seq])
-            conditional = publish.expect is not None or publish.merge
-            if verdict.value is not None and (fault(publish) or not conditional):
+            if verdict.value is not None and (fault(publish) or publish.expect is None):
                 return Verdict(verdict.code, verdict.details), None
             return verdict, None
         code = fault(publish)

@@ -39,7 +39,8 @@ async def test_a_conflict_is_repeated_with_its_data_only_for_what_may_cause_one(
         await put(log, replace(publish(large), key="k"))
         other = publish(seq=1)
         wrong = replace(other, key="k", expect=7)
-        for item in (wrong, wrong, other, replace(other, key="k"), bad_request(seq=1)):
+        others = (other, replace(other, key="k"), replace(other, key="k", merge=True), bad_request(seq=1))
+        for item in (wrong, wrong, *others):
             (verdict,) = await put(log, item, producer=PRODUCER)
             assert isinstance(verdict, WireError)
             assert (verdict.code, verdict.details["offset"]) == ("conflict", 1)

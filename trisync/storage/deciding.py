@@ -183,9 +183,9 @@ class Batch:
             return item.error
         answer = producer.answer(item.seq)
         if answer is not None:
-            # A retry is conditional as the first try was. Of anything else under its seq, what the answer may take was
-            # not counted: see CONDITIONAL_BYTES.
-            return self._repeat(answer, with_data=type(item) is Publish and item.conditional)
+            # A retry has an `expect` where the first try had one. Of anything else under its seq, what the answer may
+            # take was not counted: see CONDITIONAL_BYTES.
+            return self._repeat(answer, with_data=type(item) is Publish and item.expect is not UNSET)
         verdict = self._store(item, sender, suffix)
         producer.settle(verdict)
         self.settled.add(producer)
