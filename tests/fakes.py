@@ -173,8 +173,10 @@ class MemoryLog(Log):
 
     # Between two batches
 
-    async def clear(self, channel: str) -> Extent:
-        self.words.pop(channel, None)
+    async def clear(self, channel: str) -> Extent | None:
+        head, trimmed = self._extent(channel)
+        if not self.words.pop(channel, None) and trimmed == head:
+            return None
         await self.trim({channel: len(self.messages.get(channel, []))}, 10**9)
         return self._extent(channel)
 

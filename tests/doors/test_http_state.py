@@ -227,8 +227,10 @@ async def test_a_deleted_channel_is_empty_and_its_subscribers_are_told(tmp_path:
         assert await caller.ok("DELETE", "/channels/doc") == {"offset": 2}
         gap = await peer.receive()
         assert (gap["op"], gap["from"], gap["to"]) == ("gap", 1, 2)
+        assert await caller.ok("DELETE", "/channels/doc") == {"offset": 2}
         assert (await caller.ok("GET", "/channels/doc/state"))["entries"] == {}
         assert await caller.ok("POST", "/channels/doc/messages", 3) == {"offset": 3}
+        assert (await peer.receive())["offset"] == 3  # and no gap for what was empty already
         assert await caller.ok("DELETE", "/channels/nobody") == {"offset": 0}
         await caller.denied(400, "DELETE", "/channels/doc", if_match='"3"')
         await caller.denied(400, "DELETE", "/channels/doc", idempotency_key="k")

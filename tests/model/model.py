@@ -158,8 +158,10 @@ class Channel:
         """The messages behind an offset."""
         return {at: message for at, message in self.log.items() if at > offset}
 
-    def clear(self) -> Gap:
-        """Empty it; what its subscribers are told."""
+    def clear(self) -> Gap | None:
+        """Empty it; what its subscribers are told, if there was anything."""
+        if self.trimmed == self.head and not self.words:
+            return None
         gap = Gap(self.name, min(self.trimmed + 1, self.head), self.head)
         self.trimmed = self.head
         self.log, self.words = {}, {}

@@ -145,7 +145,7 @@ class Table:
         """A channel was emptied: who is subscribed is told, and shown its state anew."""
         for player in self.players:
             with_state = player.subscriptions.get(gap.channel)
-            if with_state is not None and gap.last:
+            if with_state is not None:
                 owed: list[Expected] = [gap]
                 player.owed += [*owed, Pages(gap.channel, {})] if with_state else owed
 

@@ -341,16 +341,22 @@ class Broker:
     # Cutting
 
     async def clear(self, name: str) -> Extent:
-        """Empty a channel of messages and state; subscribers are told. Offsets go on. Raises LogUnavailable."""
+        """Empty a channel of messages and state; subscribers are told, unless it had none. Offsets go on.
+
+        Raises LogUnavailable.
+        """
         extents: list[Extent] = []
 
         async def work() -> None:
             extent = await self._log.clear(name)
+            if extent is None:
+                extents.append(await self._log.extent(name))
+                return
             extents.append(extent)
             logger.info("%s is emptied: it goes on behind offset %d", name, extent.head)
             self.reads.forget_state(name)
             channel = self._channels.get(name)
-            if channel is not None and extent.head:
+            if channel is not None:
                 channel.empty(extent)
 
         await self.between_batches(work)

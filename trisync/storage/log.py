@@ -323,11 +323,11 @@ class Log(ABC):
         """The seq of a producer's last settled publish, 0 for one not known. Raises LogUnavailable."""
 
     @abstractmethod
-    async def clear(self, channel: str) -> Extent:
+    async def clear(self, channel: str) -> Extent | None:
         """Empty a channel of messages and state; its offsets go on from the head. Not while append() runs.
 
         It is done at once and durably; what the store has to tidy up behind it is maintain()'s business. Returns
-        the extent, in which all is trimmed. Raises LogUnavailable.
+        the extent, in which all is trimmed; None where there was nothing to empty. Raises LogUnavailable.
         """
 
     @abstractmethod

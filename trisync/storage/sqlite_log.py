@@ -190,7 +190,7 @@ class SqliteLog(Log):
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         return await self._write(lambda: self._writer.trim(cuts, count_max))
 
-    async def clear(self, channel: str) -> Extent:
+    async def clear(self, channel: str) -> Extent | None:
         extent = await self._write(lambda: self._writer.clear(channel))
         self._emptied = True
         return extent

@@ -299,14 +299,16 @@ class Writer:
                 extents[name] = Extent(head, max(until, trimmed))
         return extents
 
-    def clear(self, name: str) -> Extent:
+    def clear(self, name: str) -> Extent | None:
         """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""
         with transaction(self._db):
             head = self._head(name)
-            if head.id:
-                self._keep_newest()
-                self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
-                self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
+            (trimmed,) = self._db.execute("SELECT trimmed FROM channels WHERE id = ?", (head.id,)).fetchone() or (0,)
+            if trimmed == head.offset and not head.keys:
+                return None
+            self._keep_newest()
+            self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
+            self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
         self._heads.pop(name, None)
         self.pages_written += CLEARING_PAGES
         return Extent(head.offset, head.offset)
