@@ -192,46 +192,36 @@ class _Exchange:
 
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
-        assert self._http is not None
         self._asked = ""
-        held_bytes = self._begin_request()
-        with trio.move_on_after(self._door.settings.handshake_s if held_bytes else idle_s) as waiting:
+        if not (self._begins_request() or await self._wait_for_request(idle_s)):
+            return None
+        with trio.move_on_after(self._door.settings.handshake_s):
             try:
-                while True:
-                    event = self._http.next_event() if held_bytes else h11.NEED_DATA
-                    if type(event) is h11.Request:
-                        self._head_only = event.method == b"HEAD"
-                        self._asked = shortened(f" for {(event.method + b' ' + event.target).decode('latin-1')}", 200)
-                        if held_bytes - len(self._http.trailing_data[0]) <= HEAD_BYTES_MAX:
-                            return in_origin_form(event)
-                        # h11 measures only a head that is not whole yet; one read may bring more.
-                        self._refuse(HttpRefusal(431, f"a request's head is at most {HEAD_BYTES_MAX} bytes"))
-                        return None
-                    if type(event) is h11.ConnectionClosed:
-                        return None
-                    if event is h11.NEED_DATA:
-                        chunk = bytes(await self._connection.receive())
-                        if not chunk and not held_bytes:
-                            return None
-                        self._http.receive_data(chunk)
-                        if held_bytes:
-                            held_bytes += len(chunk)
-                        elif held_bytes := self._begin_request():
-                            waiting.deadline = trio.current_time() + self._door.settings.handshake_s
+                return await self._read_head()
             except h11.RemoteProtocolError as error:
                 self._refuse(HttpRefusal(error.error_status_hint, explain(error)))
                 return None
-        if held_bytes:
-            self._refuse(HttpRefusal(408, "the request did not come in time"))
-        elif self._connection.outbox.backlog:  # who still takes the answer before is not idle, however slowly (P6)
-            await self._connection.outbox.flush()
-            return await self._next_request(idle_s)
+        self._refuse(HttpRefusal(408, "the request did not come in time"))
         return None
 
-    def _begin_request(self) -> int:
-        """Pass over empty lines before a request (RFC 9112, section 2.2), which some clients send behind a body.
+    async def _wait_for_request(self, idle_s: float) -> bool:
+        """Wait until there is something of a request; whether there is."""
+        assert self._http is not None
+        while True:
+            with trio.move_on_after(idle_s):
+                while chunk := bytes(await self._connection.receive()):
+                    self._http.receive_data(chunk)
+                    if self._begins_request():
+                        return True
+                return False
+            if not self._connection.outbox.backlog:
+                return False
+            await self._connection.outbox.flush()  # who still takes an answer is not idle, however slowly (P6)
 
-        Returns how many bytes of the request are here already; half an empty line is none of them.
+    def _begins_request(self) -> bool:
+        """Whether there is something of a request, behind empty lines, which are passed over (RFC 9112, section 2.2).
+
+        Some clients send one behind a body. Half of one is nothing of a request.
         """
         assert self._http is not None
         held, _ = self._http.trailing_data
@@ -241,7 +231,24 @@ class _Exchange:
             self._http = _new_reader(held)
             if self.calls is not None:
                 self.calls.http = self._http
-        return 0 if held == b"\r" else len(held)
+        return held not in (b"", b"\r")
+
+    async def _read_head(self) -> h11.Request | None:
+        """The head that has begun; None where it is refused. Raises RemoteProtocolError."""
+        assert self._http is not None
+        held_bytes = len(self._http.trailing_data[0])
+        while (event := self._http.next_event()) is h11.NEED_DATA:
+            chunk = bytes(await self._connection.receive())
+            held_bytes += len(chunk)
+            self._http.receive_data(chunk)
+        assert type(event) is h11.Request
+        self._head_only = event.method == b"HEAD"
+        self._asked = shortened(f" for {(event.method + b' ' + event.target).decode('latin-1')}", 200)
+        # h11 measures only a head that is not whole yet; one read may bring more.
+        if held_bytes - len(self._http.trailing_data[0]) > HEAD_BYTES_MAX:
+            self._refuse(HttpRefusal(431, f"a request's head is at most {HEAD_BYTES_MAX} bytes"))
+            return None
+        return in_origin_form(event)
 
     async def _next_cycle(self) -> bool:
         """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
