@@ -58,16 +58,13 @@ class FairQueue:
             count_max = (count_max + 1) // 2
         batch: list[Submission] = []
         count = size = 0
-        only_few = not self._few_came_alone
+        for_few = bool(self) and not self._few_came_alone and self._few_are_next()
         self._few_came_alone = False
         while self._waiting and count < count_max and size < bytes_max:
-            place, _, submission = self._waiting[0]
-            if only_few:
-                only_few = len(submission.items) <= FEW and submission.flow.waiting == 1
-                if batch and not only_few:
-                    self._few_came_alone = True
-                    break
-            heappop(self._waiting)
+            if for_few and not self._few_are_next():
+                self._few_came_alone = True
+                break
+            place, _, submission = heappop(self._waiting)
             batch.append(submission)
             submission.flow.waiting -= 1
             if self._waiting:
@@ -79,6 +76,11 @@ class FairQueue:
             count += len(submission.items)
             size += submission.size
         return batch
+
+    def _few_are_next(self) -> bool:
+        """Whether the next submission is all that its flow has waiting, and has few publishes."""
+        _, _, submission = self._waiting[0]
+        return len(submission.items) <= FEW and submission.flow.waiting == 1
 
     def settle(self, batch: list[Submission]) -> None:
         """Forget a batch that has its verdicts."""
