@@ -171,22 +171,23 @@ class Broker:
             chores = True
             while self._queue or self._errands or chores:
                 if self._queue:
-                    await self._commit(self._take_batch())
-                    self._batch_settled.set()
-                    self._batch_settled = trio.Event()
+                    await self._commit()
                     if 0 < self._queue.size < GATHER_BYTES_MAX:
                         await self._let_others_publish()
                 if self._errands:
-                    await self._run_errand(self._errands[0])
-                    self._errands.popleft()  # not before: what ends the broker is told to whoever waits
-                try:
-                    chores = await self._log.maintain()
-                except LogUnavailable as problem:
-                    self._troubles.note("maintenance fails", problem)
-                    chores = False
-                else:
-                    self._troubles.note("maintenance fails", None)
+                    await self._run_errand()
+                chores = await self._maintain()
             self._arrived = trio.Event()
+
+    async def _maintain(self) -> bool:
+        """Have the log do a step of its own; whether it has more to do."""
+        try:
+            more = await self._log.maintain()
+        except LogUnavailable as problem:
+            self._troubles.note("maintenance fails", problem)
+            return False
+        self._troubles.note("maintenance fails", None)
+        return more
 
     async def _let_others_publish(self) -> None:
         """Have in the next batch what can be read by now.
@@ -211,32 +212,22 @@ class Broker:
         if errand.problem is not None:
             raise errand.problem
 
-    async def _run_errand(self, errand: _Errand) -> None:
+    async def _run_errand(self) -> None:
+        errand = self._errands[0]
         try:
             await errand.work()
         except LogUnavailable as problem:
             errand.problem = problem
         errand.done.set()
+        self._errands.popleft()  # not before: what ends the broker is told to whoever waits
 
     def _take_batch(self) -> list[Submission]:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
-    async def _commit(self, batch: list[Submission]) -> None:
-        runs: list[Run] = []
-        self._storing = batch
-        if any(submission.durable for submission in batch):
-            try:
-                runs = await self._log.append(batch)
-            except LogUnavailable as problem:
-                self._troubles.note("publishes are refused", problem)
-                error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
-                for submission in batch:
-                    submission.refuse(error)
-            else:
-                self._troubles.note("publishes are refused", None)
-        else:
-            for submission in batch:
-                submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
+    async def _commit(self) -> None:
+        """Store the next batch, answer its publishers, and deliver what they published: each for all of it."""
+        self._storing = batch = self._take_batch()
+        runs = await self._store(batch)
         for submission in batch:
             submission.settle(submission)
         self._storing = ()
@@ -253,6 +244,25 @@ class Broker:
                 await self._flash(submission)
         self.stored(runs)
         self._queue.settle(batch)
+        self._batch_settled.set()
+        self._batch_settled = trio.Event()
+
+    async def _store(self, batch: list[Submission]) -> list[Run]:
+        """Have a batch's verdicts decided; returns what was stored, which is nothing while the log is unavailable."""
+        if not any(submission.durable for submission in batch):
+            for submission in batch:
+                submission.verdicts = [item.error if type(item) is Refused else 0 for item in submission.items]
+            return []
+        try:
+            runs = await self._log.append(batch)
+        except LogUnavailable as problem:
+            self._troubles.note("publishes are refused", problem)
+            error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
+            for submission in batch:
+                submission.refuse(error)
+            return []
+        self._troubles.note("publishes are refused", None)
+        return runs
 
     async def _flash(self, submission: Submission) -> None:
         """Deliver what is not stored, behind what was stored with it."""
