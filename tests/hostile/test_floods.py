@@ -17,6 +17,7 @@ from tests.fakes import MemoryLog
 from tests.hostile.memory_doors import MemoryDoors, MemoryStream, memory_doors
 from tests.turns import counted_turns
 from trisync.wire.console import visible
+from trisync.wire.dialects import skip_blanks
 from trisync.wire.protocol import decode_request
 
 FLOODERS = 15
@@ -143,6 +144,11 @@ def steps_of(work: Callable[[], object]) -> int:
 def test_a_request_of_many_brackets_takes_no_step_of_python_for_each(data: bytes) -> None:
     payload = b'{"op":"publish","channel":"lobby","data":[' + b",".join([data] * 1000) + b",[]]}"
     assert 0 < steps_of(lambda: decode_request(payload)) < 200
+
+
+@pytest.mark.parametrize("blank", [b"\xef\xbb\xbf", b" \xef\xbb\xbf\t"])
+def test_many_blanks_before_the_first_word_take_no_step_of_python_for_each(blank: bytes) -> None:
+    assert 0 < steps_of(lambda: skip_blanks(blank * 1000)) < 200
 
 
 @pytest.mark.parametrize("text", ["\x7f", "a\x1b", "é\x80"])

@@ -1,5 +1,6 @@
 """What a TCP client speaks, told from its first bytes. Sans-IO; the table is in protocol.md."""
 
+import re
 from enum import Enum
 
 
@@ -16,6 +17,7 @@ class Dialect(Enum):
 
 
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_BLANKS = re.compile(b"(?:[ \t]++|%b)++" % _BYTE_ORDER_MARK)  # possessive: else each is remembered
 # A page in a browser can make it send any of these to any port, with a body of the page's choosing.
 _HTTP_METHODS = tuple(
     method + b" "
@@ -36,11 +38,8 @@ _HTTP_METHODS = tuple(
 
 def skip_blanks(head: bytes) -> bytes:
     """`head` without leading spaces, tabs and byte order marks."""
-    while True:
-        rest = head.lstrip(b" \t").removeprefix(_BYTE_ORDER_MARK)
-        if len(rest) == len(head):
-            return rest
-        head = rest
+    blanks = _BLANKS.match(head)
+    return head if blanks is None else head[blanks.end() :]
 
 
 def tell_dialect(head: bytes) -> Dialect | None:
