@@ -80,6 +80,12 @@ class Subscription:
         self.fell_behind = fell_behind
         """Called when the subscription stops being live for its backlog; brings it back."""
 
+    @property
+    def is_level(self) -> bool:
+        """Whether it has all that there is, and can be live from the next message on."""
+        channel = self.channel
+        return self.cursor == channel.head and self.era == channel.era and self.pages_after is None
+
 
 class Channel:
     """A channel with subscribers. Its head is the newest offset that was fanned out."""
@@ -103,6 +109,11 @@ class Channel:
         self._late: dict[Framing, dict[Subscription, Outbox]] = {}  # those whose slice of a fan-out is to come
         self._late_from = 0  # and who have got everything up to here
 
+    @property
+    def gone(self) -> int:
+        """The offset up to which messages are kept no longer, of those that were fanned out."""
+        return min(self.trimmed, self.head)
+
     def learn(self, extent: Extent) -> None:
         """Take over what the log says. A run that was fanned out meanwhile may have moved the head further."""
         self.head = max(self.head, extent.head)
@@ -118,8 +129,8 @@ class Channel:
             subscription.fell_behind(subscription)
 
     def join_live(self, subscription: Subscription) -> None:
-        """Make live a subscription whose cursor is at the head; in the same synchronous step as seeing that."""
-        assert subscription.cursor == self.head
+        """Make live a subscription that is level; in the same synchronous step as seeing that."""
+        assert subscription.is_level
         outlet = subscription.outlet
         assert outlet.framing is not None
         subscription.framing = outlet.framing

@@ -58,7 +58,7 @@ class Subscriptions:
             self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch, **who))
         cursor = channel.head
         if request.last is not UNSET:
-            cursor = max(channel.head - request.last, channel.trimmed)
+            cursor = max(channel.head - request.last, channel.gone)
         elif request.since is not UNSET:
             if request.since > channel.head or (request.epoch is not UNSET and request.epoch != epoch):
                 self._outlet.reply(encode_gap(channel.name, "epoch"))
@@ -122,7 +122,7 @@ class Subscriptions:
 
     def _go_on(self, subscription: Subscription) -> None:
         """Make a subscription live, or bring it there if it has anything to get before."""
-        if subscription.cursor == subscription.channel.head and subscription.pages_after is None:
+        if subscription.is_level:
             subscription.channel.join_live(subscription)
         else:
             self._fell_behind(subscription)
@@ -148,26 +148,21 @@ class Subscriptions:
             self._catching_up = False
 
     async def _advance(self, subscription: Subscription) -> None:
-        """Write the next page of one subscription; at the head, make it live."""
+        """Write the next page of one subscription; make it live where it is level then."""
         channel, cursor = subscription.channel, subscription.cursor
         if cursor == LEFT:
             return
         if subscription.era != channel.era:
             self._begin_era(subscription)
-        elif cursor < min(channel.trimmed, channel.head):
+        elif cursor < channel.gone:
             # Before any page of the state: behind a gap, they begin anew.
-            self._skip(subscription, min(channel.trimmed, channel.head))
+            self._skip(subscription, channel.gone)
         elif subscription.pages_after is not None:
             await self._write_state(subscription, subscription.pages_after)
         elif cursor < channel.head:
             await self._write_run(subscription)
         # From here on nothing waits: what is seen of the head holds until the subscription is live.
-        if (
-            subscription.cursor == channel.head
-            and subscription.pages_after is None
-            and subscription.era == channel.era
-            and subscription in self._behind
-        ):
+        if subscription.is_level:
             del self._behind[subscription]
             channel.join_live(subscription)
 
@@ -177,7 +172,7 @@ class Subscriptions:
         if subscription.cursor != cursor or channel.era != era:
             return  # it ended, or the channel was emptied, while the page was read
         if run is None:
-            self._skip(subscription, min(channel.trimmed, channel.head))
+            self._skip(subscription, channel.gone)
             if subscription.cursor == cursor < channel.head:
                 raise RuntimeError(f"the log has lost {channel.name} behind offset {cursor}")
         elif run.after > cursor:
@@ -206,7 +201,7 @@ class Subscriptions:
         first = channel.emptied_from if subscription.era == channel.era - 1 else 1
         subscription.era = channel.era
         subscription.cursor = min(subscription.cursor, first - 1)
-        self._skip(subscription, min(channel.trimmed, channel.head))
+        self._skip(subscription, channel.gone)
 
     def _skip(self, subscription: Subscription, until: int) -> None:
         """Say that what lies between the cursor and offset `until` is gone, if anything does."""

@@ -155,7 +155,7 @@ class HttpSession(Session):
             self.speak(events(mark))
             if request.since is UNSET:
                 last = 0 if request.last is UNSET else request.last
-                self._connection.outbox.write(position(max(channel.head - last, channel.trimmed), mark))
+                self._connection.outbox.write(position(max(channel.head - last, channel.gone), mark))
             who = {"member": self._member()} if request.presence else {}
             self._connection.reply(encode_reply("ok", UNSET, offset=channel.head, epoch=epoch, **who))
             await self._subscribe(request)
