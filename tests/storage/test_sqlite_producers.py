@@ -47,6 +47,17 @@ async def test_a_conflict_is_repeated_with_its_data_only_for_what_may_cause_one(
             assert ("data" in verdict.details) is (item is wrong)
 
 
+async def test_a_conflict_is_repeated_without_data_from_the_moment_that_its_channel_is_emptied(tmp_path: Path) -> None:
+    wrong = replace(publish(seq=1), key="k", expect=7)
+    async with opened(tmp_path) as log:
+        await put(log, replace(publish("secret"), key="k"))
+        for is_there in (True, False):
+            (verdict,) = await put(log, wrong, producer=PRODUCER)
+            assert isinstance(verdict, WireError)
+            assert (verdict.details["offset"], "data" in verdict.details) == (1, is_there)
+            await log.clear("lobby")  # and nothing is purged yet
+
+
 async def test_a_retry_gets_the_same_verdict_and_is_stored_once(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         assert await put_seqs(log, 1, 1, 2, 1) == [1, Duplicate(1), 2, Duplicate(1)]  # in one batch

@@ -52,9 +52,12 @@ _STORE_WORDS = (
 
 A word's size is that of its message, which is more than the entry takes in a page of the state.
 """
+_NOT_EMPTIED = "AND (SELECT name FROM channels WHERE id = :channel) NOT BETWEEN '$' AND '%'"
+"""What a channel had that was emptied is gone, though not yet purged."""
 _OLD_DATA = (  # a word that is still the newest outlives its message where the log was trimmed
-    chain(":channel", ":offset - 1", ":offset") + " SELECT data FROM messages WHERE id = (SELECT id FROM chain)",
-    "SELECT data FROM state WHERE channel = :channel AND key = :key AND offset = :offset",
+    f"{chain(':channel', ':offset - 1', ':offset')} "
+    f"SELECT data FROM messages WHERE id = (SELECT id FROM chain) {_NOT_EMPTIED}",
+    f"SELECT data FROM state WHERE channel = :channel AND key = :key AND offset = :offset {_NOT_EMPTIED}",
 )
 _DELETE = f"DELETE FROM messages WHERE id IN ({chain(':channel', ':after', ':until')} SELECT id FROM chain)"
 _CUT_HEAD = (
