@@ -120,9 +120,9 @@ class Outbox:
         return self.backlog > self._backlog_max
 
     def offer(self, data: bytes) -> bool:
-        """Take data to send unless the backlog is past its mark; whether it was taken. Closed, it drops all of it:
+        """Take data to send unless the backlog is past its mark; whether it was taken.
 
-        nobody is to wait for room that will not come.
+        Closed, it drops all, and says that it was taken: nobody is to wait for room that will not come.
         """
         if self.backlog > self._backlog_max:
             return self._closed

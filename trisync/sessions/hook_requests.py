@@ -63,9 +63,10 @@ class Client:
 
     @property
     def name(self) -> str | None:
-        """The name on its messages and in presence, None without one. A `hello` changes it, and so may the program,
+        """The name on its messages and in presence, None without one.
 
-        at any time: it is on what is published from then on. One that `hello` would not take raises ValueError.
+        A `hello` changes it, and so may the program, at any time: it is on what is published from then on. One that
+        `hello` would not take raises ValueError.
         """
         return self._name
 

@@ -145,9 +145,10 @@ class Session:
         return self._flow is not None and not self._broker.has_room(self._flow)
 
     def _is_much(self, request: Publish) -> bool:
-        """Whether what was collected is to be answered before more is. What is conditional counts until it is settled:
+        """Whether what was collected is to be answered before more is taken.
 
-        its answers may be much larger than it is, and who does not take them is not to be owed many.
+        What is conditional counts until it is settled: its answers may be much larger than it is, and who does not take
+        them is not to be owed many.
         """
         if self._submission is None:
             return False

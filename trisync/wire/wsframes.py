@@ -134,14 +134,14 @@ class FrameReader:
                 length = int.from_bytes(chunk[start + 2 : mask_at], "big")
             else:
                 length = size & 0x7F
-            # The path of nearly all frames: final, text, masked, short enough, outside of a fragmented message.
-            if (
-                head != FIN_TEXT
-                or size < MASKED
-                or (size >= 0xFE and not self._length_is_minimal(size, length))
-                or length > self._limit
-                or self._fragments is not None
-            ) and not self._judge(head, size, length):
+            is_plain = (  # as nearly all are
+                head == FIN_TEXT
+                and size >= MASKED
+                and (size < 0xFE or self._length_is_minimal(size, length))
+                and length <= self._limit
+                and self._fragments is None
+            )
+            if not (is_plain or self._judge(head, size, length)):
                 break
             body_at = mask_at + 4
             frame_end = body_at + length
