@@ -4,6 +4,7 @@ from random import Random
 
 import pytest
 import trio
+from msgspec import Raw
 from trio.testing import wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world, events, offsets, publish
@@ -11,9 +12,10 @@ from tests.fakes import CollectingOutlet, publishes
 from trisync.core import channels
 from trisync.core.cursors import Subscriptions
 from trisync.storage.cache import RunCache
+from trisync.storage.log import Submission
 from trisync.wire.errors import WireError
 from trisync.wire.framing import FRAMES, LINES
-from trisync.wire.protocol import Subscribe
+from trisync.wire.protocol import Publish, Subscribe
 
 
 async def test_a_plain_subscription_begins_at_the_head() -> None:
@@ -262,6 +264,29 @@ async def test_who_comes_or_goes_or_changes_between_two_slices_of_a_fan_out_gets
         assert offsets(subscribed[-1][0]) == []
         for outlet in [late[0], *(outlet for outlet, _ in subscribed[:-1])]:
             assert offsets(outlet) == [1, 2, 3, 4, 5, 6]
+
+
+async def test_who_goes_between_two_slices_of_a_crowd_gets_no_ephemeral_message_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "YIELD_EVERY", 1)
+    async with a_world() as world:
+        subscribed = [await world.subscriber() for _ in range(20)]
+        told = [len(outlet.taken) for outlet, _ in subscribed]
+
+        async def go() -> None:
+            while len(subscribed[0][0].taken) == told[0]:
+                await trio.lowlevel.checkpoint()
+            subscribed[-1][1].close(may_return=False)
+
+        world.nursery.start_soon(go)
+        submission = Submission(lambda submission: None)
+        submission.add(Publish(channel="lobby", data=Raw(b'"here"'), ephemeral=True), 20)
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        assert [len(outlet.taken) - before for (outlet, _), before in zip(subscribed, told, strict=True)] == [
+            1
+        ] * 19 + [0]
 
 
 async def test_who_enters_a_channel_between_its_answers_and_its_fan_out_is_not_told_again_what_the_log_told(

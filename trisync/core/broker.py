@@ -272,7 +272,7 @@ class Broker:
             channel = self._channels.get(name)
             if channel is not None:
                 now_ms, sender = self.now_ms(), submission.sender
-                channel.flash([ephemeral_message(name, now_ms, sender, data_text(item.data)) for item in items])
+                await channel.flash([ephemeral_message(name, now_ms, sender, data_text(item.data)) for item in items])
                 await self._wrote_to(channel)
 
     async def _wrote_to(self, channel: Channel) -> None:

@@ -179,10 +179,19 @@ class Channel:
                 subscription.cursor = run.after
                 subscription.fell_behind(subscription)
 
-    def flash(self, payloads: Sequence[bytes]) -> None:
-        """Offer messages that are not stored to everybody who is live; to a slow reader they are lost."""
-        for framing, live in self.live.items():
-            offer_to_all(live.values(), framing.join(payloads))
+    async def flash(self, payloads: Sequence[bytes]) -> None:
+        """Offer messages that are not stored to everybody who is live; to a slow reader they are lost.
+
+        A checkpoint is executed as in fan_out(). Who becomes live meanwhile, or under another framing, comes too late.
+        """
+        for framing, left in [(framing, list(live)) for framing, live in self.live.items()]:
+            data = framing.join(payloads)
+            while left:
+                turn, left = left[:YIELD_EVERY], left[YIELD_EVERY:]
+                outlets = [subscription.outlet for subscription in turn if subscription.framing is framing]
+                offer_to_all([outlet.outbox for outlet in outlets], data)
+                if left:
+                    await trio.lowlevel.checkpoint()
 
     @property
     def audience(self) -> int:
