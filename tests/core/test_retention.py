@@ -15,9 +15,11 @@ from trio.testing import MockClock
 from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
+from trisync.core import channels
 from trisync.core.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
 from trisync.storage.log import Extent, Log, LogUnavailable, Submission
+from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
 
 TICK_S = 1.0
@@ -252,3 +254,32 @@ async def test_every_offset_is_delivered_or_announced_as_gone_while_the_log_is_c
                     assert message["offset"] == expected
                     expected += 1
             assert gaps, "the cut never overtook the reader: this test has shown nothing"
+
+
+async def test_a_crowd_is_told_slice_by_slice_that_its_channel_was_emptied_and_each_of_it_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(channels, "YIELD_EVERY", 1)
+    async with a_world() as world:
+        await publish(world, 2)
+        lobby = await world.broker.enter("lobby")
+        subscribed = [await world.subscriber() for _ in range(20)]
+        told = ("gap", "trimmed", 1, 2)
+
+        async def meddle() -> None:
+            while told not in events(subscribed[0][0]):
+                await trio.lowlevel.checkpoint()
+            assert lobby.era, "it was emptied"
+            assert any(subscription.era != lobby.era for live in lobby.live.values() for subscription in live)
+            subscribed[-1][1].close(may_return=False)
+            subscribed[-2][0].framing = FRAMES
+            subscribed[-2][1].reframe()
+
+        world.nursery.start_soon(meddle)
+        await world.broker.clear("lobby")
+        await publish(world, 1)
+        assert events(subscribed[-1][0]) == [("ok", 2)]
+        assert b'"gap"' in b"".join(subscribed[-2][0].taken)
+        for outlet, _ in subscribed[:-2]:
+            assert events(outlet) == [("ok", 2), told, 3]
+        world.broker.leave(lobby)

@@ -367,7 +367,7 @@ class Broker:
             self.reads.forget_state(name)
             channel = self._channels.get(name)
             if channel is not None:
-                channel.empty(extent)
+                await channel.empty(extent)
 
         await self.between_batches(work)
         return extents[0]

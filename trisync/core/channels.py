@@ -119,14 +119,21 @@ class Channel:
         self.head = max(self.head, extent.head)
         self.trimmed = max(self.trimmed, extent.trimmed)
 
-    def empty(self, extent: Extent) -> None:
-        """All that there was is gone, messages and state: whoever is live is told so before it goes on."""
+    async def empty(self, extent: Extent) -> None:
+        """All that there was is gone, messages and state: whoever is live is told so before it goes on.
+
+        Nothing may be fanned out meanwhile. A checkpoint is executed only between slices of YIELD_EVERY subscribers.
+        """
         self.emptied_from = min(self.trimmed + 1, extent.head)
         self.era += 1
         self.learn(extent)
-        for subscription in [subscription for live in self.live.values() for subscription in live]:
-            self.leave_live(subscription)
-            subscription.fell_behind(subscription)
+        everybody = [subscription for live in self.live.values() for subscription in live]
+        for number, subscription in enumerate(everybody, start=1):
+            if subscription.framing is not None and subscription.era != self.era:
+                self.leave_live(subscription)
+                subscription.fell_behind(subscription)
+            if number % YIELD_EVERY == 0:
+                await trio.lowlevel.checkpoint()
 
     def join_live(self, subscription: Subscription) -> None:
         """Make live a subscription that is level; in the same synchronous step as seeing that."""
