@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trisync.storage.cache import PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
+from trisync.storage.cache import DROPPED_AT_ONCE, PAGE_OVERHEAD_BYTES, RunCache, StatePageCache
 from trisync.storage.log import Extent, Run, StatePage
 from trisync.wire.framing import CONSOLE, FRAMES, LINES, WEBSOCKET, Framing, events
 
@@ -78,6 +78,16 @@ def test_runs_are_forgotten_when_their_time_is_over_and_the_index_with_them() ->
     assert cache.find("lobby", 2) is None
     assert (len(cache), cache.size) == (0, 0)
     assert cache._runs == {}
+
+
+def test_what_is_too_old_goes_a_few_at_a_time_when_others_come() -> None:
+    cache, clock = cache_of()
+    for offset in range(3 * DROPPED_AT_ONCE):
+        cache.add([run_of(offset, offset + 1)])
+    clock.now += TTL_S
+    for left in (2, 1, 0):
+        cache.add([run_of(0, 1, "other")])
+        assert len(cache._runs.get("lobby", [])) == left * DROPPED_AT_ONCE
 
 
 def test_the_least_recently_used_go_first() -> None:
