@@ -191,14 +191,13 @@ class Channel:
 
         A checkpoint is executed as in fan_out(). Who becomes live meanwhile, or under another framing, comes too late.
         """
-        for framing, left in [(framing, list(live)) for framing, live in self.live.items()]:
+        for framing, live in [(framing, list(live.items())) for framing, live in self.live.items()]:
             data = framing.join(payloads)
-            while left:
-                turn, left = left[:YIELD_EVERY], left[YIELD_EVERY:]
-                outlets = [subscription.outlet for subscription in turn if subscription.framing is framing]
-                offer_to_all([outlet.outbox for outlet in outlets], data)
-                if left:
+            for start in range(0, len(live), YIELD_EVERY):
+                if start:
                     await trio.lowlevel.checkpoint()
+                turn = live[start : start + YIELD_EVERY]
+                offer_to_all([outbox for subscription, outbox in turn if subscription.framing is framing], data)
 
     @property
     def audience(self) -> int:
