@@ -235,10 +235,14 @@ def test_the_help_and_the_readme_say_which_settings_may_be_given_several_times()
     assert re.findall(r"`(\w+)`", passage.partition("A list, ")[2])[: len(lists)] == lists
 
 
-def test_a_wrong_option_is_told_in_one_line_and_nothing_starts(tmp_path: Path) -> None:
-    result = CliRunner().invoke(main, ["serve", "--data", str(tmp_path / "data"), "--tcp-port", "x"])
+@pytest.mark.parametrize(
+    ("port", "said"),
+    [("x", "Invalid value for '--tcp-port': 'x' is not a valid integer."), ("70000", "the command line: tcp_port: ")],
+)
+def test_a_wrong_option_is_told_in_one_line_and_nothing_starts(tmp_path: Path, port: str, said: str) -> None:
+    result = CliRunner().invoke(main, ["serve", "--data", str(tmp_path / "data"), "--tcp-port", port])
     assert result.exit_code == 2
-    assert "the command line: " in result.output
+    assert result.output.splitlines()[-1].startswith(f"Error: {said}")
     assert not (tmp_path / "data").exists()
 
 

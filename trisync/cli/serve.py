@@ -36,20 +36,20 @@ def _setting_options(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command an option for every setting."""
     for name, field in reversed(config.fields().items()):
         default = config.default(field)
-        choices = config.choices(field)
         several = "; may be given several times" if config.is_list(field) else ""
         command = click.option(
             "--" + name.replace("_", "-"),
             name,
+            type=_type_of(config.choices(field), default),
             multiple=config.is_list(field),
-            metavar=f"[{'|'.join(choices)}]" if choices else _metavar(default),
+            metavar="SECONDS" if isinstance(default, float) else None,
             help=f"{config.description(field)}{several}.  [{_shown(default)}]",
         )(command)
     return command
 
 
-def _metavar(default: object) -> str:
-    return {int: "INTEGER", float: "SECONDS"}.get(type(default), "TEXT")
+def _type_of(choices: list[str], default: object) -> Any:
+    return click.Choice(choices) if choices else type(default) if isinstance(default, (int, float)) else str
 
 
 def _shown(default: object) -> str:
