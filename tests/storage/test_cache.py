@@ -215,6 +215,17 @@ def test_a_page_of_a_state_is_found_while_it_is_new_enough() -> None:
     assert cache.find("doc", "k", 0) is None
 
 
+def test_pages_that_are_too_old_go_a_few_at_a_time_when_others_come() -> None:
+    clock = Clock()
+    cache = StatePageCache(1_000_000, 5_000, TTL_S, clock)
+    for number in range(3 * DROPPED_AT_ONCE):
+        cache.add(f"doc {number}", "", page_of(10, head=1))
+    clock.now += TTL_S
+    for left in (2, 1, 0):
+        cache.add("other", "", page_of(10, head=1))
+        assert len([*cache._pages]) == left * DROPPED_AT_ONCE + 1
+
+
 def test_a_page_of_a_state_that_is_too_large_is_not_kept_and_drives_no_other_out() -> None:
     for bytes_max, page_bytes_max in ((10_000, 5_000), (5_000, 10_000)):
         cache = StatePageCache(bytes_max, page_bytes_max, TTL_S, Clock())

@@ -6,48 +6,112 @@ object with everybody else who is at the same place. Bounded in bytes and in tim
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from math import inf
-from typing import NamedTuple
-
-from cachetools import TTLCache
+from typing import Generic, NamedTuple, TypeVar
 
 from trisync.storage.log import Run, StatePage
 
 DROPPED_AT_ONCE = 50
-"""Runs whose time is over, about, with each batch that is added: a whole batch at least, so that all of them go."""
+"""Runs or pages whose time is over, about, with each addition: a whole batch at least, so that all of them go."""
 PAGE_OVERHEAD_BYTES = 500
 """What a cached page of a state holds beside its text."""
 
+Key = TypeVar("Key")
+Value = TypeVar("Value")
 
-class _Batch(NamedTuple):
-    """Runs that are kept and dropped together."""
 
-    runs: Sequence[Run]
+class _Held(NamedTuple, Generic[Value]):
+    value: Value
+    weight: int
     size: int
     expires_at: float
 
 
-class RunCache:
-    """Runs by channel and offset.
+class _Store(Generic[Key, Value]):
+    """Values by key, bounded in bytes and in time.
 
-    Those of a batch are one item: it may hold a thousand runs of one message each. No TTLCache, which drops all that is
-    too old at once: behind five quiet minutes, the first publish waited up to 0.8 s for the batches of those before.
+    No TTLCache, which drops all that is too old at once: behind five quiet minutes, the first publish waited up to
+    0.8 s for the runs of those before, and the first subscription to a state 0.1 s for the pages.
     """
 
-    def __init__(self, bytes_max: int, ttl_s: float, timer: Callable[[], float]) -> None:
+    def __init__(
+        self,
+        bytes_max: int,
+        ttl_s: float,
+        timer: Callable[[], float],
+        dropped: Callable[[Key, Value], None] = lambda key, value: None,
+    ) -> None:
         self.size = 0
-        """Bytes held, as Run.size counts them."""
+        """Bytes held, as add() was told them."""
         self._bytes_max = bytes_max
         self._ttl_s = ttl_s
         self._timer = timer
+        self._dropped = dropped
+        self._held: OrderedDict[Key, _Held[Value]] = OrderedDict()  # the least recently used first
+
+    def __iter__(self) -> Iterator[Key]:
+        return iter(self._held)
+
+    def get(self, key: Key) -> Value | None:
+        """A value, which is the most recently used from now on; None where there is none whose time is not over."""
+        held = self._held.get(key)
+        if held is None:
+            return None
+        if held.expires_at <= self._timer():
+            self.drop(key)
+            return None
+        self._held.move_to_end(key)
+        return held.value
+
+    def add(self, key: Key, value: Value, size: int, weight: int = 1) -> None:
+        """Keep a value that is not over the whole size, at the expense of the least recently used ones.
+
+        `weight` is how many it is of DROPPED_AT_ONCE.
+        """
+        now = self._timer()
+        self.drop(key)
+        self._drop_old(now)
+        while self.size + size > self._bytes_max:
+            self.drop(next(iter(self._held)))
+        self._held[key] = _Held(value, weight, size, now + self._ttl_s)
+        self.size += size
+
+    def drop(self, key: Key) -> None:
+        """Keep a value no longer; one that is not there is no error."""
+        held = self._held.pop(key, None)
+        if held is not None:
+            self.size -= held.size
+            self._dropped(key, held.value)
+
+    def _drop_old(self, now: float) -> None:
+        """Drop values whose time is over, a few, once they are the least recently used."""
+        dropped = 0
+        while self._held and dropped < DROPPED_AT_ONCE:
+            key, held = next(iter(self._held.items()))
+            if now < held.expires_at:
+                break
+            self.drop(key)
+            dropped += held.weight
+
+
+class RunCache:
+    """Runs by channel and offset. Those of a batch are one value: it may hold a thousand runs of one message each."""
+
+    def __init__(self, bytes_max: int, ttl_s: float, timer: Callable[[], float]) -> None:
+        self._bytes_max = bytes_max
         self._added = 0
-        self._batches: OrderedDict[int, _Batch] = OrderedDict()  # by number, the least recently used first
+        self._batches: _Store[int, Sequence[Run]] = _Store(bytes_max, ttl_s, timer, self._forget)
         # By channel, ascending: the `after` of each run held, its batch's number, and itself.
         self._runs: dict[str, list[tuple[int, int, Run]]] = {}
 
     def __len__(self) -> int:
         return sum(map(len, self._runs.values()))
+
+    @property
+    def size(self) -> int:
+        """Bytes held, as Run.size counts them."""
+        return self._batches.size
 
     def add(self, runs: Sequence[Run]) -> None:
         """Keep runs, each of another channel, at the expense of the least recently used batches.
@@ -62,12 +126,8 @@ class RunCache:
             return
         if size > self._bytes_max or not runs:
             return
-        self._drop_old()
-        while self.size + size > self._bytes_max:
-            self._drop(next(iter(self._batches)))
         self._added = number = self._added + 1
-        self._batches[number] = _Batch(runs, size, self._timer() + self._ttl_s)
-        self.size += size
+        self._batches.add(number, runs, size, len(runs))
         for run in runs:
             there = self._runs.get(run.channel)
             if there is None:
@@ -84,33 +144,16 @@ class RunCache:
         if place < 0:
             return None
         begins, number, run = there[place]
-        if run.last <= after:
+        if run.last <= after or self._batches.get(number) is None:
             return None
-        if self._batches[number].expires_at <= self._timer():
-            self._drop(number)
-            return None
-        self._batches.move_to_end(number)
         if begins == after:
             return run
         part = run.since(after)
         self.add([part])
         return part
 
-    def _drop_old(self) -> None:
-        """Drop batches whose time is over, a few, once they are the least recently used."""
-        now = self._timer()
-        dropped = 0
-        while self._batches and dropped < DROPPED_AT_ONCE:
-            number, batch = next(iter(self._batches.items()))
-            if now < batch.expires_at:
-                break
-            self._drop(number)
-            dropped += len(batch.runs)
-
-    def _drop(self, number: int) -> None:
-        batch = self._batches.pop(number)
-        self.size -= batch.size
-        for run in batch.runs:
+    def _forget(self, number: int, runs: Sequence[Run]) -> None:
+        for run in runs:
             there = self._runs[run.channel]
             if len(there) == 1:
                 del self._runs[run.channel]
@@ -123,23 +166,20 @@ class StatePageCache:
 
     def __init__(self, bytes_max: int, page_bytes_max: int, ttl_s: float, timer: Callable[[], float]) -> None:
         self._page_bytes_max = min(bytes_max, page_bytes_max)
-        self._pages: TTLCache[tuple[str, str], StatePage] = TTLCache(bytes_max, ttl_s, timer, getsizeof=_page_size)
+        self._pages: _Store[tuple[str, str], StatePage] = _Store(bytes_max, ttl_s, timer)
 
     def add(self, channel: str, after: str, page: StatePage) -> None:
         """Keep a page in place of an earlier one, if it is not too large for that."""
-        if _page_size(page) <= self._page_bytes_max:
-            self._pages[channel, after] = page
+        size = len(page.entries) + PAGE_OVERHEAD_BYTES
+        if size <= self._page_bytes_max:
+            self._pages.add((channel, after), page, size)
 
     def find(self, channel: str, after: str, at_least: int) -> StatePage | None:
         """A page as of when the head was at offset `at_least` or later, or None."""
-        page: StatePage | None = self._pages.get((channel, after))
+        page = self._pages.get((channel, after))
         return page if page is not None and page.extent.head >= at_least else None
 
     def forget(self, channel: str) -> None:
         """Keep nothing of a channel: it was emptied."""
         for key in [key for key in self._pages if key[0] == channel]:
-            self._pages.pop(key, None)
-
-
-def _page_size(page: StatePage) -> int:
-    return len(page.entries) + PAGE_OVERHEAD_BYTES
+            self._pages.drop(key)
