@@ -107,7 +107,7 @@ class FakeServer:
         self.say("pong", id=request["id"])
 
     def _publish(self, request: Json) -> None:
-        id, seq, channel = request["id"], request["seq"], request["channel"]
+        id, seq = request["id"], request["seq"]
         verdicts = self.producers[self._producer]
         if seq > len(verdicts) + 1:
             self._refuse(id, "out_of_sequence", retry=True, seq=len(verdicts))
@@ -121,7 +121,7 @@ class FakeServer:
             verdicts.append(verdict)
             self.said.append(json.dumps({**verdict, "id": id}).encode())
             if verdict["op"] == "ok":
-                self.tell(channel, verdict["offset"])
+                self.tell(request["channel"], verdict["offset"])
 
     def _judge(self, request: Json) -> Json:
         if "data" not in request:

@@ -11,7 +11,7 @@ from random import Random
 
 from trisync.client.backoff import Backoff, pause_of
 from trisync.client.errors import ClientError, ProtocolError, QueueFull, publishes, refusal
-from trisync.client.wire import Ok, Refusal, check_size, without_data
+from trisync.client.wire import Ok, Refusal, check_size
 from trisync.wire.protocol import UNANSWERED_MAX
 
 logger = logging.getLogger("trisync.client")
@@ -195,12 +195,11 @@ class Publishes:
         publish.in_flight = True
         self.in_flight += 1
         self._bytes_in_flight += len(publish.body)
-        body = publish.body
-        if check_size(body, self.message_bytes_max) is not None:
-            # The limit was higher when it was first sent. Without its data, the server does not hang up over it: it
-            # repeats the verdict, or refuses it, and the seq is settled.
-            body = without_data(body)
-        return b'{"op":"publish","id":%d,"seq":%d,%b' % (publish.seq, publish.seq, body)
+        if check_size(publish.body, self.message_bytes_max) is not None:
+            # The limit was higher when it was first sent, and the server would hang up over it. Of a seq alone it
+            # repeats the verdict, or refuses a publish that has nothing else, and the seq is settled.
+            return b'{"op":"publish","id":%d,"seq":%d}' % (publish.seq, publish.seq)
+        return b'{"op":"publish","id":%d,"seq":%d,%b' % (publish.seq, publish.seq, publish.body)
 
     # Answers
 
@@ -222,6 +221,7 @@ class Publishes:
             if answer.code not in NOT_SETTLING:
                 self._settled_seq = publish.seq
             self._remove(publish)
+            # In place of a conflict too, which would have no data here, as if there were no such key.
             too_large = check_size(publish.body, self.message_bytes_max)
             publish.settle(0, too_large or refusal(answer.code, answer.message, False, details))
         self._resume_if_all_answered()

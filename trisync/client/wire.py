@@ -255,11 +255,6 @@ def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *,
     return body
 
 
-def without_data(body: bytes) -> bytes:
-    """The fields of a publish that encode_body() made, but for its data. No quote stands bare in those before it."""
-    return body[: body.index(b',"data":')] + b"}"
-
-
 def check_start(since: int | None, epoch: str | None, last: int | None) -> None:
     """Raises TypeError and ValueError for what is no beginning of a subscription."""
     if since is not None and last is not None:
