@@ -166,14 +166,21 @@ def test_a_path_that_no_request_can_have_is_said() -> None:
 
 
 def test_a_password_in_an_address_is_refused_and_not_shown() -> None:
-    for scheme in ("tcp", "wss"):
+    for url in ("tcp://{}localhost", "wss://{}localhost/", "http://{}localhost", "tcp://{}localhost:x", "ws://{}[::1"):
         with pytest.raises(ValueError, match="no user and no password") as refused:
-            trisync.connect(f"{scheme}://ada:lovelace@localhost/")
+            trisync.connect(url.format("ada:lovelace@"))
         assert "lovelace" not in str(refused.value)
 
 
 def test_an_address_may_end_with_a_slash_and_that_of_a_websocket_with_a_path() -> None:
-    for url in ("tcp://localhost", "tcp://localhost:2345/", "ws://localhost:8000/live?room=1", "wss://[::1]/"):
+    for url in (
+        "tcp://localhost",
+        "tcp://localhost:2345/",
+        "ws://localhost:8000/live?room=1",
+        "wss://[::1]/",
+        "ws://b?a@c",
+        "ws://b//a@c",
+    ):
         trisync.connect(url)
 
 

@@ -4,6 +4,7 @@ What is said over it is not known here. Every connection is given up with Transp
 """
 
 import os
+import re
 import socket
 import ssl
 from collections.abc import Callable, Sequence
@@ -43,6 +44,9 @@ CLOSE_S = 1.0
 
 PORTS = {"tcp": 2345, "tcps": 2345, "ws": 80, "wss": 443}
 
+_USER = re.compile("[^/]*//[^/?#]*@")
+"""What a URL with a user begins with (RFC 3986, section 3.2), whether or not all else of it is right."""
+
 
 class TransportError(Exception):
     """The connection is gone; the message says why."""
@@ -72,6 +76,8 @@ def _bracketed(host: str) -> str:
 def parse_url(url: str) -> Address:
     """The address in a URL. Raises TypeError and ValueError."""
     check_text("a server's address", url)
+    if _USER.match(url):  # before anything that shows the URL
+        raise ValueError("a server's address has no user and no password: nobody asks for them")
     refusal = ValueError(f"a server's address looks like {DEFAULT_URL} or ws://localhost:8000/, not {url!r}")
     try:
         parts = urlsplit(url)
@@ -80,8 +86,6 @@ def parse_url(url: str) -> Address:
         raise refusal from None
     if parts.scheme not in PORTS or not parts.hostname or port == 0:
         raise refusal
-    if parts.username is not None:
-        raise ValueError("a server's address has no user and no password: nobody asks for them")
     path = (parts.path or "/") + (f"?{parts.query}" if parts.query else "")
     if not (path.isascii() and path.isprintable()) or " " in path:
         raise ValueError(f"the path of a server's address is ASCII, and all else percent-encoded, unlike {url!r}")
