@@ -15,6 +15,8 @@ from typing import Any
 import pytest
 
 from tests.harness import PATIENCE_S, ServerProcess, server_process
+from trisync.cli.serve import _announce
+from trisync.server import Address
 
 
 def connect(server: ServerProcess) -> socket.socket:
@@ -207,6 +209,17 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
 def test_a_public_address_is_said_loudly(tmp_path: Path) -> None:
     with server_process(tmp_path, "--host", "0.0.0.0") as server:
         assert "anybody there can read and write" in " ".join(server.said().split())
+
+
+def test_the_welcome_on_a_terminal_shows_an_address_and_a_folder_as_they_are_to_be_typed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("COLUMNS", "100")
+    _announce(Address("fe80::1", 2345, 8000, "/[a]/data"))
+    shown = re.sub(r"\x1b\[[\d;]*m", "", capsys.readouterr().out)
+    for line in ("nc fe80::1 2345 ", "http://[fe80::1]:8000/ ", "data      /[a]/data "):
+        assert line in shown
 
 
 def test_publish_subscribe_and_history_talk_to_it(tmp_path: Path) -> None:

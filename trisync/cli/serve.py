@@ -15,6 +15,7 @@ from typing import Any
 import click
 import trio
 from rich.console import Console
+from rich.markup import escape
 from rich.panel import Panel
 
 from trisync import config
@@ -166,7 +167,7 @@ async def _serve(server: Server) -> int:
 
 def _announce(address: Address) -> None:
     """Say where to connect: one line for programs, and more for a person at a terminal."""
-    host = f"[{address.host}]" if ":" in address.host else address.host
+    host = _before_a_port(address.host)
     print(f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}", flush=True)
     console = Console()
     if console.is_terminal:
@@ -174,13 +175,18 @@ def _announce(address: Address) -> None:
         console.print(
             Panel(
                 f"netcat    [bold]nc {name} {address.tcp_port}[/]\n"
-                f"browser   [bold]http://{name}:{address.web_port}/[/]\n"
-                f"data      {Path(address.data).resolve()}\n\n"
+                f"browser   [bold]http://{escape(_before_a_port(name))}:{address.web_port}/[/]\n"
+                f"data      {escape(str(Path(address.data).resolve()))}\n\n"
                 "[dim]Ctrl-C stops in good order.[/]",
                 title=f"trisync {__version__}",
                 expand=False,
             )
         )
+
+
+def _before_a_port(host: str) -> str:
+    """A name or address as a port may follow it (RFC 3986, section 3.2.2)."""
+    return f"[{host}]" if ":" in host else host
 
 
 def _name_of(host: str) -> str:
