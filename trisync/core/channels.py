@@ -191,12 +191,16 @@ class Channel:
 
         A checkpoint is executed as in fan_out(). Who becomes live meanwhile, or under another framing, comes too late.
         """
-        for framing, live in [(framing, list(live.items())) for framing, live in self.live.items()]:
+        crowds = {framing: list(live.items()) for framing, live in self.live.items() if len(live) > YIELD_EVERY}
+        for framing, live in self.live.items():
+            if framing not in crowds:
+                offer_to_all(live.values(), framing.join(payloads))
+        for framing, crowd in crowds.items():
             data = framing.join(payloads)
-            for start in range(0, len(live), YIELD_EVERY):
+            for start in range(0, len(crowd), YIELD_EVERY):
                 if start:
                     await trio.lowlevel.checkpoint()
-                turn = live[start : start + YIELD_EVERY]
+                turn = crowd[start : start + YIELD_EVERY]
                 offer_to_all([outbox for subscription, outbox in turn if subscription.framing is framing], data)
 
     @property
