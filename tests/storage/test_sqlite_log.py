@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from msgspec import Raw
+from msgspec.structs import replace
 
 from tests.sqlite_logs import (
     EVERYTHING,
@@ -305,6 +306,22 @@ async def test_a_log_from_before_retention_learns_what_its_channels_hold(tmp_pat
         assert await log.channels("", 10) == now
         await put(log, publish("y", "a"))
         assert (await log.oldest("a", 10))[0].held_bytes == sum(len(line) + 1 for line in await payloads(log, "a"))
+
+
+@pytest.mark.parametrize("until", [0, 1])
+async def test_a_channel_is_emptied_of_a_state_that_outlived_its_messages_and_then_there_is_nothing_to_empty(
+    tmp_path: Path, until: int
+) -> None:
+    async with opened(tmp_path) as log:
+        assert await log.clear("lobby") is None
+        await put(log, replace(publish(), key="k"))
+        await log.trim({"lobby": until}, 1000)
+        assert await log.clear("lobby") == Extent(1, 1)
+        assert (await log.state("lobby", "", 10, EVERYTHING)).entries == b""
+        assert await log.clear("lobby") is None
+        await put(log, replace(publish(None), key="k"))
+        await log.trim({"lobby": 2}, 1000)
+        assert await log.clear("lobby") is None
 
 
 # Time
