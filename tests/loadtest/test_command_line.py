@@ -153,6 +153,23 @@ def test_a_report_that_cannot_be_written_whole_leaves_the_earlier_one_as_it_was(
     assert file.stat().st_mode & 0o777 == 0o640
 
 
+def test_a_report_goes_into_a_pipe_that_a_shell_has_made_for_it() -> None:
+    reads, writes = os.pipe()
+    try:
+        assert write_output(Path(f"/dev/fd/{writes}"), lambda: b"a report") is None
+        assert os.read(reads, 100) == b"a report"
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def test_a_report_takes_the_place_of_a_link_that_leads_only_to_itself(tmp_path: Path) -> None:
+    link = tmp_path / "link"
+    link.symlink_to("link")
+    assert write_output(link, lambda: b"a report") is None
+    assert link.read_bytes() == b"a report"
+
+
 def test_a_report_goes_where_a_link_leads(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to("file")
     assert write_output(tmp_path / "link", lambda: b"a report") is None

@@ -72,8 +72,9 @@ def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
 
     def write() -> None:
         data = content()
-        file = path.resolve()
-        if str(path) != "-" and (file.is_file() or not file.exists()) and os.access(file.parent, os.W_OK):
+        file = Path(os.path.realpath(path))
+        # Whether it exists is asked of `path`: what /dev/stdout leads to may be a pipe, which has no name.
+        if str(path) != "-" and (file.is_file() or not path.exists()) and os.access(file.parent, os.W_OK):
             _replace(file, data)
             return
         with click.open_file(str(path), "wb") as stream:
