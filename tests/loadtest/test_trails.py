@@ -142,6 +142,18 @@ def test_a_ping_between_messages_breaks_nothing_and_is_answered() -> None:
     assert pong[:2] == b"\x8a\x82"
 
 
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_a_channel_that_is_emptied_under_its_subscribers_is_no_fault_of_the_server(transport: Transport) -> None:
+    audience = Audience(transport, 2)
+    gap = json.dumps({"op": "gap", "channel": "c", "from": 1, "to": 10, "reason": "trimmed"}).encode()
+    behind = [message(offset) for offset in range(11, 21)]
+    for subscriber, last in zip(audience.subscribers, (10, 4), strict=True):
+        before = [message(offset) for offset in range(1, last + 1)]
+        feed(subscriber, stream(transport, [*before, gap, *behind]), [150, 1300])
+    assert audience.kinds() == set()
+    assert audience.gauge.totals.trimmed == 6
+
+
 def test_who_is_far_behind_what_the_trail_still_holds_is_checked_all_the_same() -> None:
     chance = random.Random(3)
     audience = Audience("lines", 2, bytes_max=2000)

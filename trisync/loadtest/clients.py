@@ -311,9 +311,14 @@ class Subscriber(Speaker):
             super().hear(word, wire)
 
     def _pass_over(self, gap: Word) -> bool:
-        """Expect what the server says that it has trimmed no more; returns whether that is what it says."""
-        cursor = self.cursors.get(gap.channel)
-        if cursor is None or gap.reason != "trimmed" or not gap.sender == cursor.expected <= gap.to:
+        """Expect what the server says that it has removed no more; returns whether that is what it says.
+
+        Where a channel was emptied, that begins with what has come already, and may be no more than that.
+        """
+        cursor, first = self.cursors.get(gap.channel), gap.sender
+        if cursor is None or gap.reason != "trimmed" or not isinstance(first, int):
+            return False
+        if not first <= cursor.expected <= gap.to + 1:
             return False
         self.gauge.totals.trimmed += cursor.pass_over(gap.to)
         return True

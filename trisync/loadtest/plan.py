@@ -211,7 +211,7 @@ class Totals(Struct):
     """Deliveries that acknowledged publishes must lead to, by the subscribers that their channels have."""
     delivered: int = 0
     trimmed: int = 0
-    """Deliveries in whose place the server said that retention had removed the message."""
+    """Deliveries in whose place the server said that it had removed the message."""
     delivered_bytes: int = 0
 
 

@@ -147,8 +147,8 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
         )
     if recorder.totals.trimmed:
         remarks.append(
-            f"{recorder.totals.trimmed:,} deliveries were not made, as the server's retention was faster than its "
-            "readers: it said so. What came behind such a gap may not have been compared with what others got."
+            f"{recorder.totals.trimmed:,} deliveries were not made, as the server had removed the messages before: it "
+            "said so. What came behind such a gap may not have been compared with what others got."
         )
     if plan.scenario == "soak" and not shows_growth(plan) and effort.server_memory_max_bytes is not None:
         remarks.append(
