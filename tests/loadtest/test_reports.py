@@ -392,3 +392,8 @@ def test_no_two_marks_of_an_axis_are_the_same_text(server_cpu: float) -> None:
     for figure in figures:
         marks = re.findall(r'text-anchor="end">(.*?)</text>', figure)
         assert len(set(marks)) == len(marks), figure
+
+
+def test_what_a_server_has_removed_is_not_outstanding() -> None:
+    ticks = [tick(9 + second, due=10 * second, delivered=6 * second, trimmed=3 * second) for second in range(6)]
+    assert [sample.backlog for sample in recorded(*ticks).series] == [2, 3, 4, 5]

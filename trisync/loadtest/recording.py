@@ -117,7 +117,7 @@ class Window:
                 opened_per_s=_rate(self._sampled, self.last, "opened"),
                 acked_per_s=_rate(self._sampled, self.last, "acked"),
                 delivered_per_s=_rate(self._sampled, self.last, "delivered"),
-                backlog=max(0, totals.due - totals.delivered),
+                backlog=max(0, totals.due - totals.delivered - totals.trimmed),
                 in_flight=totals.sent - totals.acked,
                 p50_us=percentile_us(self._interval, 50),
                 p99_us=percentile_us(self._interval, 99),
