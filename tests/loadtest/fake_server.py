@@ -62,6 +62,7 @@ FAULTS = {
     "swaps two": "has two messages in the log in another order than it has delivered them",
     "stores other data": "has another message in the log than it has delivered",
     "stores another time": "has another time of one message in the log than it has told",
+    "goes on": "has the newest message twice in the log, and delivered it once",
     "trims": "has trimmed the beginning of the log, and says so",
     "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
@@ -79,6 +80,7 @@ LOGS: dict[str, Callable[[list[Json]], list[Json]]] = {
         each | {"data": ALTERATIONS["redates"](each["data"])} if each["offset"] == VICTIM else each for each in log
     ],
     "stores another time": lambda log: [each | {"time": 3} if each["offset"] >= VICTIM else each for each in log],
+    "goes on": lambda log: log + [each | {"offset": len(log) + 1} for each in log[-1:]],
     "trims": lambda log: log[VICTIM:],
 }
 """What some faults have in the log in place of what was delivered."""

@@ -78,6 +78,7 @@ SAID = {
     "swaps two": "offset 40 is reordered in the log",
     "stores other data": "what came is not what was acknowledged at its offsets",
     "stores another time": "not everybody was told the same times",
+    "goes on": "the log goes on to offset",
     "exchanges": "what came is not what was acknowledged at its offsets",
 }
 
@@ -173,7 +174,9 @@ def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> 
     assert {"forgets": "was left out of the channel"}.get(fault, SAID[fault].partition(" after")[0]) in said
 
 
-@pytest.mark.parametrize("fault", ["forgets", "doubles", "misnumbers", "corrupts", "redates", "stores nothing"])
+@pytest.mark.parametrize(
+    "fault", ["forgets", "doubles", "misnumbers", "corrupts", "redates", "stores nothing", "goes on"]
+)
 def test_what_nobody_listened_to_is_read_back_and_checked(fault: str) -> None:
     assert SAID[fault] in load_faulty(fault, *INGEST)
 

@@ -23,6 +23,7 @@ class Reading:
         self.refused = order.refused
         self.ledger = Ledger()
         self.unread: list[Unread] = []
+        self.heads: dict[int, int] = {}
         self._left = deque(order.blocks[worker::workers])
         self._until_us = clock_us() + int(order.seconds * 1e6)
         self._problems = around.gauge.problems
@@ -91,18 +92,23 @@ class LogReader(Speaker):
             super().hear(word, wire)
         elif self.around.epoch not in ("", word.epoch):
             self._leave(block, "replaced")
-        elif word.trimmed >= block.first:
-            self._leave(block, "trimmed")
         else:
-            before = self._offsets.expected
-            for message in word.messages:
-                self._take_message(message)
-            if not word.more or not before < self._offsets.expected <= block.last:
-                self._end(block)
-            elif self._reading.late:
-                self._leave(block, "late")
+            self._reading.heads[block.channel] = word.offset
+            if word.trimmed >= block.first:
+                self._leave(block, "trimmed")
             else:
-                self._ask(block)  # large messages do not fit into one page
+                self._take_page(block, word.messages, more=word.more)
+
+    def _take_page(self, block: Block, messages: list[Word], *, more: bool) -> None:
+        before = self._offsets.expected
+        for message in messages:
+            self._take_message(message)
+        if not more or not before < self._offsets.expected <= block.last:
+            self._end(block)
+        elif self._reading.late:
+            self._leave(block, "late")
+        else:
+            self._ask(block)  # large messages do not fit into one page
 
     def _leave(self, block: Block, why: WHY_UNREAD) -> None:
         self._reading.unread.append(Unread(block, why))

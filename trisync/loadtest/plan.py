@@ -248,6 +248,8 @@ class Done(Struct, tag="done", tag_field="report"):
     read: list[Tally] = []
     """What was read from the log."""
     unread: list[Unread] = []
+    heads: dict[int, int] = {}
+    """How far the log of each channel goes, as the server said when it was read."""
 
 
 Report = Tick | Done

@@ -42,7 +42,18 @@ def judge(acked: Ledger, dones: list[Done], unanswered: int, problems: Problems)
         counts["read"] += sum(acked.block(tally.channel, tally.block).count for tally in done.read)
         for unread in done.unread:
             counts[unread.why] += acked.block(unread.block.channel, unread.block.first // BLOCK).count
+    _compare_heads(acked.channels(), dones, unanswered, problems)
     return LogRead(**counts)
+
+
+def _compare_heads(acked: dict[int, Tally], dones: list[Done], unanswered: int, problems: Problems) -> None:
+    """Blocks are read up to what was acknowledged: whether the log goes on behind that is seen by its heads alone."""
+    heads = {channel: head for done in dones for channel, head in done.heads.items()}
+    for channel, head in heads.items():
+        extra = head - acked[channel].head
+        if extra > unanswered:
+            text = f"channel {channel}: the log goes on to offset {head:,}, behind {acked[channel].head:,} acknowledged"
+            problems.add("uninvited", text, extra)
 
 
 def _compare(where: str, acked: Tally, found: Tally, unanswered: int, problems: Problems) -> None:
