@@ -78,9 +78,7 @@ class Line {
   fits = (entry) => isItem(entry.data) === this.#isItem;
 
   /** @param {Entry} entry */
-  draw({ data, pending, offset }) {
-    if (offset !== this.#offset) this.by.textContent = ""; // its message tells who wrote it, if it is still kept
-    this.#offset = offset;
+  draw({ data, pending }) {
     this.row.classList.toggle("pending", pending);
     this.remove.ariaLabel = `Delete ${isItem(data) ? data.text : this.#key}`;
     if (isItem(data)) {
@@ -185,11 +183,14 @@ class Line {
     return question;
   }
 
-  /** Says what a question is about, which may change while it is open. */
+  /** Says what a question is about, which may change while it is open; and no more who wrote what was there before. */
   explain() {
+    const now = this.#board.replica?.entry(this.#key);
+    const offset = now?.offset ?? 0;
+    if (offset !== this.#offset) this.by.textContent = ""; // its message tells who wrote it, if it is still kept
+    this.#offset = offset;
     const words = this.row.querySelector(".conflict p");
     if (!words) return;
-    const now = this.#board.replica?.entry(this.#key);
     const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
     const who = now?.pending ? "you" : this.by.textContent || "somebody";
     words.textContent = `Meanwhile ${who} ${theirs}. You wrote “${this.#asked}”.`;
