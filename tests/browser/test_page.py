@@ -196,21 +196,6 @@ def test_the_first_day_stands_below_the_beginning(browser: Browser, tmp_path: Pa
         page.context.close()
 
 
-def test_web_addresses_can_be_followed_and_nothing_else(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server:
-        page = a_page(browser, server, "ada")
-        text = "see https://a.example/b?c=(d)#e, (http://a.example/f). Not javascript:alert(1), https:// or <b>http</b>"
-        say(page, text)
-        await_head(page, 1)
-        assert texts(page) == [text]
-        links = page.locator("#log .text a")
-        assert links.evaluate_all("links => links.map(({ href, rel }) => [href, rel])") == [
-            ["https://a.example/b?c=(d)#e", "noreferrer"],
-            ["http://a.example/f", "noreferrer"],
-        ]
-        page.context.close()
-
-
 def test_the_last_message_above_an_edit_of_the_same_person_is_round_at_its_end(
     browser: Browser, tmp_path: Path
 ) -> None:

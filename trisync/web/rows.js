@@ -8,8 +8,15 @@ import { button, element, hueOf, isItemKey } from "./dom.js";
 const TEXT_MAX = 4000; // characters of one message shown unasked
 const FLAT_JSON_MAX = 72; // characters of JSON that stay on one line
 const EDIT_MAX = 160; // characters of an edit, which the document shows in full
-const WEB_ADDRESS = /https?:\/\/[^\s<>"]*[^\s<>"'.,:;!?)\]}]/g; // what ends a sentence is not of it
 const SAME_BREATH_MS = 5 * 60_000; // one person's messages closer than this share a heading
+
+// What ends a sentence is not of an address, nor what stands in no address at all or would turn it round (UAX #9).
+const NOT_OF_ADDRESS = String.raw`\s<>"\\()\p{Bidi_Control}`;
+const IN_BRACKETS = String.raw`\([^${NOT_OF_ADDRESS}]*\)`; // as encyclopedias have it
+const WEB_ADDRESS = new RegExp(
+  String.raw`https?://(?:${IN_BRACKETS}|[^${NOT_OF_ADDRESS}])*(?:${IN_BRACKETS}|[/#&%@*_\-]|[^${NOT_OF_ADDRESS}\p{P}\x60])`,
+  "giu",
+);
 
 const clockTime = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digit" });
 const fullTime = new Intl.DateTimeFormat([], { dateStyle: "full", timeStyle: "medium" });

@@ -1,0 +1,44 @@
+"""Web addresses in the chat: what can be followed, and what cannot."""
+
+from pathlib import Path
+
+from playwright.sync_api import Browser
+
+from tests.browser.pages import await_head, open_page, say, texts
+from tests.harness import server_process
+
+
+def test_web_addresses_can_be_followed_and_nothing_else(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(), server.web_port, "ada")
+        text = "see https://a.example/b?c=(d)#e, (http://a.example/f). Not javascript:alert(1), https:// or <b>http</b>"
+        say(page, text)
+        await_head(page, 1)
+        assert texts(page) == [text]
+        links = page.locator("#log .text a")
+        assert links.evaluate_all("links => links.map(({ href, rel }) => [href, rel])") == [
+            ["https://a.example/b?c=(d)#e", "noreferrer"],
+            ["http://a.example/f", "noreferrer"],
+        ]
+        page.context.close()
+
+
+def test_a_web_address_has_its_brackets_and_nothing_that_stands_around_it(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(), server.web_port, "ada")
+        encyclopedia = "(see https://a.example/Foo_(bar)). Https://b.example, as a telephone has it"
+        quoted = '“https://c.example/d”… `https://c.example/e` and "https://c.example/f\\n"'
+        turned = "https://d.example/\u202egpj.exe"
+        for offset, text in enumerate((encyclopedia, quoted, turned), start=1):
+            say(page, text)
+            await_head(page, offset)
+        links = page.locator("#log .text a")
+        assert links.evaluate_all("links => links.map(({ href }) => href)") == [
+            "https://a.example/Foo_(bar)",
+            "https://b.example/",
+            "https://c.example/d",
+            "https://c.example/e",
+            "https://c.example/f",
+            "https://d.example/",
+        ]
+        page.context.close()
