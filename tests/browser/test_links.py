@@ -42,3 +42,22 @@ def test_a_web_address_has_its_brackets_and_nothing_that_stands_around_it(browse
             "https://d.example/",
         ]
         page.context.close()
+
+
+PLACES = """link => [0, link.textContent.length - 1].map((index) => {
+    const range = document.createRange();
+    range.setStart(link.firstChild, index);
+    range.setEnd(link.firstChild, index + 1);
+    return range.getBoundingClientRect().left;
+})"""
+
+
+def test_a_web_address_reads_from_left_to_right_also_where_the_text_does_not(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(), server.web_port, "ada")
+        say(page, "שלום https://a.example/b/")
+        await_head(page, 1)
+        assert page.locator("#log .text").evaluate("text => getComputedStyle(text).direction") == "rtl"
+        first, last = page.locator("#log .text a").evaluate(PLACES)
+        assert first < last
+        page.context.close()

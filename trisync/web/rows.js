@@ -28,7 +28,7 @@ function withLinks(text) {
   let end = 0;
   for (const { 0: address, index } of text.matchAll(WEB_ADDRESS)) {
     const link = /** @type {HTMLAnchorElement} */ (element("a", "", address));
-    Object.assign(link, { href: address, target: "_blank", rel: "noreferrer" });
+    Object.assign(link, { href: address, target: "_blank", rel: "noreferrer", dir: "ltr" });
     parts.push(text.slice(end, index), link);
     end = index + address.length;
   }
