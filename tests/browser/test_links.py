@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from playwright.sync_api import Browser
+from playwright.sync_api import Browser, expect
 
 from tests.browser.pages import await_head, open_page, say, texts
 from tests.harness import server_process
@@ -60,4 +60,24 @@ def test_a_web_address_reads_from_left_to_right_also_where_the_text_does_not(bro
         assert page.locator("#log .text").evaluate("text => getComputedStyle(text).direction") == "rtl"
         first, last = page.locator("#log .text a").evaluate(PLACES)
         assert first < last
+        page.context.close()
+
+
+def test_a_long_text_is_not_cut_within_an_address_and_not_all_of_a_thousand_are_links(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(), server.web_port, "ada")
+        say(page, "x" * 3980 + " https://a.example/not-to-be-cut")
+        await_head(page, 1)
+        say(page, "http://a " * 70_000)
+        await_head(page, 2)
+        links, more = page.locator("#log .text a"), page.locator("#log .more")
+        expect(links).to_have_count(4000 // len("http://a "))
+        for left in (1, 0):
+            more.first.click()
+            expect(more).to_have_count(left)
+        expect(links).to_have_count(501)
+        assert len(page.locator("#log [data-offset='2'] .text").inner_text()) >= 69_999 * len("http://a ")
+        expect(links.first).to_have_attribute("href", "https://a.example/not-to-be-cut")
         page.context.close()

@@ -6,6 +6,7 @@ import { button, element, hueOf, isItemKey } from "./dom.js";
 /** @import { Gap, Message } from "./trisync.js" */
 
 const TEXT_MAX = 4000; // characters of one message shown unasked
+const LINKS_MAX = 500; // in one message: 70,000 of them held the page up for half a minute
 const FLAT_JSON_MAX = 72; // characters of JSON that stay on one line
 const EDIT_MAX = 160; // characters of an edit, which the document shows in full
 const SAME_BREATH_MS = 5 * 60_000; // one person's messages closer than this share a heading
@@ -22,17 +23,22 @@ const clockTime = new Intl.DateTimeFormat([], { hour: "2-digit", minute: "2-digi
 const fullTime = new Intl.DateTimeFormat([], { dateStyle: "full", timeStyle: "medium" });
 const dayName = new Intl.DateTimeFormat([], { weekday: "long", day: "numeric", month: "long", year: "numeric" });
 
-/** A text in which web addresses can be followed; nobody there is told from where. @param {string} text */
-function withLinks(text) {
+/**
+ * The beginning of a text, in which web addresses can be followed; nobody there is told from where.
+ * @param {string} text
+ */
+function withLinks(text, length = text.length) {
   const parts = [];
   let end = 0;
   for (const { 0: address, index } of text.matchAll(WEB_ADDRESS)) {
+    // Half an address leads elsewhere.
+    if (index + address.length > length || parts.length >= 2 * LINKS_MAX) break;
     const link = /** @type {HTMLAnchorElement} */ (element("a", "", address));
     Object.assign(link, { href: address, target: "_blank", rel: "noreferrer", dir: "ltr" });
     parts.push(text.slice(end, index), link);
     end = index + address.length;
   }
-  return [...parts, text.slice(end)];
+  return [...parts, text.slice(end, length)];
 }
 
 /** What a message says. @param {unknown} data */
@@ -41,11 +47,10 @@ function textElement(data) {
   const flat = isText ? data : JSON.stringify(data);
   const whole = isText || flat.length <= FLAT_JSON_MAX ? flat : JSON.stringify(data, null, 2);
   const made = element("div", isText ? "text" : "text json");
-  const show = (/** @type {string} */ text) => made.replaceChildren(...withLinks(text));
-  show(whole.slice(0, TEXT_MAX));
+  made.append(...withLinks(whole, TEXT_MAX));
   made.dir = "auto";
   if (whole.length > TEXT_MAX) {
-    const showAll = () => show(whole);
+    const showAll = () => made.replaceChildren(...withLinks(whole));
     made.append("… ", button("more", `Show all ${whole.length.toLocaleString()} characters`, showAll));
   }
   return made;
