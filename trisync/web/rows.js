@@ -14,8 +14,9 @@ const SAME_BREATH_MS = 5 * 60_000; // one person's messages closer than this sha
 // What ends a sentence is not of an address, nor what stands in no address at all or would turn it round (UAX #9).
 const NOT_OF_ADDRESS = String.raw`\s<>"\\()\p{Bidi_Control}`;
 const IN_BRACKETS = String.raw`\([^${NOT_OF_ADDRESS}]*\)`; // as encyclopedias have it
+const ITS_END = String.raw`[/#&%@*_\-]|[^${NOT_OF_ADDRESS}\p{P}\x60]`;
 const WEB_ADDRESS = new RegExp(
-  String.raw`https?://(?:${IN_BRACKETS}|[^${NOT_OF_ADDRESS}])*(?:${IN_BRACKETS}|[/#&%@*_\-]|[^${NOT_OF_ADDRESS}\p{P}\x60])`,
+  String.raw`https?://(?:${IN_BRACKETS}|[^${NOT_OF_ADDRESS}])*(?:${IN_BRACKETS}|${ITS_END})`,
   "giu",
 );
 
