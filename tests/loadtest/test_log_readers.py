@@ -58,7 +58,7 @@ def test_a_block_is_read_in_as_many_pages_as_it_takes() -> None:
     assert (desk.asked(second)["since"], desk.asked(second)["limit"]) == (999, 4)
     desk.answer(second, 1000, 1001, 1002, 1003)
     desk.reading.finish()
-    assert desk.ranges() == [(0, 5), (1, 4)]
+    assert desk.ranges() == [(0, 5), (1000, 4)]
     assert (desk.reading.unread, desk.problems.listed()) == ([], [])
 
 
@@ -79,7 +79,7 @@ def test_what_there_is_no_time_for_is_left_out_also_in_the_midst_of_a_block(monk
     desk.answer(first, 1, 2, more=True)
     desk.answer(second, 1000, 1001, 1002, 1003)
     desk.reading.finish()
-    assert desk.ranges() == [(1, 4)]
+    assert desk.ranges() == [(1000, 4)]
     assert (desk.reading.unread, desk.problems.listed()) == ([Unread(FIRST, "late")], [])
 
 
@@ -101,8 +101,15 @@ def test_who_loses_the_connection_leaves_one_block_unchecked_and_the_others_to_t
     first.ended("reset", "closed")
     desk.answer(second, 1000, 1001, 1002, 1003)
     desk.reading.finish()
-    assert desk.ranges() == [(1, 4)]
+    assert desk.ranges() == [(1000, 4)]
     assert desk.problems.listed() == [
         Problem("closed", 1, ["reader 0.0: reset"]),
         Problem("unchecked", 5, ["c: offsets 1 to 5 were not read back"]),
     ]
+
+
+def test_a_wide_block_is_read_in_pages_that_a_server_allows() -> None:
+    desk = Desk(Block(0, 10_000_000, 10_009_999))
+    first, _ = desk.open()
+    desk.answer(first, 1, 2, 3, 4, 5)
+    assert (desk.asked(first)["since"], desk.asked(first)["limit"]) == (9_999_999, 1000)

@@ -7,7 +7,7 @@ be read in time, any of them can be left out. What is read is compared with the 
 from collections import deque
 
 from trisync.loadtest.clients import Speaker, Surroundings, Word
-from trisync.loadtest.marks import Ledger
+from trisync.loadtest.marks import BLOCK, Ledger
 from trisync.loadtest.plan import WHY_UNREAD, Block, Finish, Unread, clock_us
 from trisync.loadtest.trails import Contents, Sequence
 
@@ -80,7 +80,7 @@ class LogReader(Speaker):
 
     def _ask(self, block: Block) -> None:
         self._asked += 1
-        begin, limit = self._offsets.expected - 1, block.last - self._offsets.expected + 1
+        begin, limit = self._offsets.expected - 1, min(BLOCK, block.last - self._offsets.expected + 1)
         self.ask(
             b'{"op":"history","id":%d,"channel":"%b","since":%d,"limit":%d}'
             % (self._asked, self._channel.encode(), begin, limit)
@@ -108,7 +108,7 @@ class LogReader(Speaker):
         elif self._reading.late:
             self._leave(block, "late")
         else:
-            self._ask(block)  # large messages do not fit into one page
+            self._ask(block)  # one page does not hold large messages, nor all of a wide block
 
     def _leave(self, block: Block, why: WHY_UNREAD) -> None:
         self._reading.unread.append(Unread(block, why))

@@ -17,6 +17,9 @@ PADDING = "x"
 BLOCK = 1000
 """Sums are made of so many offsets each, so that a part of a log can be compared. A page of history holds as many."""
 
+WIDER_FROM = 10_000_000, 100_000_000
+"""From each of these offsets on, of ten times as many: those of a billion messages would fill the workers' memory."""
+
 _MODULUS = (1 << 61) - 1
 """Sums are told modulo this: the integers of JSON have 64 bits at the most."""
 
@@ -46,6 +49,16 @@ def fingerprint(offset: int, mark: Mark) -> int:
 def fingerprints(offsets: Iterable[int], publisher: int, numbers: Iterable[int], due_us: int, padding: int) -> int:
     """The sum of a run's fingerprints, at half the cost."""
     return sum(map(hash, zip(offsets, repeat(publisher), numbers, repeat(due_us), repeat(padding), strict=False)))
+
+
+def block_of(offset: int) -> tuple[int, int]:
+    """The block that an offset is in: where that begins, which is its name, and where the next one does."""
+    size = BLOCK
+    for wider_from in WIDER_FROM:
+        if offset >= wider_from:
+            size *= 10
+    first = offset - offset % size
+    return first, first + size
 
 
 class Ledger:

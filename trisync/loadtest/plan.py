@@ -175,6 +175,7 @@ class Tally(Struct, array_like=True):
 
     channel: int
     block: int
+    """Where it begins."""
     count: int = 0
     head: int = 0
     """The highest offset that was acknowledged."""

@@ -15,7 +15,7 @@ import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.clients import ID_PING, Speaker, Surroundings, Word
-from trisync.loadtest.marks import BLOCK, PADDING, fingerprints
+from trisync.loadtest.marks import PADDING, block_of, fingerprints
 from trisync.loadtest.plan import Refused, clock_us
 from trisync.loadtest.transports import UNREADABLE, Number
 
@@ -214,8 +214,8 @@ class Publisher(Speaker):
         self._heads[channel] = max(self._heads[channel], *offsets)
         start = 0
         while start < count:  # mostly once
-            block = offsets[start] // BLOCK
-            end = max(start + 1, bisect_left(offsets, (block + 1) * BLOCK, start))
+            block, next_block = block_of(offsets[start])
+            end = max(start + 1, bisect_left(offsets, next_block, start))
             numbers = range(run.number + start, run.number + end)
             tally = self.around.acked.open(channel, block)
             tally.count += end - start

@@ -8,7 +8,7 @@ only a ping between two messages, is parsed. So every byte of every subscriber i
 
 from bisect import bisect_right
 
-from trisync.loadtest.marks import BLOCK, PADDING, Ledger, Mark, fingerprint
+from trisync.loadtest.marks import PADDING, Ledger, Mark, block_of, fingerprint
 from trisync.loadtest.measuring import Aside, Gauge
 from trisync.loadtest.plan import Refused
 from trisync.loadtest.problems import Problems
@@ -61,7 +61,8 @@ class Contents:
 
     def __init__(self, index: int, channel: str, problems: Problems, first: int = 1) -> None:
         self.ledger = Ledger()
-        self._tally = self.ledger.open(index, first // BLOCK)
+        block, self._next_block = block_of(first)
+        self._tally = self.ledger.open(index, block)
         self._index = index
         self._channel = channel
         self._problems = problems
@@ -84,8 +85,9 @@ class Contents:
         if wrong is not None:
             self._report(wrong, f"offset {offset} is publisher {mark.publisher}'s publish {mark.number}, {wrong}")
         tally = self._tally
-        if offset // BLOCK != tally.block:
-            tally = self._tally = self.ledger.open(self._index, offset // BLOCK)
+        if not tally.block <= offset < self._next_block:
+            block, self._next_block = block_of(offset)
+            tally = self._tally = self.ledger.open(self._index, block)
         tally.count += 1
         its = fingerprint(offset, mark)
         tally.fingerprint += its

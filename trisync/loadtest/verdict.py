@@ -3,7 +3,7 @@
 from collections import Counter
 from random import Random
 
-from trisync.loadtest.marks import BLOCK, Ledger
+from trisync.loadtest.marks import Ledger, block_of
 from trisync.loadtest.plan import Block, Done, Tally
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.results import LogRead
@@ -16,7 +16,7 @@ def blocks_of(acked: Ledger, chance: Random) -> list[Block]:
     """
     heads = {tally.channel: tally.head for tally in acked.channels().values()}
     blocks = [
-        Block(tally.channel, max(1, tally.block * BLOCK), min(heads[tally.channel], (tally.block + 1) * BLOCK - 1))
+        Block(tally.channel, max(1, tally.block), min(heads[tally.channel], block_of(tally.block)[1] - 1))
         for tally in acked.blocks()
     ]
     chance.shuffle(blocks)
@@ -35,13 +35,13 @@ def judge(acked: Ledger, dones: list[Done], unanswered: int, problems: Problems)
         for who, tallies in ((f"worker {done.worker}", done.seen), ("the log", done.read)):
             for tally in tallies:
                 key = tally.channel, tally.block
-                where = f"channel {tally.channel}, {who}, from offset {max(1, tally.block * BLOCK):,} on"
+                where = f"channel {tally.channel}, {who}, from offset {max(1, tally.block):,} on"
                 _compare(where, acked.block(*key), tally, unanswered, problems)
                 if tally.agrees(acked.block(*key)) and times.setdefault(key, tally.times) != tally.times:
                     problems.add("altered", f"{where}: not everybody was told the same times")
         counts["read"] += sum(acked.block(tally.channel, tally.block).count for tally in done.read)
         for unread in done.unread:
-            counts[unread.why] += acked.block(unread.block.channel, unread.block.first // BLOCK).count
+            counts[unread.why] += acked.block(unread.block.channel, block_of(unread.block.first)[0]).count
     _compare_heads(acked.channels(), dones, unanswered, problems)
     return LogRead(**counts)
 
