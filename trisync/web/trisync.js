@@ -464,7 +464,7 @@ export class Client extends Emitter {
     this.#ask({ op: "hello", name, producer: queue.producer }, (error, ok) => {
       if (!this.#socket) return;
       if (error?.retry) return this.#lose(error.message);
-      if (error && name === this.name) return this.close(error.message);
+      if (error && name === this.name && name === this.#wanted) return this.close(error.message);
       this.#take(name, error);
       if (error) return this.#socket && this.#greet();
       Object.assign(this.limits, ok.limits);

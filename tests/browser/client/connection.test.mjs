@@ -270,6 +270,18 @@ test("a name that is refused does not end a client that took it while there was 
   assert.deepEqual([client.state, client.name, codes], ["online", "ada", ["bad_request"]]);
 });
 
+test("a first name that is refused does not end a client that has another one by then", async (t) => {
+  const client = await aClient(t, { name: "bad\n" });
+  const codes = [];
+  client.on("error", ({ code }) => codes.push(code));
+  FakeSocket.newest.accept();
+  client.rename("grace");
+  FakeSocket.newest.refuse("hello", "bad_request");
+  assert.deepEqual(FakeSocket.newest.asked("hello").map(({ name }) => name), ["bad\n", "grace"]);
+  FakeSocket.newest.answer("hello", { limits: {}, seq: 0 });
+  assert.deepEqual([client.state, client.name, codes], ["online", "grace", ["bad_request"]]);
+});
+
 test("who hears that a name is refused may close the client", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   client.on("error", () => client.close());
