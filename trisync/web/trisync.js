@@ -2,7 +2,7 @@
 
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;
-const GOODBYE_MS_MAX = 60_000;
+const PAUSE_MS_MAX = 60_000;
 const TICK_MS = 1000;
 const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
@@ -449,7 +449,7 @@ export class Client extends Emitter {
     if (op === "error") (answer ?? ((error) => this._fail(error)))(new TrisyncError(message));
     else if (id !== undefined) answer?.(null, message);
     else if (op === "goodbye") {
-      this.#goodbyeMs = Math.min(message.reconnect_ms, GOODBYE_MS_MAX);
+      this.#goodbyeMs = Math.min(message.reconnect_ms, PAUSE_MS_MAX);
       this.#probe(ANSWER_TICKS);
     } else {
       const subscription = this.#subscriptions.get(channel);
@@ -567,9 +567,9 @@ export class Client extends Emitter {
   #transmit(queue, item) {
     const round = this.#round;
     const sizeError = this.#sizeError(item);
-    // The server would close; without data it refuses, which settles the seq.
-    const data = sizeError ? undefined : item.data;
-    this.#ask({ op: "publish", ...item, data }, (error, ok) => {
+    // The server would close; a seq alone it refuses, which settles it.
+    const { seq } = item;
+    this.#ask({ op: "publish", ...(sizeError ? { seq } : item) }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
       if (error?.code === "fenced") return this.close("another client uses this producer");
       if (!error?.retry) this.#settle(queue, item, error && (sizeError ?? error), ok);
@@ -604,7 +604,7 @@ export class Client extends Emitter {
     this.#resending = setTimeout(() => {
       this.#resending = this.#sent = 0;
       this.#pump();
-    }, delay);
+    }, Math.min(delay, PAUSE_MS_MAX));
   }
 
   /** The server forgot this producer. */
