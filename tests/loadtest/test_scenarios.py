@@ -20,7 +20,7 @@ from trisync.loadtest.cli import INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
 from trisync.loadtest.plan import TRANSPORTS
 from trisync.loadtest.scenarios import SCENARIOS
 
-TIMED = ("--duration", "0.4", "--warmup", "0.1")
+TIMED = ("--duration", "1.2", "--warmup", "0.1")  # longer than a busy machine stands still
 BRIEF = {
     "fanout": ("--subscribers", "5", "--publishers", "2", "--channels", "2", "--window", "32", *TIMED),
     "ingest": ("--publishers", "2", "--window", "16", *TIMED),
