@@ -29,6 +29,7 @@ from trisync.wire.http_rules import (
     Headers,
     HttpRefusal,
     header,
+    host_name,
     in_origin_form,
     is_loopback,
     refuse_foreign_host,
@@ -98,11 +99,12 @@ class HttpDoor:
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
         upgrade = wants_upgrade(headers)
-        refusal = refuse_version(version) or refuse_two_lengths(headers) or refuse_host(headers)
+        host = host_name(header(headers, b"host") or b"")
+        refusal = refuse_version(version) or refuse_two_lengths(headers) or refuse_host(host)
         if refusal is None and self.draining:
             refusal = HttpRefusal(503, "the server is stopping")
         if refusal is None and self._loopback:
-            refusal = refuse_foreign_host(headers)
+            refusal = refuse_foreign_host(host or "")
         if refusal is None and (upgrade or method not in _READING):
             refusal = refuse_origin(headers, self.settings.origins)
         if refusal is None and upgrade:

@@ -88,16 +88,13 @@ def host_name(host: bytes) -> str | None:
     return name.lower() if valid else None
 
 
-def refuse_host(headers: Headers) -> HttpRefusal | None:
-    """What a request's Host header deserves that names no host."""
-    if host_name(header(headers, b"host") or b"") is None:
-        return HttpRefusal(400, "the Host header is missing or malformed")
-    return None
+def refuse_host(name: str | None) -> HttpRefusal | None:
+    """What a request deserves whose Host header names this host, or none."""
+    return HttpRefusal(400, "the Host header is missing or malformed") if name is None else None
 
 
-def refuse_foreign_host(headers: Headers) -> HttpRefusal | None:
-    """What a request for another machine's name deserves where only this one can ask."""
-    name = host_name(header(headers, b"host") or b"") or ""
+def refuse_foreign_host(name: str) -> HttpRefusal | None:
+    """What a request for this name, perhaps another machine's, deserves where only this one can ask."""
     if is_loopback(name) or name.endswith(".localhost"):
         return None
     return HttpRefusal(421, "this server is on a loopback address; its name is localhost")
