@@ -57,10 +57,7 @@ async def measure_a_new_server(scheme: str, backend: str, count: int) -> bool:
     return True
 
 
-@click.command(
-    "client_speed",
-    context_settings=SHOWN,
-)
+@click.command("client_speed", context_settings=SHOWN)
 @click.option("--url", help="A server that runs already, in place of a new one.")
 @click.option("--scheme", type=click.Choice(["tcp", "ws"]), default="tcp", help="The door of a new server.")
 @click.option("--backend", type=click.Choice(["asyncio", "trio"]), default="asyncio", help="What the client runs on.")

@@ -44,11 +44,7 @@ _A_SECOND = " a second: median (lowest–highest)"
 _RATIO = "ratio of medians (lowest–highest of a round)"
 
 
-@click.command(
-    "compare",
-    epilog=_EPILOG,
-    context_settings=SHOWN,
-)
+@click.command("compare", epilog=_EPILOG, context_settings=SHOWN)
 @click.option("--only", "rows", type=click.Choice(list(ROWS)), multiple=True, help="Compare in this row; repeatable.")
 @click.option(
     "--duration",

@@ -149,10 +149,7 @@ _FAILURES = (PublishFailed, ServerFailed, TargetRefused, LogRefused, LogUnavaila
 _COUNT = click.IntRange(min=1)
 
 
-@click.command(
-    "large_log",
-    context_settings=SHOWN,
-)
+@click.command("large_log", context_settings=SHOWN)
 @click.option("--messages", type=_COUNT, default=10_000_000, metavar="N", help="In the large log, before it starts.")
 @click.option("--channels", type=_COUNT, default=100_000, metavar="N", help="That they are in.")
 @click.option("--publishes", type=_COUNT, default=50_000, metavar="N", help="That are measured of each, each time.")

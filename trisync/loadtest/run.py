@@ -162,7 +162,7 @@ def on_unread(log: LogRead) -> list[str]:
     """What there is to say of acknowledged messages that were not read back, though nothing broke."""
     reasons = [
         (log.late, f"after {READ_BACK_S:g} s of reading there were so many left, chosen at random"),
-        (log.trimmed, "the server says that they, or others among the thousand around them, were trimmed meanwhile"),
+        (log.trimmed, "the server says that they, or others beside them, were trimmed meanwhile"),
         (log.replaced, "the log is another one than at the beginning, by its epoch"),
     ]
     return [f"{count:,} acknowledged messages were not read back: {why}." for count, why in reasons if count]
