@@ -17,6 +17,14 @@ def a_page(browser: Browser, server: ServerProcess, name: str, path: str = "/") 
     return open_page(browser.new_context(viewport={"width": 900, "height": 700}), server.web_port, name, path)
 
 
+def talkative(server: ServerProcess, count: int) -> Netcat:
+    """Grace at a terminal, who has said so much."""
+    grace = Netcat(server.tcp_port, "grace")
+    grace.type("".join(f"message {number}\n" for number in range(1, count + 1)))
+    grace.await_sight(f"#lobby {count} grace: message {count}\n")
+    return grace
+
+
 def test_two_pages_and_a_netcat_agree_over_restarts_of_the_server(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         ports = {"tcp_port": server.tcp_port, "web_port": server.web_port}
@@ -67,9 +75,7 @@ def test_a_page_that_was_away_gets_what_it_missed_once(browser: Browser, tmp_pat
         ports = {"tcp_port": server.tcp_port, "web_port": server.web_port}
         server.stop()
     with server_process(tmp_path, **ports) as server:
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(1, 201)))
-        grace.await_sight("#lobby 200 grace: message 200\n")
+        grace = talkative(server, 200)
         page.context.set_offline(False)
         await_head(page, 200)
         assert offsets(page) == list(range(1, 201))
@@ -80,8 +86,7 @@ def test_a_page_that_was_away_gets_what_it_missed_once(browser: Browser, tmp_pat
 def test_a_long_log_is_cut_except_for_who_reads_what_is_old(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         page = a_page(browser, server, "ada")
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(1, 601)))
+        grace = talkative(server, 600)
         await_head(page, 600)
         assert offsets(page) == list(range(101, 601))
         page.locator("#log").focus()
@@ -101,9 +106,7 @@ def test_a_long_log_is_cut_except_for_who_reads_what_is_old(browser: Browser, tm
 
 def test_who_writes_many_lines_still_sees_what_arrives(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(1, 41)))
-        grace.await_sight("#lobby 40 grace: message 40\n")
+        grace = talkative(server, 40)
         page = a_page(browser, server, "ada")
         await_head(page, 40)
         page.fill("#composer", "a line\n" * 5)
@@ -127,9 +130,7 @@ def test_what_is_too_large_is_not_sent_and_stays_where_it_was_written(browser: B
 
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
-        grace = Netcat(server.tcp_port, "grace")
-        grace.type("".join(f"message {number}\n" for number in range(1, 81)))
-        grace.await_sight("#lobby 80 grace: message 80\n")
+        grace = talkative(server, 80)
         page = a_page(browser, server, "ada")
         await_head(page, 80)
         assert offsets(page) == list(range(31, 81))
