@@ -5,6 +5,7 @@ import sys
 import pytest
 
 from tests.loadtest.worker_here import here
+from trisync.loadtest import plan as planning
 from trisync.loadtest.measuring import SAMPLES_PER_READ, Gauge, note
 from trisync.loadtest.plan import Load, Open, Settle, clock_us
 from trisync.loadtest.problems import Problems
@@ -12,13 +13,14 @@ from trisync.loadtest.recording import Recorder, percentile_us
 
 
 def test_a_measured_part_that_ends_before_the_next_tick_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    recorder = Recorder(0.25, lambda: (None, 0.0))
-    with here(monkeypatch, "fanout", publishers=1, subscribers=1, window=8) as worker:
+    monkeypatch.setattr(planning, "TICK_S", 1.5)
+    recorder = Recorder(1.5, lambda: (None, 0.0))
+    with here(monkeypatch, "fanout", publishers=1, subscribers=1, window=8, duration_s=12.0) as worker:
         worker.obey(Open())
         from_us = clock_us() + 50_000
-        until_us = from_us + 150_000
+        until_us = from_us + 1_000_000
         recorder.measure(from_us, until_us)
-        worker.obey(Load(seconds=0.2, measure_from_us=from_us, measure_until_us=until_us))
+        worker.obey(Load(seconds=1.1, measure_from_us=from_us, measure_until_us=until_us))
         for tick in worker.ticks:
             recorder.add(tick)
     throughput = recorder.throughput()
