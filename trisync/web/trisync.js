@@ -163,7 +163,7 @@ export class Replica extends Subscription {
     let expect = this.#offsetOf(key);
     for (;;) {
       try {
-        return await this.set(key, change(structuredClone(data)) ?? null, { expect });
+        return await this.set(key, change(structuredClone(data)), { expect });
       } catch (error) {
         if (error.code !== "conflict") throw error;
         ({ data, offset: expect } = error);
@@ -247,7 +247,7 @@ export class Replica extends Subscription {
 }
 
 // The connection, and the queues of what is not settled: the last is this client's own, the others of clients that are
-// gone. The connection is that of the first one's producer.
+// gone. The connection is the first one's.
 export class Client extends Emitter {
   state = "connecting";
   reason = "";
@@ -275,7 +275,7 @@ export class Client extends Emitter {
   #opened;
   #queues = [];
   #agreed; // the queue that the server is ready to take items of
-  #promises = new Map(); // what publish() returned, by item
+  #promises = new WeakMap(); // what publish() returned, by item
   #unsaved = new Set(); // items not in the store yet: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
   #round = 0; // of sending them; answers from earlier ones are no reason to send again
@@ -348,7 +348,7 @@ export class Client extends Emitter {
     clearInterval(this.#ticker);
     this.#listening.abort();
     this.#store.close();
-    for (const { reject } of this.#promises.values()) reject(failure("closed", reason));
+    for (const item of this.queue) this.#promises.get(item)?.reject(failure("closed", reason));
     for (const subscription of this.#subscriptions.values()) this._leave(subscription);
   }
 
@@ -397,7 +397,7 @@ export class Client extends Emitter {
     this.#change("offline", reason, delay);
   }
 
-  /** Without a closing handshake, which a dead peer never answers. */
+  /** A dead peer answers no closing handshake. */
   #abandon() {
     const socket = this.#socket;
     const answers = this.#answers;
@@ -586,7 +586,6 @@ export class Client extends Emitter {
     this.#keep(() => this.#store.remove(queue, item));
     if (item.key !== undefined) this.#subscriptions.get(item.channel)?._settle?.(item, ok?.offset);
     const promise = this.#promises.get(item);
-    this.#promises.delete(item);
     if (error) {
       this._emit("refused", { item, error });
       promise?.reject(error);
