@@ -215,7 +215,7 @@ export class Replica extends Subscription {
     this._refresh(key);
   }
 
-  // The `ok` comes before the message: without this the old word would show between. Sent again, it may come late.
+  // The `ok` comes before the message: else the old word would show between. Sent again, it may come late.
   _settle({ key, data: patch, merge }, offset) {
     const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
     if (offset > this.#upTo) this.#put(key, { offset, data });
@@ -274,7 +274,7 @@ export class Client extends Emitter {
   #store;
   #opened;
   #queues = [];
-  #agreed; // the queue that the server is ready to take items of
+  #agreed; // the queue that the server takes items of
   #promises = new WeakMap(); // what publish() returned, by item
   #unsaved = new Set(); // items not in the store yet: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
@@ -503,10 +503,10 @@ export class Client extends Emitter {
 
   _subscribe(subscription) {
     subscription.live = false;
-    const request = subscription._request();
+    const request = (subscription._asked = subscription._request());
     this.#log(request);
     this.#ask(request, (error, ok) => {
-      if (this.#subscriptions.get(subscription.channel) !== subscription) return;
+      if (subscription._asked !== request) return; // left, or asked again
       if (ok) subscription._begin(ok);
       else if (!error.retry) subscription._fail(error);
       else if (this.#socket) this.#lose(error.message);
@@ -514,11 +514,12 @@ export class Client extends Emitter {
   }
 
   _leave(subscription) {
-    subscription.live = false;
+    subscription.live = subscription._asked = false;
     subscription._end?.(failure("closed", this.reason));
-    if (this.#subscriptions.get(subscription.channel) !== subscription) return;
-    this.#subscriptions.delete(subscription.channel);
-    if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel: subscription.channel });
+    const { channel } = subscription;
+    if (this.#subscriptions.get(channel) !== subscription) return;
+    this.#subscriptions.delete(channel);
+    if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel });
   }
 
   _pending(channel) {

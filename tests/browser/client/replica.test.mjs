@@ -379,3 +379,26 @@ test("a replica whose few newest messages were trimmed before they came asks for
   word(next, 6, "a", "new");
   assert.deepEqual([content(doc), gaps], [{ a: "new" }, []]);
 });
+
+test("a state that was asked for twice, as the log and the producer were replaced, is taken once", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const doc = client.replica("doc", { presence: true });
+  const story = [];
+  doc.on("gap", ({ reason }) => story.push(reason));
+  doc.on("ready", () => story.push(content(doc)));
+  socket.answer("subscribe", { offset: 10, epoch: "one" });
+  pages(socket, { a: { offset: 3, data: "old" } });
+  client.publish("lobby", "counted").catch(() => {});
+  await settle();
+  socket.answer("publish", { offset: 1 });
+  const next = await comeBack(client); // to a server that has forgotten the producer
+  next.answer("subscribe", { offset: 1, epoch: "two" });
+  next.answer("hello", { limits: {}, seq: 0 });
+  const [first, ...others] = next.asked("subscribe");
+  assert.deepEqual([first, ...others].map(({ state }) => state), [false, true, true]);
+  for (const { id } of others) {
+    next.say("ok", { id, offset: 1, epoch: "two" });
+    pages(next, { b: { offset: 1, data: "new" } });
+  }
+  assert.deepEqual(story, [{ a: "old" }, "epoch", { b: "new" }]);
+});
