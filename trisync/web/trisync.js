@@ -314,9 +314,11 @@ export class Client extends Emitter {
     if (this.state === "closed") throw failure("closed", this.reason);
     const { queueMax: value } = this.#options;
     if (this.queue.length >= value) throw failure("limit", `${value} are waiting.`, { limit: "queueMax", value });
-    this.#add(this.#queues.at(-1), item);
-    this.#announce(item);
-    return new Promise((resolve, reject) => this.#promises.set(item, { resolve, reject }));
+    return new Promise((resolve, reject) => {
+      this.#promises.set(item, { resolve, reject });
+      this.#add(this.#queues.at(-1), item);
+      this.#announce(item);
+    });
   }
 
   subscribe = (channel, options = {}) => this.#join(new Subscription(this, channel, options));

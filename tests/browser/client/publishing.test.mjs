@@ -65,6 +65,12 @@ test("what a listener of the first event publishes comes behind what was publish
   assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second"]);
 });
 
+test("who hears that something is queued may close the client, and who published it is told", async (t) => {
+  const client = await aClient(t);
+  client.on("queued", () => client.close());
+  assert.equal((await outcome(Promise.race([client.publish("lobby", 1), settle()]))).code, "closed");
+});
+
 test("what was not answered is sent again under the same numbers, and settled once", async (t) => {
   const { client } = await anOnlineClient(t);
   const stored = [];
