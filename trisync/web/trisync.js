@@ -6,8 +6,8 @@ const PAUSE_MS_MAX = 60_000;
 const TICK_MS = 1000;
 const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
-const ANSWER_TICKS = 10; // for that, and for opening a connection
-const PROBE_TICKS = 4; // the same, when the network has just come back
+const ANSWER_TICKS = 10; // for that, and for connecting
+const PROBE_TICKS = 4; // the same, when the network has come back
 const DEPTH_MAX = 64;
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
@@ -58,7 +58,7 @@ class Emitter {
       try {
         listener(event);
       } catch (error) {
-        report(error); // the others get their event
+        report(error); // the others get it
       }
     }
   }
@@ -139,7 +139,7 @@ export class Subscription extends Emitter {
 // A channel's state as the server confirmed it, and over it what the queue holds: a write is rolled back by leaving it.
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; null is a deletion of ours whose message is to come
-  #arriving = new Map(); // the pages of a state that is not whole yet
+  #arriving = new Map(); // pages of a state that is not whole yet
   #upTo = 0; // the offset that #words are of
   #view = new Map();
   #ready;
@@ -163,7 +163,7 @@ export class Replica extends Subscription {
     let expect = this.#offsetOf(key);
     for (;;) {
       try {
-        return await this.set(key, change(structuredClone(data)), { expect });
+        return await this.set(key, change(structuredClone(data ?? undefined)), { expect });
       } catch (error) {
         if (error.code !== "conflict") throw error;
         ({ data, offset: expect } = error);
@@ -171,7 +171,6 @@ export class Replica extends Subscription {
           const { entries } = await this._client.request("state", { channel: this.channel, key });
           ({ data, offset: expect } = entries[key] ?? { offset: 0 });
         }
-        data ??= undefined;
       }
     }
   }
@@ -275,10 +274,10 @@ export class Client extends Emitter {
   #opened;
   #queues = [];
   #agreed; // the queue that the server takes items of
-  #promises = new WeakMap(); // what publish() returned, by item
-  #unsaved = new Set(); // items not in the store yet: a seq that was sent must not be forgotten
+  #promises = new WeakMap(); // of publish(), by item
+  #unsaved = new Set(); // not in the store yet: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
-  #round = 0; // of sending them; answers from earlier ones are no reason to send again
+  #round = 0; // of sending them; an earlier one's answers are no reason to send again
   #failures = 0;
   #resending = 0;
 
@@ -383,7 +382,7 @@ export class Client extends Emitter {
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
-    socket.onerror = () => {}; // a close follows
+    socket.onerror = () => {}; // then it closes
     socket.onclose = ifCurrent(({ code }) => {
       this.#log("the connection closed:", code);
       if (code === 1009) this.close("a message was too large for the server");
@@ -436,6 +435,9 @@ export class Client extends Emitter {
   // -- requests and answers
 
   #ask(fields, answer = () => {}) {
+    // Items were looked at before.
+    if (!fields.seq && !isReadable(fields))
+      return Promise.resolve(failure("bad_json", "Too deep, or half a character.")).then(answer);
     const id = ++this.#lastId;
     this.#answers.set(id, answer);
     if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ ...fields, id }));
@@ -609,13 +611,12 @@ export class Client extends Emitter {
     }, Math.min(delay, PAUSE_MS_MAX));
   }
 
-  /** The server forgot this producer. */
   async #renew(queue) {
-    this.#log("a new producer is needed");
+    this.#log("the server forgot this producer");
     const socket = this.#socket;
     const renewed = (await this.#keep(() => this.#store.create())) ?? newQueue();
     const index = this.#queues.indexOf(queue);
-    // Else another connection was faster here.
+    // Else another connection was faster.
     if (index >= 0) {
       for (const item of queue.items) this.#add(renewed, item);
       this.#queues[index] = renewed;

@@ -200,6 +200,38 @@ test("requests are answered by their id, and fail when there is no connection", 
   assert.equal((await outcome(client.history("a"))).retry, true);
 });
 
+test("a request that no server could read is refused here: none could answer it", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  let deep = "leaf";
+  for (let level = 0; level < 64; level++) deep = [deep];
+  const requests = [client.history("\ud83d"), client.request("state", { channel: "doc", key: "\udc00" }), client.request("x", { deep })];
+  for (const request of requests) assert.equal((await outcome(Promise.race([request, settle()]))).code, "bad_json");
+  assert.deepEqual(socket.sent.map(({ op }) => op), ["hello"]);
+});
+
+test("a name with half a character is refused like any other that cannot be", async (t) => {
+  const name = "ada 😀".slice(0, 5);
+  const { client, socket } = await anOnlineClient(t);
+  const codes = [];
+  client.on("error", ({ code }) => codes.push(code));
+  client.rename(name);
+  await settle();
+  socket.end();
+  client.rename(name);
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  await settle();
+  FakeSocket.newest.answer("hello", { limits: {}, seq: 0 });
+  assert.deepEqual([client.state, client.name, codes], ["online", "ada", ["bad_json", "bad_json"]]);
+});
+
+test("a first name with half a character is the end, and not a connection that never comes", async (t) => {
+  const client = await aClient(t, { name: "\ud83d" });
+  FakeSocket.newest.accept();
+  await settle();
+  assert.deepEqual([client.state, client.reason], ["closed", "Too deep, or half a character."]);
+});
+
 test("a new name is told now and at every greeting", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   client.rename("grace");
