@@ -88,6 +88,15 @@ def test_what_one_person_changes_others_see_at_once(world: World) -> None:
     )
 
 
+def test_what_is_written_from_right_to_left_is_shown_so_also_while_it_is_written(world: World) -> None:
+    add(world.ada, "שלום!")
+    await_saved(world.ada)
+    for field in ("#composer", "#add-text"):
+        world.ada.fill(field, "שלום!")
+    for field in ("#composer", "#add-text", "#entries .value"):
+        expect(world.ada.locator(field)).to_have_css("direction", "rtl")
+
+
 def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
     grace = Netcat(world.server.tcp_port, "grace")
     grace.type('/set title Picnic\n/set size {"guests": 12}\n')

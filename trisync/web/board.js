@@ -58,6 +58,7 @@ class Line {
     this.done.type = "checkbox";
     this.value = /** @type {HTMLTextAreaElement} */ (element("textarea", "value"));
     this.value.rows = 1;
+    this.value.dir = "auto";
     this.value.ariaLabel = this.#isItem ? "Item" : `Value of ${key}`;
     this.value.enterKeyHint = "done";
     this.value.spellcheck = false;
