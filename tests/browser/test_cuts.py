@@ -229,6 +229,26 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         context.close()
 
 
+def test_a_clock_that_is_set_back_does_not_make_the_next_try_look_an_hour_away(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        context.clock.install()
+        page = open_page(context, net.port, "ada")
+        page.evaluate("Math.random = () => 0.99")
+        cut_off(page, net)
+        while page.locator("#countdown").inner_text() in ("", "in 1 s", "in 2 s"):
+            network_is_back(page)
+        now_s = page.evaluate("Date.now()") / 1000
+        context.clock.pause_at(now_s + 1)
+        context.clock.set_system_time(now_s - 3600)
+        context.clock.run_for(250)
+        assert len(page.locator("#countdown").inner_text()) <= len("in 20 s")
+        context.close()
+
+
 @pytest.mark.parametrize(
     "what", ["indexedDB.open = ", "IDBObjectStore.prototype.put = ", "LockManager.prototype.request = async "]
 )

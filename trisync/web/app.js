@@ -74,7 +74,7 @@ client.on("state", ({ state, retryMs }) => {
   $("state").textContent = STATES[state];
   $("server").textContent = (client.server ?? "").replace(/^trisync[ /]*/i, "");
   $("reconnect").hidden = state !== "offline" && state !== "closed";
-  retryAt = Date.now() + retryMs;
+  retryAt = performance.now() + retryMs;
   showCountdown();
   log.labelPending(pendingLabel());
   showWaiting();
@@ -106,7 +106,7 @@ client.on("error", (error) => log.notice("error", error.message));
 const pendingLabel = () => (client.state === "online" ? "sending…" : "queued");
 
 function showCountdown() {
-  const seconds = Math.ceil((retryAt - Date.now()) / 1000);
+  const seconds = Math.ceil((retryAt - performance.now()) / 1000);
   $("countdown").textContent = client.state === "offline" && seconds > 0 ? `in ${seconds} s` : "";
 }
 
