@@ -59,6 +59,7 @@ def test_who_begins_by_joining_elsewhere_is_there_and_not_in_the_lobby() -> None
     actions = console.read("/join kitchen")
     assert Subscribe(id="/join", channel="kitchen") in actions
     assert Subscribe(channel=FIRST_CHANNEL) not in actions
+    console.render(encode_reply("ok", "/join", offset=0))
     assert console.channel == "kitchen"
 
 
@@ -137,7 +138,23 @@ def test_help_names_every_command() -> None:
 def test_joining_leaves_the_channel_before(line: str, channel: str, last: Any) -> None:
     console = begun()
     assert console.read(line) == [Unsubscribe(channel="lobby"), Subscribe(id="/join", channel=channel, last=last)]
+    console.render(encode_reply("ok", "/join", offset=0))
     assert console.channel == channel
+
+
+def test_a_join_that_is_refused_leaves_one_in_no_channel_and_says_so() -> None:
+    console = begun()
+    console.read("/join staff")
+    refused = WireError("forbidden", "for the staff").encode("/join")
+    assert console.render(refused) == "! for the staff (forbidden)\n* you are in no channel\n"
+    assert said(console.read("is anybody here?")) == "! you are in no channel: /join one\n"
+
+
+def test_who_is_refused_to_begin_anew_where_they_are_stays_there() -> None:
+    console = begun()
+    console.read("/join lobby 1000")
+    assert console.render(WireError("forbidden", "too many").encode("/join")) == "! too many (forbidden)\n"
+    assert console.channel == "lobby"
 
 
 def test_joining_where_one_is_already_begins_there_again() -> None:

@@ -67,6 +67,7 @@ Action = AnyRequest | Say | GoOnInJson | Quit
 # Ids of the requests whose `ok` is worth a line; publishes have none, so that only their errors are shown.
 _JOIN, _LEAVE, _NAME, _HISTORY, _GET, _WHO = "/join", "/leave", "/name", "/history", "/get", "/who"
 _NOWHERE = "! you are in no channel: /join one\n"
+_NOW_NOWHERE = "* you are in no channel\n"
 
 
 def visible(text: str) -> str:
@@ -111,6 +112,7 @@ class Console:
 
     def __init__(self) -> None:
         self.channel: str | None = FIRST_CHANNEL
+        self._joining = FIRST_CHANNEL
         self._name = NOBODY
         self._begun = False
 
@@ -175,7 +177,8 @@ class Console:
         actions: list[Action] = []
         if self.channel is not None and self.channel != name:
             actions.append(Unsubscribe(channel=self.channel))
-        self.channel = name
+            self.channel = None
+        self._joining = name
         return [*actions, Subscribe(id=_JOIN, channel=name, last=last)]
 
     def _leave(self) -> list[Action]:
@@ -215,7 +218,8 @@ class Console:
             case "ok":
                 return self._render_ok(payload, reply)
             case "error":
-                return f"! {visible(reply['message'])} ({reply['code']})\n"
+                nowhere = _NOW_NOWHERE if reply.get("id") == _JOIN and self.channel is None else ""
+                return f"! {visible(reply['message'])} ({reply['code']})\n{nowhere}"
             case "gap" if reply["reason"] == "trimmed":
                 return f"* #{reply['channel']}: messages {reply['from']} to {reply['to']} are gone\n"
             case "gap":
@@ -227,9 +231,10 @@ class Console:
     def _render_ok(self, payload: bytes, reply: dict[str, Any]) -> str:
         match reply.get("id"):
             case "/join":
+                self.channel = self._joining
                 return f"* you are in #{self.channel}, which is at {reply['offset']}\n"
             case "/leave":
-                return "* you are in no channel\n"
+                return _NOW_NOWHERE
             case "/name":
                 return f"* you are {self._name}\n"
             case "/history":
