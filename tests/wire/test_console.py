@@ -106,7 +106,7 @@ def test_no_line_is_too_strange_and_what_it_asks_for_is_always_a_good_request(li
                 text = json.dumps({"op": "history", "channel": action.channel, "limit": action.limit})
                 decode_request(text.encode())
             elif isinstance(action, Say):
-                assert all(char == "\n" or char.isprintable() for char in action.text)
+                assert all(map(is_safe, action.text.splitlines(keepends=True)))
 
 
 def test_what_is_wrong_with_a_join_is_said() -> None:
