@@ -1,12 +1,15 @@
 """The commands that set, read and empty a channel's state: publish with a key, state, delete."""
 
 import json
+import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
 from tests.client.commands import answering, running, trisync
-from tests.harness import ServerProcess, server_process
+from tests.harness import PATIENCE_S, ServerProcess, server_process
 
 
 def test_a_key_is_set_compared_read_and_deleted(url: str, channel: str) -> None:
@@ -77,6 +80,13 @@ def test_nothing_is_deleted_where_the_answer_is_not_yes(server: ServerProcess, s
     assert trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
     assert trisync("", "delete", "dear", "--web", web, text="y\n").returncode == 0
     assert '"gap"' in trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
+
+
+def test_who_cannot_be_asked_is_told_of_yes() -> None:
+    command = f"{shlex.quote(sys.executable)} -m trisync delete dear <&-"
+    refused = subprocess.run(command, shell=True, capture_output=True, text=True, timeout=PATIENCE_S, check=False)
+    assert refused.returncode == 2
+    assert refused.stderr.endswith("Error: standard input is closed, so nobody can be asked; --yes deletes without\n")
 
 
 def test_a_channel_is_emptied_and_its_offsets_go_on(tmp_path: Path) -> None:

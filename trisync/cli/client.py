@@ -287,6 +287,8 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
     if not web.startswith(("http://", "https://")):
         raise click.UsageError(f"--web is the address of a web door, such as http://localhost:8000, not {web!r}")
     if not yes:
+        if sys.stdin is None:
+            raise click.UsageError("standard input is closed, so nobody can be asked; --yes deletes without")
         click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
     try:
         request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
