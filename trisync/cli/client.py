@@ -297,7 +297,7 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
     except HTTPError as error:
         raise click.ClickException(_reason(error)) from None
     except (URLError, OSError, ValueError) as error:
-        raise click.ClickException(f"{web}: {getattr(error, 'reason', error)}") from None
+        raise click.ClickException(f"{web}: {in_words(getattr(error, 'reason', error))}") from None
     except InvalidURL as error:
         raise click.ClickException(f"{web}: {error}") from None
     except HTTPException:
