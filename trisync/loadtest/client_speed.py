@@ -12,7 +12,7 @@ import anyio
 import click
 import trio
 
-from trisync.client import connect
+from trisync.client import ClientError, connect
 from trisync.loadtest.cli import run_until_signal
 from trisync.loadtest.options import SHOWN
 from trisync.loadtest.target import ServerFailed, TargetRefused, spawned
@@ -66,5 +66,5 @@ def client_speed_command(url: str | None, scheme: str, backend: str, count: int)
     """Publish with the Python client, pipelined, then receive the same messages, and print how fast that was."""
     run_until_signal(
         lambda: measure_a_new_server(scheme, backend, count) if url is None else measure_in(backend, url, count),
-        (TargetRefused, ServerFailed, OSError),
+        (TargetRefused, ServerFailed, ClientError, OSError, ValueError),
     )
