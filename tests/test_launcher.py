@@ -21,7 +21,7 @@ def run(*arguments: str | Path, folder: Path) -> subprocess.CompletedProcess[str
 
 @pytest.mark.parametrize("tool", LAUNCHED)
 def test_a_tool_starts_from_any_folder(tmp_path: Path, tool: str) -> None:
-    done = run(TOOLS / f"{tool}.py", "--help", folder=tmp_path)
+    done = run(TOOLS / f"{tool}.py", "-h", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith(f"Usage: {tool} ")
 

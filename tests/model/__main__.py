@@ -11,7 +11,7 @@ import trio
 from tests.model.game import MOVES_OF_A_GAME, Lost, play
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.argument("seeds", type=int, nargs=-1)
 @click.option("--seeds", "count", type=click.IntRange(min=1), metavar="N", help="Play N games, from SEED (or 0) on.")
 @click.option("--moves", type=click.IntRange(min=1), default=MOVES_OF_A_GAME, show_default=True, help="Of each game.")

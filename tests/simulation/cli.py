@@ -49,7 +49,7 @@ def describe(outcome: Outcome, plant: str | None = None) -> str:
     return "\n  ".join([f"seed {outcome.seed} failed; replay it: {command_for(outcome.seed, plant)}", *shown])
 
 
-@click.command()
+@click.command(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
 @click.option(
     "--seeds", type=click.IntRange(min=1), metavar="N", help="Let N worlds happen, of the seeds from --seed on."
 )
