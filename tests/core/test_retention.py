@@ -16,9 +16,9 @@ from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
 from trisync.core import channels
-from trisync.core.retention import CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
+from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
-from trisync.storage.log import Extent, Log, LogUnavailable, Submission
+from trisync.storage.log import Extent, Log, LogUnavailable, OldMessage, Submission
 from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
 
@@ -80,7 +80,7 @@ async def test_only_what_is_too_old_goes_for_its_age_however_much_is_published_m
         await publish(world, 99)
         [info] = await world.log.describe(["lobby"])
         await publish(world, 50)
-        assert await retention._surplus(info) == 1
+        assert await retention._surplus(info, ROWS_PER_STEP) == 1
 
 
 async def test_the_newest_bytes_stay(autojump_clock: MockClock) -> None:
@@ -178,6 +178,24 @@ async def test_while_the_log_cannot_be_had_nothing_is_lost_but_time_and_it_is_sa
         assert await held(world.log) == Extent(5, 4)
     said = [record.getMessage() for record in caplog.records if record.levelno >= logging.WARNING]
     assert said == ["retention waits: database or disk is full", "retention waits no longer"]
+
+
+async def test_of_many_channels_that_are_over_no_more_is_read_than_can_be_cut(autojump_clock: MockClock) -> None:
+    async with a_kept_world("c* bytes=1") as world:
+        count, asked = 3 * CHANNELS_PER_STEP, 0
+        oldest = world.log.oldest
+
+        async def counted(channel: str, count_max: int) -> list[OldMessage]:
+            nonlocal asked
+            asked += count_max
+            return await oldest(channel, count_max)
+
+        world.log.oldest = counted  # type: ignore[method-assign]
+        for number in range(count):
+            world.broker.submit(publishes(ROWS_PER_STEP // CHANNELS_PER_STEP, f"c{number}"))
+        await ticks()
+        assert [(await held(world.log, f"c{number}")) for number in range(count)] == [Extent(10, 10)] * count
+        assert asked == 10 * count
 
 
 async def test_who_is_live_sees_nothing_of_it_and_who_is_behind_is_told(autojump_clock: MockClock) -> None:
