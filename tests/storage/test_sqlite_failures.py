@@ -1,9 +1,10 @@
 """The log on SQLite: what a failure leaves behind, and what goes on beside it."""
 
+import os
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -175,6 +176,22 @@ async def test_a_read_that_fails_is_unavailable_and_the_next_one_works(tmp_path:
         for reader in log._idle_readers:
             reader.set_progress_handler(None, 1)
         assert await data_of(log) == ["x"]
+
+
+async def test_no_batch_depends_on_the_folder_for_temporary_files(tmp_path: Path) -> None:
+    folder = tmp_path / "temporary"
+    folder.mkdir()
+    os.utime(folder, (0, 0))
+    with closing(sqlite3.connect(":memory:")) as sqlite:
+        sqlite.execute(f"PRAGMA temp_store_directory = '{folder}'")  # of the whole process
+        try:
+            async with opened(tmp_path / "data") as log:
+                for _ in range(2):  # what changes many pages of a table is what may have to be undone
+                    words = (Publish(channel="lobby", data=Raw(b'"word"'), key=f"{n:0500}") for n in range(1000))
+                    await put(log, *words)
+        finally:
+            sqlite.execute("PRAGMA temp_store_directory = ''")
+    assert folder.stat().st_mtime == 0, "a file was made there"
 
 
 class HeldExecutor:

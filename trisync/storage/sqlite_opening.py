@@ -130,6 +130,9 @@ def open_writer(
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
         connection.execute("PRAGMA cache_size = -65536")  # 64 MiB: the pages that scattered appends touch
         _bring_up_to_date(connection, path)
+        # From 64 KiB on, what a statement may have to undo would be in a file in /var/tmp or /tmp, one for nearly every
+        # batch of many keys: where those are read-only or full, nothing could be stored on a disk that is well.
+        connection.execute("PRAGMA temp_store = MEMORY")
         _set_header(connection, "user_version", SCHEMA_VERSION)
         _begin_epoch(connection, durability, tokens)
         # What was just written must reach the file's own header, which the next start judges by.
