@@ -10,11 +10,12 @@ from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_task
 from tests.broker_world import a_world, offsets
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S
+from tests.sqlite_logs import PRODUCER, bad_request
 from trisync.core import broker
 from trisync.doors.tcp import TcpDoor
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
-from trisync.storage.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Submission, Verdict
+from trisync.storage.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Refused, Submission, Verdict
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Publish
 
@@ -101,6 +102,19 @@ async def test_a_batch_that_could_not_be_stored_is_refused_and_the_next_one_is_s
         assert codes == ["unavailable", "unavailable"]
         assert second.verdicts == [1, 2]
         assert offsets(outlet) == [1, 2]
+
+
+async def test_nothing_is_refused_for_good_by_a_log_that_cannot_settle_it() -> None:
+    async with a_world() as world:
+        settled: list[Submission] = []
+        submission = Submission(settled.append, producer=PRODUCER)
+        for refused in (bad_request(seq=1), bad_request(), Refused(WireError("fenced", "no"), seq=2)):
+            submission.add(refused, 10)
+        world.log.failure = LogUnavailable("disk full")
+        world.broker.submit(submission)
+        await wait_all_tasks_blocked()
+        codes = [verdict.code for verdict in settled[0].verdicts if isinstance(verdict, WireError)]
+        assert codes == ["unavailable", "bad_request", "fenced"]
 
 
 async def test_a_log_that_refuses_is_said_when_it_begins_and_when_it_is_over(caplog: pytest.LogCaptureFixture) -> None:

@@ -19,10 +19,6 @@ from trisync.wire.merge_patch import merge_patch
 from trisync.wire.protocol import Publish, data_text
 from trisync.wire.replies import keyed_suffix, message_prefix, message_suffix
 
-_SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
-"""Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say
-that it was not judged."""
-
 NO_DATA = "null"
 """The data that deletes a key."""
 
@@ -179,7 +175,7 @@ class Batch:
     def _judge(self, item: Publish | Refused, producer: Producer | None, sender: str | None, suffix: str) -> Verdict:
         if producer is None or item.seq is UNSET:
             return self._spell_out(self._store(item, sender, suffix))
-        if type(item) is Refused and (item.error.code not in _SETTLING or item.error.closes):
+        if type(item) is Refused and not item.settles:
             return item.error
         answer = producer.answer(item.seq)
         if answer is not None:

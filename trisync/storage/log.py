@@ -28,6 +28,11 @@ class LogGone(Exception):
     """The store is no longer where it was opened: what is written to it now would be lost."""
 
 
+_SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
+"""Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say
+that it was not judged."""
+
+
 class Refused(Struct, gc=False):
     """A publish that was refused before it reached the log: it keeps its place among the others.
 
@@ -37,6 +42,11 @@ class Refused(Struct, gc=False):
     error: WireError
     id: int | str | UnsetType = UNSET
     seq: int | UnsetType = UNSET
+
+    @property
+    def settles(self) -> bool:
+        """Whether it takes its producer's next `seq`."""
+        return self.seq is not UNSET and self.error.code in _SETTLING and not self.error.closes
 
 
 class Once(NamedTuple):
@@ -151,9 +161,16 @@ class Submission:
         self.plain = False
 
     def refuse(self, error: WireError) -> None:
-        """Give every publish that was to be stored the same error; those refused already keep their own."""
+        """Give every publish that was to be stored, or settled, the same error; others keep their own.
+
+        Behind an error that is final a producer would go on, though its `seq` is not settled.
+        """
         self.verdicts = [
-            0 if type(item) is Publish and item.ephemeral else item.error if type(item) is Refused else error
+            0
+            if type(item) is Publish and item.ephemeral
+            else item.error
+            if type(item) is Refused and not item.settles
+            else error
             for item in self.items
         ]
 
