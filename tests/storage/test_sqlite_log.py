@@ -26,6 +26,7 @@ from tests.sqlite_logs import (
     put_seqs,
     submission,
 )
+from trisync.storage import sqlite_writer
 from trisync.storage.log import ChannelInfo, Extent, Page, Refused
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish, decode_request
@@ -272,6 +273,33 @@ async def test_channels_are_trimmed_together_and_at_most_so_many_messages(tmp_pa
             "b": Extent(3, 2),
             "c": Extent(2, 0),
         }
+
+
+async def test_a_cut_is_bounded_in_bytes_too_but_takes_a_message_at_least(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "BYTES_DELETED_AT_ONCE", 1000)
+    async with opened(tmp_path) as log:
+        sizes = zip("aabbbcd", [9, 9, 300, 300, 400, 2000, 9], strict=True)
+        await put(log, *(publish("x" * size, channel) for channel, size in sizes))
+        cuts = dict.fromkeys("abcd", 3)
+        cut = await log.trim(cuts, 10)
+        assert cut == {"a": Extent(2, 2), "b": Extent(3, 2), "c": Extent(1, 1), "d": Extent(1, 0)}
+        cut = await log.trim(cuts, 10)
+        assert cut == {"a": Extent(2, 2), "b": Extent(3, 3), "c": Extent(1, 1), "d": Extent(1, 1)}
+
+
+async def test_an_emptied_channel_is_tidied_up_in_steps_that_are_bounded_in_bytes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_writer, "BYTES_DELETED_AT_ONCE", 1000)
+    async with opened(tmp_path) as log:
+        await put(log, *(replace(publish("x" * 400), key=key) for key in "abc"))
+        await log.clear("lobby")
+        left: list[tuple[int, int]] = []
+        while await log.maintain():
+            left.append(*log._connection.execute("SELECT (SELECT count(*) FROM messages), count(*) FROM state"))
+        assert left == [(1, 3), (0, 3), (0, 1), (0, 0), (0, 0)]
 
 
 async def test_what_a_channel_holds_is_known_in_bytes_and_age_whatever_was_cut(tmp_path: Path) -> None:

@@ -42,7 +42,7 @@ SELECT CAST(group_concat(line, '') AS BLOB) FROM (
 """
 
 # The entries behind a key that make a page: so many at most, and so many bytes, but at least one.
-_STATE_RANGE = """
+STATE_RANGE = """
 SELECT max(key) FROM (
   SELECT key, sum(size) OVER (ORDER BY key) AS bytes, row_number() OVER (ORDER BY key) AS place
   FROM (SELECT key, size FROM state WHERE channel = ? AND key > ? ORDER BY key LIMIT ?)
@@ -113,7 +113,7 @@ def _page(
 def state_page(db: sqlite3.Connection, channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
     """See Log.state()."""
     id, extent = find(db, channel)
-    (last,) = db.execute(_STATE_RANGE, (id, after, count_max, bytes_max)).fetchone()
+    (last,) = db.execute(STATE_RANGE, (id, after, count_max, bytes_max)).fetchone()
     if last is None:
         return StatePage(b"", "", False, extent)
     (entries,) = db.execute(_PAGE_OF_ENTRIES, (id, after, last)).fetchone()
