@@ -4,6 +4,7 @@ import itertools
 import os
 import re
 import shlex
+import shutil
 import signal
 import sqlite3
 from contextlib import closing
@@ -124,7 +125,22 @@ async def test_a_backup_replaces_a_file_only_when_told(tmp_path: Path) -> None:
         assert await data_of(log) == ["new"]
 
 
-@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME])
+async def test_what_was_copied_by_hand_to_the_name_of_a_backup_is_no_part_of_it(tmp_path: Path) -> None:
+    async with opened(tmp_path / "data") as log:
+        await put(log, publish("old"))
+        for end in ("", "-wal"):
+            shutil.copy(tmp_path / "data" / f"{FILE_NAME}{end}", tmp_path / f"backup.db{end}")
+        await put(log, publish("new"))
+        (tmp_path / "backup.db").unlink()
+        with pytest.raises(LogRefused, match=r"backup\.db-wal is there already"):
+            backup(tmp_path / "data", tmp_path / "backup.db")
+        backup(tmp_path / "data", tmp_path / "backup.db", replace=True)
+    restore(tmp_path / "backup.db", tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        assert await data_of(log) == ["old", "new"]
+
+
+@pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", f"{FILE_NAME}-journal", LOCK_NAME])
 async def test_the_logs_own_files_are_never_replaced_by_a_copy_of_it(tmp_path: Path, name: str) -> None:
     data, link = tmp_path / "data", tmp_path / "link"
     link.symlink_to(data)

@@ -4,11 +4,13 @@ import os
 import shutil
 import signal
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
 
 import pytest
+import trio
 
 from tests.harness import LinesPeer, run_trisync, server_process
 from tests.sqlite_logs import a_log, contents, damage, data_of, opened, publish, put
@@ -107,7 +109,31 @@ async def test_a_log_is_replaced_only_when_told_and_then_wholly(tmp_path: Path) 
         assert await data_of(log) == ["backup"]
 
 
-@pytest.mark.parametrize("step", range(8))
+KILLED = """
+import os, sqlite3, sys
+log = sqlite3.connect(sys.argv[1], isolation_level=None)
+log.execute("PRAGMA journal_mode = DELETE")
+log.execute("PRAGMA cache_size = 1")
+log.execute("BEGIN")
+log.execute("UPDATE messages SET data = data || data")
+os._exit(0)
+"""
+"""Another program that was killed while it wrote, and has left how to undo that."""
+
+
+async def test_nothing_of_the_old_log_is_taken_for_a_part_of_the_restored_one(tmp_path: Path) -> None:
+    await a_log(tmp_path / "old", "backup", *("x" * 1000 for _ in range(300)))
+    backup(tmp_path / "old", tmp_path / "backup.db")
+    await a_log(tmp_path / "data", *("y" * 1000 for _ in range(600)))
+    await trio.run_process([sys.executable, "-c", KILLED, str(tmp_path / "data" / FILE_NAME)])
+    assert (tmp_path / "data" / f"{FILE_NAME}-journal").stat().st_size
+    restore(tmp_path / "backup.db", tmp_path / "data", replace=True)
+    async with opened(tmp_path / "data") as log:
+        assert log._connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert (await data_of(log))[0] == "backup"
+
+
+@pytest.mark.parametrize("step", range(12))
 async def test_a_restore_that_is_cut_short_leaves_the_old_log_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:

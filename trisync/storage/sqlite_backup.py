@@ -46,8 +46,7 @@ def backup(folder: Path, file: Path, *, replace: bool = False, progress: Progres
     if not replace:
         _refuse_to_replace(file)
     with _copied(source, file, progress) as copy:
-        os.replace(copy, file)
-    sync_folder(file.parent)
+        _put_in_place(copy, file)
 
 
 def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progress = lambda done, total: None) -> str:
@@ -70,14 +69,26 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
         _give_to_owner(folder, copy, folder / LOCK_NAME)
         # A log without its newest commits, or with those of another, must never be found here under its old epoch:
         # the file goes first, and SQLite takes no notice of a WAL that has none.
-        for old in (target, Path(f"{target}-wal"), Path(f"{target}-shm")):
-            old.unlink(missing_ok=True)
-            sync_folder(folder)
-        os.replace(copy, target)
+        target.unlink(missing_ok=True)
         sync_folder(folder)
+        _put_in_place(copy, target)
         return epoch
     finally:
         os.close(lock)
+
+
+def _companions(file: Path) -> list[Path]:
+    """What SQLite takes for a part of a database where it has such a name, whosever it was."""
+    return [Path(f"{file}{end}") for end in ("-wal", "-shm", "-journal")]
+
+
+def _put_in_place(copy: Path, target: Path) -> None:
+    """Give a copy its name, durably, once there is nothing that would be taken for a part of it."""
+    for old in _companions(target):
+        old.unlink(missing_ok=True)
+    sync_folder(target.parent)
+    os.replace(copy, target)
+    sync_folder(target.parent)
 
 
 def _give_to_owner(folder: Path, *files: Path) -> None:
@@ -95,16 +106,18 @@ def _require_log(file: Path) -> None:
 
 def _refuse_as_copy(file: Path, folder: Path) -> None:
     """Refuse what must never be replaced: what a server may have open, and what is more than a name for bytes."""
-    own = (FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", LOCK_NAME)
-    if file.name in own and file.parent.resolve() == folder.resolve():
+    log = folder / FILE_NAME
+    own = (log, *_companions(log), folder / LOCK_NAME)
+    if file.name in [path.name for path in own] and file.parent.resolve() == folder.resolve():
         raise LogRefused(f"{file} belongs to the log that is to be copied")
     if file.exists() and not file.is_file():
         raise LogRefused(f"{file} is no regular file")
 
 
 def _refuse_to_replace(file: Path) -> None:
-    if file.exists():
-        raise LogRefused(f"{file} is there already; --force replaces it")
+    for old in (file, *_companions(file)):
+        if old.exists():
+            raise LogRefused(f"{old} is there already; --force replaces it")
 
 
 @contextmanager
@@ -115,14 +128,14 @@ def _copied(source: Path, target: Path, progress: Progress) -> Iterator[Path]:
         raise LogRefused(f"there is no folder {copy.parent} for {target.name}")
     if copy.exists() and copy.samefile(source):
         raise LogRefused(f"{source} has the name that a copy is made under, and would be lost: rename it first")
-    journal = Path(f"{copy}-journal")
     with _claimed(copy):
         try:
-            journal.unlink(missing_ok=True)  # of a copy that was killed
+            for left in _companions(copy):  # of a copy that was killed
+                left.unlink(missing_ok=True)
             _copy(source, copy, progress)
             yield copy
         except BaseException:
-            for left in (copy, journal):
+            for left in (copy, *_companions(copy)):
                 left.unlink(missing_ok=True)
             raise
 
