@@ -12,7 +12,7 @@ import pytest
 from msgspec import Raw
 
 from tests.sqlite_logs import data_of, opened, publish, put
-from trisync.storage import sqlite_opening
+from trisync.storage import sqlite_log, sqlite_opening
 from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES
 from trisync.storage.sqlite_opening import FILE_NAME, open_reader
@@ -62,6 +62,35 @@ async def test_a_wal_that_a_reader_made_long_is_short_again_once_it_has_gone(
         await log.maintain()
         await put(log, publish())
         assert wal.stat().st_size <= kept
+
+
+async def test_a_wal_is_begun_anew_though_somebody_reads_whenever_a_batch_begins(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "LONG_WAL_PAGES", 100)
+    async with opened(tmp_path) as log:
+        wal = tmp_path / f"{FILE_NAME}-wal"
+        reader = open_reader(tmp_path / FILE_NAME, busy_ms=0)
+
+        def begin_to_read() -> None:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM messages").fetchone()
+
+        def leave_to_who_waits(statement: str) -> None:
+            if "RESTART" in statement:
+                reader.execute("COMMIT")
+
+        log._connection.set_trace_callback(leave_to_who_waits)
+        begin_to_read()
+        for _ in range(20):
+            await put(log, publish("x" * 100_000))
+            log._writer.pages_written = CHECKPOINT_PAGES
+            await log.maintain()
+            if reader.in_transaction:
+                reader.execute("COMMIT")
+            begin_to_read()
+        reader.close()
+        assert wal.stat().st_size < 1_000_000
 
 
 async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ from trisync.storage.log import (
 from trisync.storage.sqlite_files import LogFiles
 from trisync.storage.sqlite_opening import (
     FILE_NAME,
+    WAL_BYTES_KEPT,
     Connect,
     close_writer,
     lock_folder,
@@ -62,6 +63,11 @@ a MiB where all is in one channel, and 20 ms in all where each message is in ano
 million."""
 CHECKPOINT_PAGES = CHECKPOINT_BYTES // PAGE_BYTES
 """The same, as Writer.pages_written counts."""
+LONG_WAL_PAGES = WAL_BYTES_KEPT // PAGE_BYTES
+"""SQLite begins a WAL anew where a batch finds nobody reading in it. One that has become so long has readers that take
+turns: beside two that were always busy, it came to 160 MiB, and its end was in nobody's hands."""
+RESTART_MS = 50
+"""How long a checkpoint of such a WAL waits for those who read: a few times what they need. A backup needs minutes."""
 READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
 ROWS_DELETED_PER_STEP = 500
@@ -170,8 +176,7 @@ class SqliteLog(Log):
     async def maintain(self) -> bool:
         grown_bytes = self._files.wal_bytes - self._wal_bytes_kept  # the count is only about right
         if self._writer.pages_written >= CHECKPOINT_PAGES or grown_bytes >= CHECKPOINT_BYTES:
-            # PASSIVE: as far as the readers let it, without waiting for any.
-            await self._write(lambda: self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone())
+            await self._write(self._checkpoint)
             self._writer.pages_written = 0
             self._wal_bytes_kept = self._files.wal_bytes
         elif self._files.wal_wants_space and self._settings.durability == "full":  # else no commit waits for the disk
@@ -182,6 +187,16 @@ class SqliteLog(Log):
         elif self._emptied:
             self._emptied = await self._write(lambda: self._writer.purge(ROWS_DELETED_PER_STEP))
         return self._emptied or self._timer() >= self._forget_at
+
+    def _checkpoint(self) -> None:
+        # As far as the readers let it, without waiting for any.
+        _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if pages >= LONG_WAL_PAGES:
+            self._connection.execute(f"PRAGMA busy_timeout = {min(RESTART_MS, self._settings.busy_ms)}")
+            try:
+                self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
+            finally:
+                self._connection.execute(f"PRAGMA busy_timeout = {self._settings.busy_ms}")
 
     def _forget(self) -> int:
         producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
