@@ -60,6 +60,17 @@ async def test_a_folder_is_made_where_there_is_none(tmp_path: Path) -> None:
     assert {file.name for file in (tmp_path / "deep" / "down").iterdir()} == {FILE_NAME, LOCK_NAME}
 
 
+async def test_a_log_that_is_elsewhere_is_found_by_a_link_to_its_folder_and_not_to_its_file(tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "data").symlink_to(tmp_path / "disk")
+    async with opened(tmp_path / "data") as log:
+        assert await put(log, publish()) == [1]
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / FILE_NAME).symlink_to(tmp_path / "disk" / FILE_NAME)
+    with pytest.raises(LogRefused, match="is a symbolic link; let its folder be one instead"):
+        await SqliteLog.open(tmp_path / "other", Settings())
+
+
 def foreign_database(path: Path, application_id: int = 0, user_version: int = 0) -> None:
     connection = sqlite3.connect(path)
     connection.execute("CREATE TABLE theirs (x)")

@@ -116,6 +116,8 @@ def open_writer(
     automatic checkpoints are off, this connection alone runs them between two batches, and every other one is
     opened by open_reader() with mode=ro, which cannot.
     """
+    if path.is_symlink():  # SQLite keeps the WAL where it leads to, where another server's lock may be
+        raise LogRefused(f"{path} is a symbolic link; let its folder be one instead")
     refuse_foreign_file(path)
     connection = connect(path, isolation_level=None, check_same_thread=False)
     try:
