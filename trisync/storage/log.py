@@ -34,10 +34,7 @@ that it was not judged."""
 
 
 class Refused(Struct, gc=False):
-    """A publish that was refused before it reached the log: it keeps its place among the others.
-
-    With a `seq` of a producer, and an error that is final, the refusal is settled like a verdict.
-    """
+    """A publish that was refused before it reached the log: it keeps its place among the others."""
 
     error: WireError
     id: int | str | UnsetType = UNSET
@@ -45,7 +42,7 @@ class Refused(Struct, gc=False):
 
     @property
     def settles(self) -> bool:
-        """Whether it takes its producer's next `seq`."""
+        """Whether the refusal settles the `seq` of a producer, as a verdict does: it is final once the log has it."""
         return self.seq is not UNSET and self.error.code in _SETTLING and not self.error.closes
 
 
@@ -161,18 +158,15 @@ class Submission:
         self.plain = False
 
     def refuse(self, error: WireError) -> None:
-        """Give every publish that was to be stored, or settled, the same error; others keep their own.
-
-        Behind an error that is final a producer would go on, though its `seq` is not settled.
-        """
-        self.verdicts = [
-            0
-            if type(item) is Publish and item.ephemeral
-            else item.error
-            if type(item) is Refused and not item.settles
-            else error
-            for item in self.items
-        ]
+        """Give every publish that the log was to settle the same error; those refused otherwise keep their own."""
+        self.verdicts = []
+        for item in self.items:
+            if type(item) is Refused and not item.settles:
+                self.verdicts.append(item.error)
+            elif type(item) is Publish and item.ephemeral:
+                self.verdicts.append(0)
+            else:
+                self.verdicts.append(error)
 
 
 RUN_OVERHEAD_BYTES = 850
