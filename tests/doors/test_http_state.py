@@ -35,6 +35,16 @@ async def test_a_key_is_put_got_patched_and_deleted(tmp_path: Path) -> None:
         assert (await caller.denied(404, "GET", TITLE))["code"] == "not_found"
 
 
+async def test_a_patch_of_another_kind_is_not_taken_for_a_merge(tmp_path: Path) -> None:
+    operations = [{"op": "replace", "path": "/text", "value": "b"}]
+    async with calling(tmp_path) as (_, caller):
+        await caller.ok("PUT", TITLE, {"text": "a"})
+        refused = await caller.call("PATCH", TITLE, operations, content_type="application/json-patch+json")
+        assert (refused.status, error_in(refused)["code"]) == (415, "bad_request")
+        assert refused.headers["accept-patch"] == "application/merge-patch+json, application/json"
+        assert json.loads((await caller.call("GET", TITLE)).body) == {"text": "a"}
+
+
 async def test_only_what_is_there_then_was_created(tmp_path: Path) -> None:
     async with calling(tmp_path) as (_, caller):
         for method, body in (("PUT", b"null"), ("DELETE", None)):

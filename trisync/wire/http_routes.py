@@ -212,11 +212,17 @@ def _read_query(query: bytes, parameters: tuple[str, ...]) -> dict[str, Any]:
 
 def _check_content(headers: Headers, method: str) -> None:
     """Refuse a body of another type than JSON; without a type it is taken for JSON."""
-    content_type = header(headers, b"content-type")
     if tokens(headers, b"content-encoding") - {b"", b"identity"}:
         raise _unsupported("a body is not compressed", method)
-    if content_type is not None and _JSON_TYPE.fullmatch(content_type) is None:
+    content_type = header(headers, b"content-type")
+    if content_type is None:
+        return
+    json_type = _JSON_TYPE.fullmatch(content_type)
+    if json_type is None:
         raise _unsupported("a body is application/json, in UTF-8", method)
+    if method == "PATCH" and json_type[1].lower() == b"json-patch+json":
+        # Merged, its array of operations would take the value's place.
+        raise _unsupported("a patch is a JSON Merge Patch (RFC 7396), not a JSON Patch (RFC 6902)", method)
 
 
 def _unsupported(problem: str, method: str) -> HttpError:
