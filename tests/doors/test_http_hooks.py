@@ -1,5 +1,7 @@
 """Calls over HTTP, and what the hooks of the program around the server make of them."""
 
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ from tests.harness import Peer, Running, running_server
 from tests.web_calls import calling, error_in, open_caller
 from trisync.server import Server
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync.storage.sqlite_opening import FILE_NAME
 
 LOBBY = "/channels/lobby/messages"
 TITLE = "/channels/doc/state/title"
@@ -127,6 +130,26 @@ async def test_a_call_that_was_stored_gets_its_verdict_again_whatever_a_hook_say
             error = await caller.denied(403 if code == "forbidden" else 503, "POST", LOBBY, 1, idempotency_key="new")
             assert (error["code"], error["message"]) == (code, "closed")
             assert (await caller.ok("GET", LOBBY))["offset"] == 1
+
+
+async def test_a_call_that_was_stored_is_not_refused_for_good_while_the_log_cannot_tell(tmp_path: Path) -> None:
+    async with running_server(tmp_path, busy_ms=0) as running:
+        closed = False
+
+        @running.server.on_publish
+        async def opening_hours(publish: PublishRequest) -> None:
+            if closed:
+                raise Refuse("closed")
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.ok("POST", LOBBY, 1, idempotency_key="k")
+            closed = True
+            with closing(sqlite3.connect(tmp_path / "data" / FILE_NAME, isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                error = await caller.denied(503, "POST", LOBBY, 1, idempotency_key="k")
+            assert (error["code"], error["retry"]) == ("unavailable", True)
+            assert (await caller.ok("POST", LOBBY, 1, idempotency_key="k"))["duplicate"]
 
 
 async def test_a_write_is_answered_as_what_a_hook_has_made_of_it(tmp_path: Path) -> None:

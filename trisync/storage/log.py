@@ -161,7 +161,7 @@ class Submission:
         """Give every publish that the log was to settle the same error; those refused otherwise keep their own."""
         self.verdicts = []
         for item in self.items:
-            if type(item) is Refused and not item.settles:
+            if type(item) is Refused and not item.settles and self.once is None:
                 self.verdicts.append(item.error)
             elif type(item) is Publish and item.ephemeral:
                 self.verdicts.append(0)
