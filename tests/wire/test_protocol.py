@@ -198,6 +198,12 @@ def test_what_cannot_be_read_of_a_refused_request_is_left_out() -> None:
     assert refusal(b'{"id":3}').id == 3
 
 
+@pytest.mark.parametrize("data", [b'"\xff"', b"[" * 64 + b"]" * 64], ids=["not-utf-8", "too-deep"])
+def test_what_is_no_json_is_that_whatever_its_seq_is(data: bytes) -> None:
+    bad = refusal(b'{"op":"publish","id":1,"channel":"a","seq":7,"data":%b}' % data)
+    assert (bad.error.code, bad.op, bad.id, bad.seq) == ("bad_json", "publish", 1, UNSET)
+
+
 def test_only_a_publish_has_a_seq() -> None:
     assert refused("subscribe", channel=1, seq=4).seq is UNSET
 

@@ -120,7 +120,7 @@ class BadRequest(Exception):
     """A payload that is no valid request: the error for it, and what could be read of who asked.
 
     `op`, `id` and `seq` are what the payload says where that much is readable: a refused publish of a
-    producer settles its `seq`, and its reply keeps the publishes' order.
+    producer settles its `seq`, unless it is no JSON, and its reply keeps the publishes' order.
     """
 
     def __init__(
@@ -290,7 +290,7 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     id = _read_field(envelope.id, Id)
     if code == "bad_request" and op is not UNSET and op not in OPERATIONS:
         return BadRequest(WireError("unknown_op", f"there is no operation {shortened(op, 40)!r}"), op, id)
-    seq = _read_field(envelope.seq, Seq) if op == "publish" else UNSET
+    seq = _read_field(envelope.seq, Seq) if op == "publish" and code == "bad_request" else UNSET
     return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 
 
