@@ -167,6 +167,15 @@ def test_where_there_is_no_time_to_read_the_log_it_says_how_much_was_not_read(
     assert any("acknowledged messages were not read back: after " in remark for remark in found["remarks"])
 
 
+@pytest.mark.parametrize(("fault", "connections"), [("none", 1), ("silent", 2)])
+def test_the_log_is_not_read_over_a_connection_that_may_still_be_told_something_else(
+    fault: str, connections: int
+) -> None:
+    with fake_server(fault) as fake:
+        load(fake.port, *INGEST, "--duration", "1")
+    assert len(fake.clients) == connections
+
+
 @pytest.mark.parametrize("fault", ["drops", "repeats", "reorders", "forgets"])
 def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> None:
     options = ("mixed", "--channels", "2", "--follow", "2", "--zipf", "3", "--publishers", "1", "--subscribers", "2")

@@ -22,13 +22,13 @@ class Desk:
     def __init__(self, *more: Block) -> None:
         self.problems = Problems()
         self.gauge = Gauge(0, self.problems)
-        self.around = Surroundings(self.gauge, lambda client: cast(Any, Line("lines")))
-        self.reading = Reading(self.around, ["c"], Finish([FIRST, SECOND, *more], seconds=60.0), 0, 1)
+        self.around = Surroundings(self.gauge, lambda client: pytest.fail("it has connections enough"))
+        links = [cast(Any, Line("lines")) for _ in range(3)]
+        self.reading = Reading(self.around, ["c"], Finish([FIRST, SECOND, *more], seconds=60.0), 0, 1, links)
 
     def open(self) -> list[LogReader]:
         for reader in self.reading.readers:
             reader.open()
-            reader.opened()
         return self.reading.readers
 
     def asked(self, reader: LogReader) -> dict[str, Any]:

@@ -101,6 +101,17 @@ def test_several_workers_share_a_load(server: ServerProcess, tmp_path: Path) -> 
     assert len(found["effort"]["workers_cpu"]) == 2
 
 
+@pytest.mark.parametrize("scenario", ["fanout", "ingest", "fairness"])
+def test_a_server_that_is_exactly_full_is_read_back_over_the_connections_that_are_there(
+    tmp_path: Path, scenario: str
+) -> None:
+    clients = {"fanout": 7, "ingest": 2, "fairness": 4}
+    with server_process(tmp_path, "--connections-max", str(clients[scenario])) as server:
+        result = load(server, scenario, *BRIEF[scenario], "--workers", "2")
+    assert result.exit_code == 0, result.output
+    assert "PASSED" in result.output
+
+
 def test_a_server_of_its_own_is_stopped_and_its_data_removed(tmp_path: Path) -> None:
     environment = os.environ | {"TMPDIR": str(tmp_path)}
     command = [

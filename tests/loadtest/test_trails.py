@@ -31,6 +31,7 @@ class Line:
         self.join = FRAMINGS[transport].join
         self.masker = Masker()
         self.sent: list[bytes] = []
+        self.client: object = None
 
     def send(self, data: bytes) -> None:
         self.sent.append(data)

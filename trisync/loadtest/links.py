@@ -125,7 +125,8 @@ class Link:
         )
         self._loop = loop
         self._buffer = loop.buffer
-        self._client = client
+        self.client = client
+        """Whom it serves; somebody else may take it over once nothing is on its way."""
         self._transport = transport
         self._handshake: Handshake | None = None
         self._answer = b""
@@ -236,7 +237,7 @@ class Link:
         """Hang up, and tell the client why."""
         if not self._over:
             self.close()
-            self._client.ended(reason, kind)
+            self.client.ended(reason, kind)
 
     def _writable(self) -> None:
         if not self._open and self._handshake is None:
@@ -258,7 +259,7 @@ class Link:
             self.send(self._handshake.request)
         else:
             self._open = True
-            self._client.opened()
+            self.client.opened()
 
     def _readable(self) -> None:
         buffer = self._buffer
@@ -274,7 +275,7 @@ class Link:
             return
         try:
             if self._open:
-                self._client.receive(buffer[:size])
+                self.client.receive(buffer[:size])
             else:
                 self._shake_hands(bytes(buffer[:size]))
         except Malformed as error:
@@ -293,6 +294,6 @@ class Link:
         rest = self._answer[end + len(HANDSHAKE_END) :]
         self._open = True
         self._answer = b""
-        self._client.opened()
+        self.client.opened()
         if rest and self._fd >= 0:
-            self._client.receive(memoryview(rest))
+            self.client.receive(memoryview(rest))

@@ -5,20 +5,26 @@ be read in time, any of them can be left out. What is read is compared with the 
 """
 
 from collections import deque
+from collections.abc import Iterable
+from itertools import islice
 
 from trisync.loadtest.clients import Speaker, Surroundings, Word
+from trisync.loadtest.links import Link
 from trisync.loadtest.marks import BLOCK, Ledger
 from trisync.loadtest.plan import WHY_UNREAD, Block, Finish, Unread, clock_us
 from trisync.loadtest.trails import Contents, Sequence
 
 READERS = 2
-"""Connections of each worker that read at the same time: a server fetches for one while it sends to the other."""
+"""Connections of each worker that read at the same time, if it has so many: a server fetches for one while it sends to
+the other."""
 
 
 class Reading:
     """A worker's share of the log, who reads it, and what they have read."""
 
-    def __init__(self, around: Surroundings, channels: list[str], order: Finish, worker: int, workers: int) -> None:
+    def __init__(
+        self, around: Surroundings, channels: list[str], order: Finish, worker: int, workers: int, links: Iterable[Link]
+    ) -> None:
         self.channels = channels
         self.refused = order.refused
         self.ledger = Ledger()
@@ -27,7 +33,8 @@ class Reading:
         self._left = deque(order.blocks[worker::workers])
         self._until_us = clock_us() + int(order.seconds * 1e6)
         self._problems = around.gauge.problems
-        self.readers = [LogReader(f"reader {worker}.{number}", around, self) for number in range(READERS)]
+        taken: list[Link | None] = [*islice(links, READERS)] or [None]
+        self.readers = [LogReader(f"reader {worker}.{number}", around, self, link) for number, link in enumerate(taken)]
         del self.readers[len(self._left) :]
 
     @property
@@ -58,12 +65,22 @@ class Reading:
 class LogReader(Speaker):
     """Reads block after block, as long as there are any."""
 
-    def __init__(self, name: str, around: Surroundings, reading: Reading) -> None:
+    def __init__(self, name: str, around: Surroundings, reading: Reading, link: Link | None) -> None:
         super().__init__(name, around)
         self._reading = reading
+        self._taken = link
         self._block: Block | None = None
         """What it reads now."""
         self._asked = 0
+
+    def open(self) -> None:
+        """Begin, over a connection that nobody needs any more where there is one: a full server takes no other."""
+        if self._taken is None:
+            super().open()
+            return
+        self.around.pending.add(self)
+        self.link, self._taken.client = self._taken, self
+        self._begin()
 
     def opened(self) -> None:
         self._begin()
