@@ -63,6 +63,7 @@ FAULTS = {
     "stores other data": "has another message in the log than it has delivered",
     "stores another time": "has another time of one message in the log than it has told",
     "goes on": "has the newest message twice in the log, and delivered it once",
+    "keeps to itself": "acknowledges, stores and delivers everything, and does not answer who wants to read the log",
     "trims": "has trimmed the beginning of the log, and says so",
     "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
@@ -237,7 +238,7 @@ class FakeServer:
                 client.send(ok, 1 - min(times, 1))
             case "publish":
                 self.publish(client, request)
-            case "history":
+            case "history" if self.fault != "keeps to itself":
                 client.send(self.history(request))
 
     def stored(self, channel: str) -> list[Json]:

@@ -126,6 +126,33 @@ def test_what_was_found_before_a_run_was_interrupted_is_told(
         assert "offset 40 came after 40, repeated" in found[1]
 
 
+@pytest.mark.parametrize("times", [1, 3])
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.usefixtures("signals_restored")
+def test_a_signal_while_the_log_is_read_back_does_not_take_the_figures_along(
+    workers: str, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    show = Display.show
+
+    def show_and_interrupt(display: Display, recorder: Recorder) -> None:
+        show(display, recorder)
+        if recorder.phase == "reading the log back":
+            for _ in range(times):
+                os.kill(os.getpid(), signal.SIGINT)
+
+    monkeypatch.setattr(Display, "show", show_and_interrupt)
+    file = tmp_path / "result.json"
+    with fake_server("keeps to itself") as fake:
+        options = ["--web", f"127.0.0.1:{fake.port}", "--workers", workers, "--json", str(file)]
+        done = CliRunner().invoke(loadtest_command, [*BRIEF, *options])
+    assert done.exit_code == INTERRUPTED, done.output
+    found = json.loads(file.read_bytes())
+    acked = found["throughput"]["acked"]
+    assert found["log_read"] == {"read": 0, "late": 0, "interrupted": acked, "trimmed": 0, "replaced": 0}
+    assert f"! {acked:,} acknowledged messages were not read back: the reading was interrupted." in done.stdout
+    assert "PASSED" in done.stdout
+
+
 async def test_a_worker_that_is_stopped_ends_the_run(autojump_clock: trio.testing.MockClock) -> None:
     _, stdout = trio.testing.memory_stream_one_way_pair()
     worker = cast(Any, SimpleNamespace(stdout=stdout))

@@ -63,7 +63,13 @@ def test_a_scenario_passes_and_says_what_it_found(
     assert found["effort"]["server_memory_max_bytes"] > 1_000_000
     throughput = found["throughput"]
     if scenario != "connect":
-        assert found["log_read"] == {"read": throughput["acked"], "late": 0, "trimmed": 0, "replaced": 0}
+        assert found["log_read"] == {
+            "read": throughput["acked"],
+            "late": 0,
+            "interrupted": 0,
+            "trimmed": 0,
+            "replaced": 0,
+        }
     match scenario:
         case "connect":
             assert found["connecting"]["connections"] == found["latency"]["count"] == 20

@@ -81,8 +81,9 @@ load/RUN/NUMBER, which stay in the server's log.
 
 The checks: every byte that every subscriber gets is parsed, or equal to bytes that were: offsets dense, in order,
 none twice, the same for all; every acknowledged publish delivered, at the offset it was acknowledged with. At the end
-the log is read back, of long runs as much as 10 s allow, and must hold the same; the result says how much it was. What
-the server says that it has trimmed, or that its log was replaced, is told and broke nothing.
+the log is read back, of long runs as much as 10 s allow, and must hold the same; the result says how much it was. A
+signal then ends the reading, and the figures are kept. What the server says that it has trimmed, or that its log was
+replaced, is told and broke nothing.
 
 \b
 Exit status:
@@ -162,6 +163,8 @@ def _invoke(name: str, given: dict[str, Any]) -> None:
     name = "standard error" if console.stderr else STANDARD_OUTPUT
     problems.append(unwritten(name, lambda: print_result(result, console)))
     conclude(problems, passed=result.passed)
+    if result.log_read.interrupted:
+        sys.exit(INTERRUPTED)
 
 
 def _target(transport: Transport, given: dict[str, Any]) -> Target | str:
@@ -225,12 +228,19 @@ def _run(plan: Plan, target: Target | str, display: Display) -> Result:
     group = click.get_current_context().parent
     assert group is not None
     command = shlex.join([*called(group), *_arguments()])
+    interrupted = trio.Event()
     with display:
-        return run_until_signal(lambda: run(plan, target, display.show, command), (TargetRefused, CrewFailed, OSError))
+        return run_until_signal(
+            lambda: run(plan, target, display.show, interrupted, command),
+            (TargetRefused, CrewFailed, OSError),
+            interrupted,
+        )
 
 
-def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exception], ...]) -> T:
-    """Run a load to its end, and return its result.
+def run_until_signal(
+    work: Callable[[], Awaitable[T]], failures: tuple[type[Exception], ...], interrupted: trio.Event | None = None
+) -> T:
+    """Run a load to its end, and return its result. A signal sets `interrupted`, and cancels the work.
 
     Raises NotRun where one of these failures ended it, and Interrupted where a signal came first: then the load has
     stopped and all that it started has ended. More signals change nothing about that, then and until the process ends.
@@ -241,7 +251,7 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     result: T | None = None
     failure: BaseException | None = None
     try:
-        result = trio.run(_until_signal, work, signals, came)
+        result = trio.run(_until_signal, work, signals, came, interrupted)
     except* failures as group:
         failure = first_of(group)
     finally:
@@ -255,7 +265,9 @@ def run_until_signal(work: Callable[[], Awaitable[T]], failures: tuple[type[Exce
     return result
 
 
-async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int]) -> T | None:
+async def _until_signal(
+    work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int], interrupted: trio.Event | None
+) -> T | None:
     """The result; None where a signal came first, or had come already."""
     result: T | None = None
     # Around the nursery: a second signal must not meet a handler that raises while the first one's work is done.
@@ -265,6 +277,8 @@ async def _until_signal(work: Callable[[], Awaitable[T]], signals: list[signal.S
             async def heed_signals() -> None:
                 if not came:
                     came.append(await anext(received))
+                if interrupted is not None:
+                    interrupted.set()
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(heed_signals)

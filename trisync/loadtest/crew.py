@@ -10,7 +10,7 @@ from pathlib import Path
 import msgspec
 import trio
 
-from trisync.loadtest.plan import Done, Order, Report, Share, Tick
+from trisync.loadtest.plan import Done, Enough, Order, Report, Share, Tick
 
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 GRACE_S = 5.0
@@ -42,15 +42,29 @@ class Crew:
         self._all_done = trio.Event()
         self._dismissed = False
 
-    async def obey(self, order: Order) -> list[Done]:
-        """Give an order to all workers, and return what they say when all are done. Raises CrewFailed."""
+    async def obey(self, order: Order, interrupted: trio.Event | None = None) -> list[Done]:
+        """Give an order to all workers, and return what they say when all are done. Raises CrewFailed.
+
+        Once `interrupted` is set, they are told that it is Enough.
+        """
         self._done = {}
         self._all_done = trio.Event()
+        await self._tell_all(order)
+        async with trio.open_nursery() as nursery:
+            if interrupted is not None:
+                nursery.start_soon(self._cut_short, interrupted)
+            await self._all_done.wait()
+            nursery.cancel_scope.cancel()
+        return list(self._done.values())
+
+    async def _cut_short(self, interrupted: trio.Event) -> None:
+        await interrupted.wait()
+        await self._tell_all(Enough())
+
+    async def _tell_all(self, order: Order) -> None:
         line = msgspec.json.encode(order) + b"\n"
         for process in self._processes:
             await self._tell(process, line)
-        await self._all_done.wait()
-        return list(self._done.values())
 
     async def _tell(self, process: trio.Process, line: bytes) -> None:
         assert process.stdin is not None

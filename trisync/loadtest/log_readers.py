@@ -32,6 +32,7 @@ class Reading:
         self.heads: dict[int, int] = {}
         self._left = deque(order.blocks[worker::workers])
         self._until_us = clock_us() + int(order.seconds * 1e6)
+        self._why_late: WHY_UNREAD = "late"
         self._problems = around.gauge.problems
         taken: list[Link | None] = [*islice(links, READERS)] or [None]
         self.readers = [LogReader(f"reader {worker}.{number}", around, self, link) for number, link in enumerate(taken)]
@@ -46,17 +47,24 @@ class Reading:
         """The block to be read now; None where there is none, or no time."""
         return self._left.popleft() if self._left and not self.late else None
 
+    def interrupt(self) -> None:
+        """Hang up, whatever is on its way, and leave the rest."""
+        for reader in self.readers:
+            self._left.extend(reader.stop())
+        self._until_us, self._why_late = 0, "interrupted"
+
     def finish(self) -> None:
         """Hang up, and say of all that nobody has read why that is."""
         for reader in self.readers:
-            reader.finish()
+            for block in reader.stop():
+                self._report_unchecked(block)
         for block in self._left:
             if self.late:
-                self.unread.append(Unread(block, "late"))
+                self.unread.append(Unread(block, self._why_late))
             else:
-                self.report_unchecked(block)
+                self._report_unchecked(block)
 
-    def report_unchecked(self, block: Block) -> None:
+    def _report_unchecked(self, block: Block) -> None:
         """Report a block that could not be read, as there was no answer, or no connection."""
         text = f"{self.channels[block.channel]}: offsets {block.first} to {block.last} were not read back"
         self._problems.add("unchecked", text, block.last - block.first + 1)
@@ -156,8 +164,9 @@ class LogReader(Speaker):
     def _report_unstored(self, what: str, count: int) -> None:
         self.gauge.problems.add("unstored", f"{self._channel}: {what}", count)
 
-    def finish(self) -> None:
-        """Hang up, and report what it was still reading."""
+    def stop(self) -> list[Block]:
+        """Hang up; returns what it was still reading."""
         self.close()
-        if self._block is not None:
-            self._reading.report_unchecked(self._block)
+        self.around.done(self)
+        block, self._block = self._block, None
+        return [] if block is None else [block]

@@ -164,7 +164,11 @@ class Finish(Order, tag="finish"):
     """Of all workers: these are not missing."""
 
 
-AnyOrder = Open | Load | Settle | Drop | Return | Finish
+class Enough(Order, tag="enough"):
+    """Read no more of the log: the Finish that is under way is done with what was read. This has no Done of its own."""
+
+
+AnyOrder = Open | Load | Settle | Drop | Return | Finish | Enough
 
 
 # Reports of a worker.
@@ -189,7 +193,7 @@ class Tally(Struct, array_like=True):
         return (self.count, self.fingerprint) == (other.count, other.fingerprint)
 
 
-WHY_UNREAD = Literal["trimmed", "replaced", "late"]
+WHY_UNREAD = Literal["trimmed", "replaced", "late", "interrupted"]
 
 
 class Unread(Struct, frozen=True, array_like=True):
@@ -197,7 +201,8 @@ class Unread(Struct, frozen=True, array_like=True):
 
     block: Block
     why: WHY_UNREAD
-    """Retention has removed some of it; the log is another one than at the beginning; or there was no more time."""
+    """Retention has removed some of it; the log is another one than at the beginning; there was no more time; or
+    the command was told to end."""
 
 
 class Totals(Struct):

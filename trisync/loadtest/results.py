@@ -132,6 +132,7 @@ class LogRead(Struct, frozen=True, kw_only=True):
 
     read: Annotated[int, Meta(description="Read and compared")] = 0
     late: Annotated[int, Meta(description="Left out, as reading all would have taken too long")] = 0
+    interrupted: Annotated[int, Meta(description="Left out, as a signal ended the reading")] = 0
     trimmed: Annotated[int, Meta(description="Trimmed by the server's retention, or among others that were")] = 0
     replaced: Annotated[int, Meta(description="Of another log than the one at the end, by its epoch")] = 0
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import trio
 
-from trisync.loadtest.crew import Crew, hire
+from trisync.loadtest.crew import hire
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
 from trisync.loadtest.results import Effort, LogRead, Result, distribution
@@ -38,11 +38,12 @@ FILES_BESIDE = 100
 Show = Callable[[Recorder], None]
 
 
-async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -> Result:
+async def run(plan: Plan, target: Target | str, show: Show, interrupted: trio.Event, command: str = "") -> Result:
     """Carry a plan out against a server, or one of its own with the durability given in its stead.
 
     `show` is called every SHOW_S. Raises TargetRefused, CrewFailed and OSError. Cancelled, it stops the load and
-    its own server, and removes that one's data.
+    its own server, and removes that one's data. Once only the log is to be read back, it is not cancelled any more, and
+    returns what was measured; `interrupted` then ends the reading.
     """
     refuse_too_many_files(plan, of_its_own=isinstance(target, str))
     try:
@@ -54,7 +55,11 @@ async def run(plan: Plan, target: Target | str, show: Show, command: str = "") -
             async with trio.open_nursery() as nursery:
                 nursery.start_soon(_show_on, show, recorder)
                 async with hire(shares, recorder.add) as crew:
-                    stage = await _play(plan, crew, recorder, server)
+                    stage = Stage(plan, crew, recorder, server)
+                    await SCENARIOS[plan.scenario].play(stage)
+                    nursery.cancel_scope.shield = True
+                    recorder.look_back()
+                    await stage.finish(interrupted)
                 nursery.cancel_scope.cancel()
             show(recorder)
     except ServerFailed as failure:  # at its stop: what was measured until then is not lost
@@ -81,14 +86,6 @@ async def _show_on(show: Show, recorder: Recorder) -> None:
     while True:
         show(recorder)
         await trio.sleep(SHOW_S)
-
-
-async def _play(plan: Plan, crew: Crew, recorder: Recorder, server: Target) -> Stage:
-    stage = Stage(plan, crew, recorder, server)
-    await SCENARIOS[plan.scenario].play(stage)
-    recorder.look_back()
-    await stage.finish()
-    return stage
 
 
 def _result(stage: Stage, recorder: Recorder, started: datetime, command: str) -> Result:
@@ -162,6 +159,7 @@ def on_unread(log: LogRead) -> list[str]:
     """What there is to say of acknowledged messages that were not read back, though nothing broke."""
     reasons = [
         (log.late, f"after {READ_BACK_S:g} s of reading there were so many left, chosen at random"),
+        (log.interrupted, "the reading was interrupted"),
         (log.trimmed, "the server says that they, or others beside them, were trimmed meanwhile"),
         (log.replaced, "the log is another one than at the beginning, by its epoch"),
     ]

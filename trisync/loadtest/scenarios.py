@@ -125,10 +125,10 @@ class Stage:
         self._acked = Ledger()
         self._refused: list[Refused] = []
 
-    async def obey(self, order: Order, phase: str) -> list[Done]:
+    async def obey(self, order: Order, phase: str, interrupted: trio.Event | None = None) -> list[Done]:
         """Have all workers obey, under a name that the display shows."""
         self.recorder.phase = phase
-        return await self._crew.obey(order)
+        return await self._crew.obey(order, interrupted)
 
     async def open(self) -> list[Done]:
         """Have everybody connect. Raises TargetRefused where nobody could."""
@@ -175,10 +175,11 @@ class Stage:
         """Await everything that was acknowledged."""
         await self.obey(Settle(self.heads()), "waiting for the last answers")
 
-    async def finish(self) -> None:
+    async def finish(self, interrupted: trio.Event) -> None:
         """Compare what was acknowledged with what was delivered, and with the log, as far as there is time for it."""
         blocks = blocks_of(self._acked, random.Random(self.plan.seed))
-        dones = await self.obey(Finish(blocks, READ_BACK_S, self._refused), "reading the log back")
+        order = Finish(blocks, READ_BACK_S, self._refused)
+        dones = await self.obey(order, "reading the log back", interrupted)
         unanswered = self.recorder.totals.sent - self.recorder.totals.acked
         self.log_read = judge(self._acked, dones, unanswered, self.recorder.problems)
 

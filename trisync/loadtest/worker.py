@@ -25,6 +25,7 @@ from trisync.loadtest.plan import (
     AnyOrder,
     Done,
     Drop,
+    Enough,
     Finish,
     Load,
     Open,
@@ -188,6 +189,9 @@ class Worker:
 
     def obey(self, order: AnyOrder) -> None:
         """Begin to carry out an order; turns do the rest."""
+        if isinstance(order, Enough):
+            self._reading.interrupt()
+            return
         if isinstance(order, Load):
             self._edges_us = order.measure_from_us, order.measure_until_us
         self._tick()  # so that what is measured begins with the order
