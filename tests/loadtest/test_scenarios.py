@@ -16,8 +16,9 @@ from click.testing import CliRunner, Result
 
 from tests.harness import ServerProcess, server_process
 from tests.loadtest.signalled import INTERRUPTED_SAID, TOOLS, signalled
-from trisync.loadtest.cli import INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
+from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
 from trisync.loadtest.plan import TRANSPORTS
+from trisync.loadtest.problems import KINDS
 from trisync.loadtest.scenarios import SCENARIOS
 
 TIMED = ("--duration", "1.2", "--warmup", "0.1")  # longer than a busy machine stands still
@@ -116,6 +117,15 @@ def test_a_server_that_is_exactly_full_is_read_back_over_the_connections_that_ar
         result = load(server, scenario, *BRIEF[scenario], "--workers", "2")
     assert result.exit_code == 0, result.output
     assert "PASSED" in result.output
+
+
+def test_what_nobody_was_allowed_to_subscribe_to_is_not_awaited_nor_called_lost(tmp_path: Path) -> None:
+    with server_process(tmp_path, "--subscriptions-max", "2") as server:
+        result = load(server, "mixed", *BRIEF["mixed"])
+    assert result.exit_code == BROKEN, result.output
+    _, said = result.stdout.split("FAILED\n")
+    kinds = [line.split(maxsplit=1)[1] for line in said.splitlines() if re.match(r"  \d", line)]
+    assert kinds == [KINDS["refused"], KINDS["unchecked"]]
 
 
 def test_a_server_of_its_own_is_stopped_and_its_data_removed(tmp_path: Path) -> None:

@@ -281,7 +281,9 @@ class Subscriber(Speaker):
             self.around.pending.add(self)
 
     def _has_goals(self) -> bool:
-        return all(cursor.expected > cursor.goal for cursor in self.cursors.values())
+        return not self._unsubscribed and all(
+            cursor.expected > cursor.goal or not cursor.subscribed for cursor in self.cursors.values()
+        )
 
     def _look_for_goals(self) -> None:
         if self._has_goals():
@@ -307,6 +309,9 @@ class Subscriber(Speaker):
             self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)
+        elif word.op == "error" and word.id in self._unsubscribed:
+            del self._unsubscribed[word.id]  # nothing of that channel will come
+            super().hear(word, wire)
         elif word.op != "gap" or not self._pass_over(word):
             super().hear(word, wire)
 
@@ -329,9 +334,9 @@ class Subscriber(Speaker):
             super().complain()
 
     def finish(self) -> None:
-        """Report what never came, or, without a connection, what could not be seen to come."""
+        """Report what never came, or, without a connection or a subscription, what could not be seen to come."""
         for cursor in self.cursors.values():
-            cursor.finish(cut_off=self.link is None)
+            cursor.finish(cut_off=self.link is None or not cursor.subscribed)
 
 
 SLOW_BUFFER_BYTES = 16 * 1024
