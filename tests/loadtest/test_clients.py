@@ -127,3 +127,11 @@ def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:
     subscriber.receive(memoryview(PING * 3))
     (problem,) = audience.problems.listed()
     assert (problem.kind, problem.examples) == ("closed", ["s0: reset"])
+
+
+def test_a_connection_that_ends_behind_a_goodbye_is_one_that_ended_not_two() -> None:
+    audience = Audience("lines", 1)
+    (subscriber,) = audience.subscribers
+    subscriber.receive(memoryview(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n'))
+    subscriber.ended("the server hung up", "closed")
+    assert audience.problems.listed() == [Problem("closed", 1, ["s0: the server says goodbye (draining)"])]

@@ -96,11 +96,14 @@ class Speaker:
         """Those without a pong yet."""
         self._greeted = False
         """Whether the next pong is the server's first word."""
+        self._dismissed = False
+        """Whether the server has said goodbye: its end has been reported then."""
 
     def open(self) -> None:
         """Connect; the worker waits for this client until it has."""
         self._tail = b""
         self._pings = 0
+        self._dismissed = False
         self.around.pending.add(self)
         self.link = self._connect()
 
@@ -191,6 +194,7 @@ class Speaker:
             self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
             self.around.done(self)
         elif word.op == "goodbye":
+            self._dismissed = True
             self.gauge.problems.add("closed", f"{self.name}: the server says goodbye ({word.code})")
         else:
             said = " ".join(filter(None, (word.op, word.reason, word.channel)))
@@ -208,7 +212,8 @@ class Speaker:
         """The link is gone."""
         self.link = None
         self.around.done(self)
-        self.gauge.problems.add(kind, f"{self.name}: {reason}")
+        if kind != "closed" or not self._dismissed:
+            self.gauge.problems.add(kind, f"{self.name}: {reason}")
 
 
 class Visitor(Speaker):
