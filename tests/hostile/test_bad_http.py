@@ -315,6 +315,16 @@ async def test_what_was_not_read_and_an_upgrade_is_refused_in_a_line_of_text_wha
         await peer.refused_with(status)
 
 
+@pytest.mark.parametrize(("second", "status"), [(b"GET /\r\n\r\n", 400), (b"GET /", 408)], ids=["400", "408"])
+async def test_what_is_no_request_behind_a_head_request_is_refused_with_a_body(
+    undisturbed: Undisturbed, second: bytes, status: int
+) -> None:
+    async with undisturbed(handshake_s=0.2) as arena, arena.web() as peer:
+        await peer.send_raw(request(b"HEAD /", b"Host: localhost") + second)
+        assert (await peer.get_response(to_head=True)).status == 200
+        await peer.refused_with(status)
+
+
 # Heads that do not end
 
 

@@ -194,7 +194,7 @@ class _Exchange:
 
     async def _next_request(self, idle_s: float) -> h11.Request | None:
         """The next request's head; None where there will be none. What is malformed or slow is answered here."""
-        self._asked = ""
+        self._asked, self._head_only = "", False
         if not (self._begins_request() or await self._wait_for_request(idle_s)):
             return None
         with trio.move_on_after(self._door.settings.handshake_s):
