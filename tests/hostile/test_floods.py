@@ -151,6 +151,6 @@ def test_many_blanks_before_the_first_word_take_no_step_of_python_for_each(blank
     assert 0 < steps_of(lambda: skip_blanks(blank * 1000)) < 200
 
 
-@pytest.mark.parametrize("text", ["\x7f", "a\x1b", "é\x80"])
+@pytest.mark.parametrize("text", ["\x7f", "a\x1b", "é\x80", "".join(map(chr, range(0xE000, 0xF000)))])
 def test_a_message_of_many_control_characters_takes_no_step_of_python_for_each(text: str) -> None:
     assert 0 < steps_of(lambda: visible(text * 1000)) < 200

@@ -239,6 +239,10 @@ def test_what_holds_letters_and_emoji_together_stays() -> None:
     assert shown("می\u200cخواهم") == "#lobby 12 anonymous: می\u200cخواهم\n"
 
 
+def test_beside_what_is_spelled_out_quotes_and_backslashes_stay() -> None:
+    assert visible('\x07 it\'s "C:\\temp" \\x07 \\udc00 \\\n') == '\\x07 it\'s "C:\\temp" \\x07 \\udc00 \\\\n'
+
+
 def is_safe(text: str) -> bool:
     """Whether text is one line and moves nothing in a terminal."""
     return text.endswith("\n") and not any(
