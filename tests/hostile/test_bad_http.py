@@ -271,6 +271,17 @@ async def test_a_body_is_not_waited_for(undisturbed: Undisturbed, body: bytes) -
         await peer.refused_with(405)
 
 
+@pytest.mark.parametrize("body", [b"Content-Length: 5", b"Transfer-Encoding: chunked"])
+async def test_an_answer_that_does_not_wait_for_a_body_says_that_it_is_the_last(
+    undisturbed: Undisturbed, body: bytes
+) -> None:
+    async with undisturbed(log_lines=0) as arena, arena.web() as peer:
+        await peer.send_raw(request(b"GET /", b"Host: localhost", body))
+        response = await peer.get_response()
+        assert (response.status, response.headers["connection"]) == (200, "close")
+        assert await peer.receive_rest() == b""
+
+
 async def test_a_body_without_end_costs_no_memory(undisturbed: Undisturbed) -> None:
     async with undisturbed() as arena, arena.web() as peer:
         with memory_bounded(4 * MIB):

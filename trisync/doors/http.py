@@ -166,8 +166,8 @@ class _Exchange:
             elif refusal is not None:
                 self._refuse(refusal)
             else:
-                self._answer(request)
-            if not await self._next_cycle():
+                await self._answer(request)
+            if not self._next_cycle():
                 return
             idle_s = self._door.settings.http_idle_s
             await trio.lowlevel.checkpoint()  # of one read, hundreds may be answered without waiting for anything
@@ -252,18 +252,17 @@ class _Exchange:
             return None
         return in_origin_form(event)
 
-    async def _next_cycle(self) -> bool:
-        """Whether another request may follow on this connection. A body that nobody wants is not waited for."""
+    def _next_cycle(self) -> bool:
+        """Whether another request may follow on this connection."""
         assert self._http is not None
-        if not await pass_over_body(self._http):
-            return False
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:
             return False
         return True
 
-    def _answer(self, request: h11.Request) -> None:
+    async def _answer(self, request: h11.Request) -> None:
+        assert self._http is not None
         path = request.target.split(b"?", 1)[0].decode("latin-1")
         file = self._door.files.get(path)
         if path == "/health":
@@ -279,7 +278,10 @@ class _Exchange:
         if request.method not in _READING:
             self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
             return
-        self._respond(200, found, [*PAGE_HEADERS, *cors_headers(request.headers, self._door.settings.origins)])
+        headers = [*PAGE_HEADERS, *cors_headers(request.headers, self._door.settings.origins)]
+        if not await pass_over_body(self._http):  # what nobody wants is not waited for
+            headers.append((b"Connection", b"close"))
+        self._respond(200, found, headers)
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
