@@ -402,6 +402,21 @@ async def test_who_still_reads_a_large_answer_is_not_taken_for_idle(undisturbed:
         assert await peer.receive_rest() == b""  # now it is idle
 
 
+async def test_half_a_head_may_wait_for_its_rest_while_its_client_is_not_read_from(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=0, handshake_s=0.2, backlog_bytes_max=10_000) as arena:
+        async with arena.tcp() as publisher, arena.web() as peer:
+            await publisher.request("publish", channel="large", data="x" * 1_000_000)
+            connection = await arena.squeeze(peer)
+            await peer.send_raw(request(b"GET /channels/large/messages", b"Host: localhost") + GET[:-2])
+            await arena.until(lambda: connection.outbox.over)
+            await trio.sleep(0.5)
+            assert connection.ending is None
+            await peer.send_raw(GET[-2:])
+            arena.release(connection)
+            assert len((await peer.get_response()).body) > 1_000_000
+            assert (await peer.get_response()).status == 200
+
+
 @pytest.mark.parametrize("start", [b"GET /", GET[:-2] + b"X: ", GET[:-2]], ids=["target", "header", "headers"])
 async def test_a_head_without_end_gets_431_and_costs_no_memory(undisturbed: Undisturbed, start: bytes) -> None:
     piece = b"X: y\r\n" * 10_000 if start == GET[:-2] else b"x" * 60_000

@@ -148,7 +148,6 @@ class _Exchange:
     async def _answer_requests(self) -> None:
         idle_s = self._door.settings.handshake_s
         while (request := await self._next_request(idle_s)) is not None:
-            await self._connection.room()
             headers = list(request.headers)
             refusal = self._door.judge(request.method, request.http_version, headers)
             if refusal is None and wants_upgrade(headers):
@@ -197,6 +196,7 @@ class _Exchange:
         self._asked, self._head_only = "", False
         if not (self._begins_request() or await self._wait_for_request(idle_s)):
             return None
+        await self._connection.room()  # who has answers to take is not read from, and so could not be in time
         with trio.move_on_after(self._door.settings.handshake_s):
             try:
                 return await self._read_head()
