@@ -56,3 +56,12 @@ async def test_upgrades_are_taken_as_the_rfc_allows_them_to_be_written(undisturb
                 assert (response.status, response.headers["sec-websocket-accept"]) == (101, ACCEPTANCE.decode())
                 assert "sec-websocket-extensions" not in response.headers
                 assert "sec-websocket-protocol" not in response.headers
+
+
+@pytest.mark.parametrize("offered", [b"h2c", b"TLS/1.2"])
+async def test_an_offer_of_another_protocol_is_ignored(undisturbed: Undisturbed, offered: bytes) -> None:
+    async with undisturbed(log_lines=0) as arena, arena.web() as peer:
+        for target in (b"/", b"/channels", b"/health"):
+            head = b"GET %b HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: %b\r\n\r\n"
+            await peer.send_raw(head % (target, offered))
+            assert (await peer.get_response()).status == 200

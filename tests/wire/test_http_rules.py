@@ -221,8 +221,12 @@ def test_what_asks_for_a_websocket_is_told_from_what_does_not() -> None:
     assert wants_upgrade(upgrade(upgrade=None))
     assert wants_upgrade(upgrade(sec_websocket_key=None))
     assert not wants_upgrade([(b"host", b"localhost"), (b"connection", b"keep-alive")])
-    h2c = [(b"host", b"localhost"), (b"connection", b"Upgrade, HTTP2-Settings"), (b"upgrade", b"h2c")]
-    assert not wants_upgrade(h2c)
+    for connection, offered in (
+        (b"Upgrade, HTTP2-Settings", b"h2c"),
+        (b"Upgrade", b"TLS/1.2"),
+        (b"Upgrade", b"h2c, TLS/1.2"),
+    ):
+        assert not wants_upgrade([(b"host", b"localhost"), (b"connection", connection), (b"upgrade", offered)])
 
 
 def test_a_good_opening_handshake_is_taken() -> None:

@@ -146,13 +146,16 @@ def refuse_origin(headers: Headers, allowed: Iterable[str]) -> HttpRefusal | Non
 
 
 def wants_upgrade(headers: Headers) -> bool:
-    """Whether a request means to become a WebSocket. An offer of HTTP/2 (h2c) may be ignored (RFC 9110, 7.8)."""
+    """Whether a request means to become a WebSocket.
+
+    An offer of another protocol may be ignored (RFC 9110, section 7.8): of HTTP/2 by curl, and of TLS, which Apache's
+    HttpClient makes with every GET.
+    """
     if header(headers, b"sec-websocket-key") is not None:
         return True
-    offered = header(headers, b"upgrade")
-    if offered is None:
+    if header(headers, b"upgrade") is None:
         return b"upgrade" in tokens(headers, b"connection")
-    return b"h2c" not in tokens(headers, b"upgrade")
+    return b"websocket" in tokens(headers, b"upgrade")
 
 
 def refuse_upgrade(method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
