@@ -206,6 +206,19 @@ def test_a_port_that_is_taken_is_one_clear_line(tmp_path: Path) -> None:
         assert "Traceback" not in second.stderr
 
 
+def test_a_host_that_can_be_none_is_one_clear_line(tmp_path: Path) -> None:
+    failed = subprocess.run(
+        [sys.executable, "-m", "trisync", "serve", "--data", str(tmp_path), "--host", "127.0.0..1"],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE_S,
+        check=False,
+    )
+    assert failed.returncode == 1
+    assert "Error: This is no name of a host: 127.0.0..1, port 2345" in failed.stderr
+    assert "Traceback" not in failed.stderr
+
+
 def test_a_public_address_is_said_loudly(tmp_path: Path) -> None:
     with server_process(tmp_path, "--host", "0.0.0.0") as server:
         assert "anybody there can read and write" in " ".join(server.said().split())

@@ -1,5 +1,6 @@
 """The server: one nursery that owns the log, the broker and the doors; start, drain, stop."""
 
+import errno
 import logging
 import random
 import resource
@@ -191,6 +192,8 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
         listeners = await trio.open_tcp_listeners(port, host=host, backlog=BACKLOG)
     except OSError as error:
         raise OSError(error.errno, f"{error.strerror or error}: {host}, port {port}") from error
+    except UnicodeError as error:  # of Python, for what cannot be looked up: an empty label, as in 127.0.0..1
+        raise OSError(errno.EINVAL, f"This is no name of a host: {host}, port {port}") from error
     if port == 0 and len(listeners) > 1:
         chosen = port_of(listeners)
         for listener in listeners:
