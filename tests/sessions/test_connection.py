@@ -102,3 +102,19 @@ async def test_who_is_cancelled_from_outside_wants_no_writer_any_more() -> None:
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
     assert ends == [True]
+
+
+async def test_a_stream_that_fails_to_the_last_harms_nobody_else(caplog: pytest.LogCaptureFixture) -> None:
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, Settings(), "somebody")
+
+    async def fail() -> None:
+        raise OSError("no more sockets can be watched")
+
+    async def listen() -> None:
+        await connection.receive()
+
+    theirs.receive_stream.receive_some_hook = fail
+    await connection.serve(listen)
+    assert caplog.text.count("somebody: a bug") == 2
+    assert await ours.receive_some() == b""

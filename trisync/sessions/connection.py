@@ -95,7 +95,7 @@ class Connection:
                             await self.guard(converse)
                     self.end(HUNG_UP)
                     with trio.move_on_after(self._settings.drain_s):
-                        await self._hang_up(farewell)
+                        await self.guard(lambda: self._hang_up(farewell))
                 finally:
                     # An answer may still come, and would want a writer; a channel that is emptied, a reader. But Trio
                     # takes another turn to close a nursery, in which nothing can be started any more.
@@ -113,7 +113,7 @@ class Connection:
             )
 
     async def guard(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run a part of the conversation; whatever it raises ends the connection and nothing else."""
+        """Run a part of the conversation, or its end; whatever that raises ends the connection and nothing else."""
         try:
             await work()
         except (trio.BrokenResourceError, trio.ClosedResourceError):
@@ -132,15 +132,12 @@ class Connection:
         farewell()
         self.outbox.close()
         await self.outbox.flush()
-        try:
-            await self._stream.send_eof()
-            # Closing with bytes unread would reset the connection, and the client could lose what it has not
-            # read yet. So it may hang up first.
-            with trio.move_on_after(self._settings.linger_s):
-                while await self._stream.receive_some(RECEIVE_BYTES):
-                    pass
-        except (trio.BrokenResourceError, trio.ClosedResourceError):
-            pass  # it is gone already
+        await self._stream.send_eof()
+        # Closing with bytes unread would reset the connection, and the client could lose what it has not read yet. So
+        # it may hang up first.
+        with trio.move_on_after(self._settings.linger_s):
+            while await self._stream.receive_some(RECEIVE_BYTES):
+                pass
 
     def broke(self) -> None:
         """The outbox found the stream dead."""
