@@ -209,6 +209,10 @@ def test_an_unknown_command_is_no_message_and_shows_no_escapes(line: str) -> Non
     assert "\x1b" not in text
 
 
+def test_a_long_line_that_begins_with_a_slash_is_not_repeated_whole() -> None:
+    assert len(said(begun().read("/usr/" + "x" * 100_000))) < 100
+
+
 # Showing
 
 

@@ -25,6 +25,7 @@ from trisync.wire.protocol import (
     Unsubscribe,
     channel_is_valid,
     compose_publish,
+    shortened,
 )
 
 FIRST_CHANNEL = "lobby"
@@ -169,7 +170,7 @@ class Console:
             return [GoOnInJson()]
         if command == "/quit":
             return [Say("Good-bye.\n"), Quit()]
-        return [Say(f"! there is no command {visible(command)}; /help shows those there are\n")]
+        return [Say(f"! there is no command {visible(shortened(command, 40))}; /help shows those there are\n")]
 
     def _join(self, rest: str) -> list[Action]:
         name, _, count = rest.partition(" ")
