@@ -35,8 +35,9 @@ class Line(anyio.abc.ByteStream):
         self._sending = False
         self._said, self._incoming = trio.open_memory_channel[bytes](100)
 
-    def say(self, event: Event) -> None:
-        self._said.send_nowait(self.server.send(event))
+    def say(self, *events: Event) -> None:
+        """Have events come by one read."""
+        self._said.send_nowait(b"".join([self.server.send(event) for event in events]))
 
     async def send(self, item: bytes) -> None:
         if self.error is not None:
@@ -106,9 +107,22 @@ async def test_a_close_is_answered() -> None:
     line.say(CloseConnection(code=1001, reason="draining"))
     with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
         await transport.receive()
-    with pytest.raises(TransportError, match="the WebSocket is closed"):
+    with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
         await transport.send([b"behind"])
     assert line.heard == [TextMessage(data="before"), CloseConnection(code=1001, reason="draining")]
+
+
+async def test_what_comes_together_with_a_close_is_taken_in_before_it() -> None:
+    line = Line()
+    transport = await a_websocket(line)
+    line.say(TextMessage(data="goodbye"), CloseConnection(code=1001, reason="draining"))
+    assert await transport.receive() == [b"goodbye"]
+    with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
+        await transport.send([b"a secret"])
+    assert line.heard == []
+    with pytest.raises(TransportError, match="closed the WebSocket with code 1001: draining"):
+        await transport.receive()
+    assert line.heard == [CloseConnection(code=1001, reason="draining")]
 
 
 async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_order() -> None:

@@ -223,13 +223,14 @@ class WebSocketTransport:
         self._parts: list[str] = []
         self._size = 0
         self._early: list[bytes] = []
-        self._pong = b""
+        self._owed = b""  # a pong, or the answer to a close
+        self._end: TransportError | None = None  # that the server has said; what it said before is taken in first
         self._sending = False
         self.on_part: Callable[[], None] = lambda: None
 
     @property
     def owes(self) -> bool:
-        return bool(self._pong)
+        return bool(self._owed)
 
     async def handshake(self, address: Address) -> None:
         """Upgrade. Raises TransportError where the server does not."""
@@ -243,17 +244,22 @@ class WebSocketTransport:
             self._take(data)
             for event in self._protocol.events():
                 if isinstance(event, AcceptConnection):
-                    self._early = await self._take_events()
+                    self._early = self._take_events()
                     return
                 if isinstance(event, RejectConnection):
                     raise TransportError(f"the server refuses the WebSocket with HTTP status {event.status_code}")
 
     async def receive(self) -> list[bytes]:
-        if self._early:
-            early, self._early = self._early, []
-            return early
-        self._take(await _receive(self._stream))
-        return await self._take_events()
+        payloads, self._early = self._early, []
+        if not payloads and self._end is None:
+            self._take(await _receive(self._stream))
+            payloads = self._take_events()
+        if not payloads and self._end is not None:
+            answer, self._owed = self._owed, b""
+            if not self._sending:
+                await _send(self._stream, answer)
+            raise self._end
+        return payloads
 
     def _take(self, data: bytes) -> None:
         try:
@@ -261,7 +267,7 @@ class WebSocketTransport:
         except RemoteProtocolError as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
 
-    async def _take_events(self) -> list[bytes]:
+    def _take_events(self) -> list[bytes]:
         payloads: list[bytes] = []
         try:
             for event in self._protocol.events():
@@ -269,13 +275,11 @@ class WebSocketTransport:
                     self._take_text(event, payloads)
                 elif isinstance(event, Ping):
                     # Another task may be sending now. The newest ping counts (RFC 6455, section 5.5.3).
-                    self._pong = self._protocol.send(event.response())
+                    self._owed = self._protocol.send(event.response())
                 elif isinstance(event, CloseConnection):
-                    answer, self._pong = self._protocol.send(event.response()), b""  # from here on, send() refuses
-                    if not self._sending:
-                        await _send(self._stream, answer)
+                    self._owed = self._protocol.send(event.response())  # from here on, send() refuses payloads
                     reason = f": {event.reason}" if event.reason else ""
-                    raise TransportError(f"the server closed the WebSocket with code {event.code}{reason}")
+                    self._end = TransportError(f"the server closed the WebSocket with code {event.code}{reason}")
                 elif isinstance(event, BytesMessage):
                     raise TransportError("the server sent a binary message")
         except (RemoteProtocolError, LocalProtocolError) as error:
@@ -298,11 +302,11 @@ class WebSocketTransport:
     async def send(self, payloads: Sequence[bytes]) -> None:
         try:
             frames = [self._protocol.send(TextMessage(data=payload.decode())) for payload in payloads]
-        except LocalProtocolError as error:
-            raise TransportError(f"the WebSocket is closed: {error}") from error
-        pong, self._pong = self._pong, b""
+        except LocalProtocolError:  # which shows all that was to be sent
+            raise self._end or TransportError("the WebSocket is closed") from None
+        owed, self._owed = self._owed, b""
         self._sending = True
-        await _send(self._stream, b"".join([pong, *frames]), self.on_part)
+        await _send(self._stream, b"".join([owed, *frames]), self.on_part)
         self._sending = False  # unless that failed, and the connection with it
 
     async def aclose(self) -> None:
