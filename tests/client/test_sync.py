@@ -13,7 +13,18 @@ import pytest
 import trisync
 from tests.client.conftest import NOBODY
 from tests.harness import PATIENCE_S, server_process
-from trisync.client import Change, Closed, Conflict, Gap, Message, NotConnected, QueueFull, State, Unsettled
+from trisync.client import (
+    Change,
+    Closed,
+    Conflict,
+    Gap,
+    Message,
+    NotConnected,
+    QueueFull,
+    State,
+    SyncSubscription,
+    Unsettled,
+)
 from trisync.client.sync_feeds import Bridge
 
 
@@ -57,6 +68,25 @@ def test_threads_may_share_a_subscription(tcp_url: str, channel: str, monkeypatc
 
         monkeypatch.setattr(Bridge, "call_within", another_is_faster)
         assert (next(messages).data, others[0].data) == ("for this one", "for another thread")
+
+
+def test_of_messages_that_come_together_each_thread_that_waits_has_one(
+    tcp_url: str, channel: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill, waiting = SyncSubscription._fill, threading.Semaphore(0)
+
+    async def waits(messages: SyncSubscription[Message]) -> None:
+        waiting.release()
+        await fill(messages)
+
+    monkeypatch.setattr(SyncSubscription, "_fill", waits)
+    with trisync.connect_sync(tcp_url) as client, client.subscribe(channel) as messages, ThreadPoolExecutor(2) as pool:
+        taken = [pool.submit(lambda: messages.next(PATIENCE_S).data) for _ in range(2)]
+        for _ in taken:
+            waiting.acquire(timeout=PATIENCE_S)
+        bridge = client._bridge
+        bridge.call(lambda: [bridge.client.post(channel, number) for number in range(2)])
+        assert {future.result() for future in taken} == {0, 1}
 
 
 def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_nothing(
