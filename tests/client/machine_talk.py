@@ -27,12 +27,16 @@ class Talk:
 
     def come_online(self, seq: int = 0, epoch: str = "e", limits: Json = LIMITS) -> list[Json]:
         """Connect and greet; returns what the machine says then."""
+        self.greet(seq, epoch, limits)
+        return self.heard()
+
+    def greet(self, seq: int = 0, epoch: str = "e", limits: Json = LIMITS) -> None:
+        """Connect and greet, and listen to nothing yet."""
         self.machine.connecting("here")
         self.machine.connected()
         (hello,) = self.heard()
         assert (hello["op"], hello["producer"], hello["name"]) == ("hello", "p" * 16, "me")
         self.say("ok", id=hello["id"], seq=seq, epoch=epoch, server="fake", session="s", limits=limits)
-        return self.heard()
 
     def heard(self) -> list[Json]:
         """What the machine says now."""

@@ -158,7 +158,7 @@ def test_who_flushes_or_leaves_waits_for_all_publishes_and_not_for_the_last_one_
 ) -> None:
     async def main() -> None:
         for leaving in (False, True):
-            # The server's limit is not known yet: what is over it is settled when it is to be sent, and so first.
+            # The server's limit is not known yet: what is over it is settled once it is, and so first.
             async with trisync.connect(tcp_url, wait_s=None) as client:
                 receipt, too_large = client.post(channel, "x" * 900_000), client.post(channel, "y" * (1 << 20))
                 if not leaving:

@@ -133,6 +133,7 @@ class Publishes:
             return False
         self._greeted = True
         self._continue_behind(settled)
+        self._refuse_too_large()
         return True
 
     def is_ahead(self, settled: int) -> bool:
@@ -162,6 +163,17 @@ class Publishes:
             publish.seq = seq
         self._last_seq = settled + len(self._sent)
 
+    def _refuse_too_large(self) -> None:
+        """Settle what was queued before the limit was known."""
+        unsent, self._unsent = self._unsent, deque()
+        for publish in unsent:
+            too_large = check_size(publish.body, self.message_bytes_max)
+            if too_large is None:
+                self._unsent.append(publish)
+            else:
+                self._bytes -= len(publish.body)
+                publish.settle(0, too_large)
+
     # Sending
 
     def take_output(self) -> list[bytes]:
@@ -176,11 +188,6 @@ class Publishes:
         assert self._last_seq is not None
         while self._unsent and self._may_send and len(self._sent) < self.window:
             publish = self._unsent.popleft()
-            too_large = check_size(publish.body, self.message_bytes_max)
-            if too_large is not None:  # it was queued before the limit was known
-                self._bytes -= len(publish.body)
-                publish.settle(0, too_large)
-                continue
             self._last_seq += 1
             publish.seq = self._last_seq
             self._sent.append(publish)
