@@ -10,7 +10,8 @@ import trio
 
 from tests.embedded import PRODUCER, a_server, connected, in_every_dialect, is_hung_up_on
 from tests.harness import PATIENCE_S, Running, serving
-from trisync import Client, PublishRequest, Refuse, SubscribeRequest
+from trisync import Client, PublishRequest, Refuse, SubscribeRequest, connect
+from trisync.client import NotConnected
 
 
 @in_every_dialect
@@ -191,6 +192,21 @@ async def test_a_client_that_is_refused_is_told_and_hung_up_on(tmp_path: Path, d
             await is_hung_up_on(peer)
         server.drain()
     assert [client.ended for client in gone] == ["forbidden: closed today"]
+
+
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_a_client_that_is_refused_says_why_it_is_not_connected(tmp_path: Path, scheme: str) -> None:
+    server = a_server(tmp_path)
+
+    @server.on_connect
+    async def nobody(client: Client) -> None:
+        raise Refuse("closed today")
+
+    async with serving(server) as running:
+        port = running.address.tcp_port if scheme == "tcp" else running.address.web_port
+        url = f"{scheme}://127.0.0.1:{port}"
+        with pytest.raises(NotConnected, match=rf"^no connection to {url}: closed today \(forbidden\)$"):
+            await connect(url, wait_s=0).__aenter__()
 
 
 @in_every_dialect

@@ -102,7 +102,7 @@ class Driver:
                     await work(transport)
                     self._ending = self._machine.hang_up or ""
                 except TransportError as error:
-                    self._ending = str(error)
+                    self._ending = self._machine.complaint or str(error)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(until_end, self._write)

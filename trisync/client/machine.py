@@ -81,6 +81,8 @@ class Machine:
         """Why the newest connection that is no more ended, or could not be opened."""
         self.hang_up: str | None = None
         """Why the driver should end the connection, where that is so."""
+        self.complaint = ""
+        """What the server said of the connection as a whole, as it does before it ends one."""
         self.last_words: list[bytes] = []
         """What is still to be sent once it is closed: that it leaves its channels, so that others see it go at once."""
         self.on_change: Callable[[], None] = lambda: None
@@ -219,6 +221,7 @@ class Machine:
     def connected(self) -> None:
         """A connection is open."""
         self.hang_up = None if self.error is None else self.status.reason
+        self.complaint = ""
         self._goodbye_s = None
         self._watchdog.heard()
         self._watchdog.asked()
@@ -327,7 +330,8 @@ class Machine:
         if said.code == "fenced":
             self.close("another client uses this producer", refusal(said.code, said.message))
         elif said.id is None:
-            logger.warning("the server said: %s (%s)", said.message, said.code)
+            self.complaint = f"{said.message} ({said.code})"
+            logger.warning("the server said: %s", self.complaint)
         elif type(said.id) is int:
             self.publishes.refused(said, details_of(payload))
         else:
