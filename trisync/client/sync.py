@@ -23,7 +23,6 @@ from trisync.client.wire import History, Member, Message, Word
 from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, check_seconds
 
 T = TypeVar("T")
-Item = TypeVar("Item")
 
 
 def connect_sync(

@@ -26,8 +26,6 @@ from trisync.wire.protocol import BadRequest as BadPayload
 
 T = TypeVar("T")
 
-NO_DATA = Raw(b"null")
-
 ENVELOPE_BYTES_MAX = 80
 """What stands around a publish's body: its op, id and seq at their longest."""
 
@@ -101,7 +99,6 @@ class Ok(Incoming, tag="ok"):
 
     id: int | str | None = None
     offset: int = 0
-    duplicate: bool = False
     epoch: str = ""
     seq: int = 0
     server: str = ""
