@@ -9,8 +9,9 @@ import pytest
 import trio
 from trio.testing import MockClock
 
+from trisync.client.aio import connect
 from trisync.client.driver import Driver
-from trisync.client.errors import Closed
+from trisync.client.errors import Closed, NotConnected
 from trisync.client.machine import Machine
 from trisync.client.status import State
 from trisync.client.transports import Transport, TransportError
@@ -158,3 +159,15 @@ async def test_a_door_that_does_not_open_is_given_up_in_time(autojump_clock: Moc
             await driver.changed.wait()
         assert driven.status.reason == "no connection to memory within 10 s"
         nursery.cancel_scope.cancel()
+
+
+async def test_who_enters_a_client_does_not_wait_longer_than_was_said_for_a_door_that_does_not_open(
+    autojump_clock: MockClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def hang(*_: object) -> Transport:
+        await trio.sleep_forever()
+
+    monkeypatch.setattr("trisync.client.aio.open_transport", hang)
+    with pytest.raises(NotConnected, match=r"no answer within 0\.5 s"):
+        await connect(wait_s=0.5).__aenter__()
+    assert trio.current_time() == 0.5

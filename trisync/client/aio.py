@@ -145,9 +145,10 @@ class Client:
     async def _stop(self, reason: str) -> int:
         """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
         assert self._tasks is not None
+        is_alone = self._machine.status.state in (State.CONNECTING, State.OFFLINE)  # with nothing to end in good order
         left = self._machine.close(reason)
         try:
-            with anyio.move_on_after(LINGER_S, shield=True):
+            with anyio.move_on_after(0 if is_alone else LINGER_S, shield=True):
                 while not self._stopped:
                     await self._driver.changed.wait()
         finally:  # against task.cancel() of asyncio there is no shield
