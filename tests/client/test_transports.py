@@ -143,6 +143,15 @@ async def test_a_fault_of_tls_breaks_the_connection_and_not_the_client(make: Cal
         await FramesTransport(line).send([b"{}"])
 
 
+async def test_a_send_into_tls_that_has_ended_breaks_the_connection_and_not_the_client() -> None:
+    line = Line()
+    transports = await a_websocket(line), FramesTransport(line)
+    line.error = anyio.EndOfStream()
+    for transport in transports:
+        with pytest.raises(TransportError, match=r"^the server closed the connection$"):
+            await transport.send([b"{}"])
+
+
 async def test_why_a_connection_broke_is_said_without_the_number_of_a_system_error() -> None:
     line = Line()
     line.error = anyio.BrokenResourceError()

@@ -167,6 +167,8 @@ async def _send(stream: anyio.abc.ByteStream, data: bytes, on_part: Callable[[],
             if start:
                 on_part()
             await stream.send(data[start : start + SEND_BYTES])
+    except anyio.EndOfStream:  # of TLS, where receive() has met the end of it
+        raise TransportError("the server closed the connection") from None
     except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
         raise TransportError(_broken(error)) from error
 
