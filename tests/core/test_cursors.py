@@ -5,14 +5,14 @@ from random import Random
 import pytest
 import trio
 from msgspec import Raw
-from trio.testing import wait_all_tasks_blocked
+from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
 from trisync.core import channels
-from trisync.core.cursors import Subscriptions
+from trisync.core.cursors import LOG_RETRY_S, Subscriptions
 from trisync.storage.cache import RunCache
-from trisync.storage.log import Submission
+from trisync.storage.log import LogUnavailable, Page, Submission
 from trisync.wire.errors import WireError
 from trisync.wire.framing import FRAMES, LINES
 from trisync.wire.protocol import Publish, Subscribe
@@ -162,6 +162,29 @@ async def test_a_slow_reader_reads_on_from_the_log_and_is_live_again() -> None:
         assert world.broker._channels["lobby"].live[slow.framing].keys() >= {
             *world.broker._channels["lobby"].live[fast.framing]
         }
+
+
+async def test_a_channel_that_cannot_be_read_holds_up_no_other(autojump_clock: MockClock) -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        for channel in ("damaged", "lobby"):
+            await publish(world, 50, channel)
+        read, tries = world.log.read, 0
+
+        async def read_one(channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+            nonlocal tries
+            if channel == "damaged":
+                tries += 1
+                raise LogUnavailable("disk I/O error")
+            return await read(channel, after, 1, bytes_max)
+
+        world.log.read = read_one  # type: ignore[method-assign]
+        outlet, subscriptions = await world.subscriber("damaged", since=0)
+        await subscriptions.subscribe(Subscribe(id=2, channel="lobby", since=0))
+        await trio.sleep(3.5 * LOG_RETRY_S)
+        assert offsets(outlet) == list(range(1, 51))
+        tries = 0
+        await trio.sleep(10 * LOG_RETRY_S)
+        assert tries == 10
 
 
 async def test_readers_at_the_same_place_share_one_read() -> None:

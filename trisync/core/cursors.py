@@ -135,6 +135,7 @@ class Subscriptions:
 
     async def _catch_up(self) -> None:
         """Bring every subscription that is behind to the head, in turns, then end."""
+        failures = 0  # in a row: where one channel cannot be read, the others are not held up
         try:
             while self._behind:
                 for subscription in list(self._behind):
@@ -142,8 +143,11 @@ class Subscriptions:
                     await self._outlet.room()
                     try:
                         await self._advance(subscription)
+                        failures = 0
                     except LogUnavailable:
-                        await trio.sleep(LOG_RETRY_S)
+                        failures += 1
+                        if failures >= len(self._behind):
+                            await trio.sleep(LOG_RETRY_S)
         finally:
             self._catching_up = False
 
