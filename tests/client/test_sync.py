@@ -89,6 +89,13 @@ def test_of_messages_that_come_together_each_thread_that_waits_has_one(
         assert {future.result() for future in taken} == {0, 1}
 
 
+def test_who_waits_no_time_at_all_has_what_is_there(tcp_url: str, channel: str) -> None:
+    with trisync.connect_sync(tcp_url) as client, client.subscribe(channel) as messages:
+        for text in ("there", "whose answer comes behind it"):
+            client.publish(channel, text)
+        assert messages.next(0).data == "there"
+
+
 def test_who_waits_for_a_message_or_an_answer_may_have_enough_of_it_and_loses_nothing(
     tcp_url: str, channel: str
 ) -> None:

@@ -1,6 +1,6 @@
 """What a program iterates over: a channel's messages, and changes of whatever changes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sized
 from typing import Generic, Self, TypeVar, cast
 from weakref import WeakSet
 
@@ -85,17 +85,21 @@ class Subscription(Taker[Item]):
             await self._signal.wait()
         return self._hand_out(item, inbox.taken_epoch)
 
-    async def take_some(self, count_max: int) -> list[tuple[Message | Gap, str]]:
+    async def take_some(self, count_max: int, taken: Sized = ()) -> list[tuple[Message | Gap, str]]:
         """At least one item, and as many more as are there already, gaps among them; each with the epoch of its log.
 
-        For whoever pays for each call. It moves no `offset`.
+        Empty as soon as there are some in `taken`, where another task may put them. For whoever pays for each call. It
+        moves no `offset`.
         """
         inbox = self._entered()
-        while (item := inbox.take()) is None:
-            await self._signal.wait()
-        items = [(item, inbox.taken_epoch)]
-        while len(items) < count_max and inbox.error is None and (item := inbox.take()) is not None:
+        items: list[tuple[Message | Gap, str]] = []
+        while not items and not taken:
+            if (item := inbox.take()) is None:
+                await self._signal.wait()
+                continue
             items.append((item, inbox.taken_epoch))
+            while len(items) < count_max and inbox.error is None and (item := inbox.take()) is not None:
+                items.append((item, inbox.taken_epoch))
         return items
 
     def _entered(self) -> Inbox:

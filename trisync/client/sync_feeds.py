@@ -163,7 +163,6 @@ class SyncSubscription(_Entered, Taker[Item]):
         self._inner = inner
         self._taken: deque[tuple[Message | Gap, str]] = deque()
         self._taking = Lock()  # so that `offset` does not go back
-        self._filling: anyio.Lock | None = None
 
     def __repr__(self) -> str:
         return f"<SyncSubscription to {self.channel!r}, offset {self.offset}>"
@@ -191,12 +190,9 @@ class SyncSubscription(_Entered, Taker[Item]):
     async def _fill(self) -> None:
         """Take what there is, in the client's thread: in order, and whatever becomes of who waits for it.
 
-        One thread does so at a time: what it brings is for all that wait.
+        What one thread brings is for all that wait.
         """
-        self._filling = self._filling or anyio.Lock(fast_acquire=True)  # made here: it is one of this event loop's
-        async with self._filling:
-            if not self._taken:
-                self._taken.extend(await self._inner.take_some(TAKEN_AT_ONCE))
+        self._taken.extend(await self._inner.take_some(TAKEN_AT_ONCE, self._taken))
 
 
 class _SyncMapping(_Entered, LiveMapping[Item]):
