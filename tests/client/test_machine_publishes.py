@@ -167,6 +167,17 @@ def test_what_is_too_large_is_refused_here_and_uses_up_no_seq() -> None:
         talk.machine.flash("lobby", "x" * 1000, lambda _: None)
 
 
+def test_who_publishes_on_hearing_that_something_queued_is_too_large_comes_behind_all_that_is_queued() -> None:
+    talk = Talk(online=False)
+
+    def publish_last() -> None:
+        talk.machine.publish("lobby", "last")
+
+    talk.machine.publish("lobby", "x" * 1000).on_settled.append(publish_last)
+    talk.machine.publish("lobby", "first")
+    assert [request["data"] for request in talk.come_online()] == ["first", "last"]
+
+
 def test_what_is_in_doubt_and_too_large_by_now_is_asked_for_its_verdict_by_its_seq_alone() -> None:
     talk = Talk()
     stored, lost, in_conflict, behind = (

@@ -165,14 +165,12 @@ class Publishes:
 
     def _refuse_too_large(self) -> None:
         """Settle what was queued before the limit was known."""
-        unsent, self._unsent = self._unsent, deque()
-        for publish in unsent:
-            too_large = check_size(publish.body, self.message_bytes_max)
-            if too_large is None:
-                self._unsent.append(publish)
-            else:
+        verdicts = [(publish, check_size(publish.body, self.message_bytes_max)) for publish in self._unsent]
+        self._unsent = deque(publish for publish, too_large in verdicts if too_large is None)
+        for publish, too_large in verdicts:
+            if too_large is not None:
                 self._bytes -= len(publish.body)
-                publish.settle(0, too_large)
+                publish.settle(0, too_large)  # whoever hears of it may publish
 
     # Sending
 
