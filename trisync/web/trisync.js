@@ -369,6 +369,7 @@ export class Client extends Emitter {
   }
 
   #open() {
+    if (this.state === "closed") return; // by a listener
     clearTimeout(this.#reopening);
     this.#quietTicks = QUIET_TICKS;
     let socket;
@@ -378,7 +379,7 @@ export class Client extends Emitter {
       report(error);
       return this.close(error.message);
     }
-    // What was abandoned may still speak.
+    // The abandoned may still speak.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));

@@ -71,6 +71,17 @@ test("who hears that something is queued may close the client, and who published
   assert.equal((await outcome(Promise.race([client.publish("lobby", 1), settle()]))).code, "closed");
 });
 
+test("who hears that something is queued by another client that is gone may close this one for good", async (t) => {
+  const item = { seq: 1, channel: "lobby", data: "left" };
+  const store = new SlowStore({ producer: "gone", seq: 1, items: [item] });
+  FakeSocket.opened = [];
+  const client = connect("ws://server.example/", { WebSocket: FakeSocket, store });
+  t.after(() => client.close());
+  client.on("queued", () => client.close());
+  await settle();
+  assert.deepEqual([client.state, FakeSocket.opened], ["closed", []]);
+});
+
 test("what was not answered is sent again under the same numbers, and settled once", async (t) => {
   const { client } = await anOnlineClient(t);
   const stored = [];
