@@ -125,6 +125,15 @@ async def test_what_comes_together_with_a_close_is_taken_in_before_it() -> None:
     assert line.heard == [CloseConnection(code=1001, reason="draining")]
 
 
+async def test_who_ends_the_connection_for_what_came_together_with_a_close_answers_that() -> None:
+    line = Line()
+    transport = await a_websocket(line)
+    line.say(TextMessage(data="no client like you"), CloseConnection(code=1008))
+    assert await transport.receive() == [b"no client like you"]
+    await transport.aclose()
+    assert line.heard == [CloseConnection(code=1008, reason="")]
+
+
 async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_order() -> None:
     async with a_send_that_waits() as (line, transport):
         line.say(CloseConnection(code=1001, reason="draining"))

@@ -313,10 +313,11 @@ class WebSocketTransport:
 
     async def aclose(self) -> None:
         try:
-            await _send(self._stream, self._protocol.send(CloseConnection(code=1000)))
+            if self._end is None:
+                await _send(self._stream, self._protocol.send(CloseConnection(code=1000)))
             while True:
                 await self.receive()
-        except (TransportError, LocalProtocolError):
+        except TransportError:
             pass  # it is closed now, which is all that is wanted
         await _aclose(self._stream)
 
