@@ -18,7 +18,7 @@ from tests.harness import PATIENCE_S, Running, running_server
 from trisync.core import channels
 from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
-from trisync.storage.log import Extent, Log, LogUnavailable, OldMessage, Submission
+from trisync.storage.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Submission
 from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
 
@@ -72,15 +72,35 @@ async def test_what_is_too_old_goes_though_nobody_publishes_any_more(autojump_cl
         assert await held(world.log) == Extent(7, 6)
 
 
+async def one_is_too_old(world: World, young: int) -> tuple[Retention, ChannelInfo]:
+    """A channel's first message is, of a minute at most, and so many behind it are not."""
+    await publish(world, 1)
+    world.log.time_ms += 61_000
+    await publish(world, young)
+    [info] = await world.log.describe(["lobby"])
+    return Retention(world.log, world.broker, Rules(["lobby age_s=60"]), TICK_S), info
+
+
 async def test_only_what_is_too_old_goes_for_its_age_however_much_is_published_meanwhile() -> None:
     async with a_kept_world("lobby age_s=60") as world:
-        retention = Retention(world.log, world.broker, Rules(["lobby age_s=60"]), TICK_S)
-        await publish(world, 1)
-        world.log.time_ms += 61_000
-        await publish(world, 99)
-        [info] = await world.log.describe(["lobby"])
+        retention, info = await one_is_too_old(world, 99)
         await publish(world, 50)
         assert await retention._surplus(info, ROWS_PER_STEP) == 1
+
+
+@pytest.mark.parametrize(("left", "count_max", "until"), [([3, 4], 500, 2), ([], 3, 3), ([], 500, 6)])
+async def test_what_damage_took_of_the_oldest_goes_with_them_and_holds_up_nothing(
+    left: list[int], count_max: int, until: int
+) -> None:
+    async with a_kept_world("lobby age_s=60") as world:
+        retention, info = await one_is_too_old(world, 5)
+        await publish(world, 1)  # came since, and may be young
+
+        async def found(channel: str, count_max: int) -> list[OldMessage]:
+            return [OldMessage(offset, world.log.time_ms, 1) for offset in left]
+
+        world.log.oldest = found  # type: ignore[method-assign]
+        assert await retention._surplus(info, count_max) == until
 
 
 async def test_the_newest_bytes_stay(autojump_clock: MockClock) -> None:

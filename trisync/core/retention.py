@@ -113,11 +113,13 @@ class Retention:
         return is_old or (limits.bytes is not None and held_bytes > limits.bytes)
 
     async def _surplus(self, info: ChannelInfo, count_max: int) -> int:
-        """The offset up to which the oldest messages of a channel, of so many, have to go."""
-        count = min(self._count_over(info), count_max)
-        if count < count_max and self._begins_past(info):
-            for message in (await self._log.oldest(info.name, count_max))[count:]:
-                if not self._is_past(info.name, message.time_ms, message.held_bytes):
-                    break
-                count += 1
-        return info.extent.trimmed + count
+        """The offset up to which the oldest messages of a channel, of so many, have to go; so does what damage took."""
+        trimmed = info.extent.trimmed
+        until = trimmed + min(self._count_over(info), count_max)
+        end = min(trimmed + count_max, info.extent.head)
+        if until == end or not self._begins_past(info):
+            return until
+        for message in await self._log.oldest(info.name, end - trimmed):
+            if message.offset > until and not self._is_past(info.name, message.time_ms, message.held_bytes):
+                return message.offset - 1
+        return end
