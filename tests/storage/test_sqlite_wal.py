@@ -5,6 +5,7 @@ import itertools
 import os
 import shutil
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -91,6 +92,25 @@ async def test_a_wal_is_begun_anew_though_somebody_reads_whenever_a_batch_begins
             begin_to_read()
         reader.close()
         assert wal.stat().st_size < 1_000_000
+
+
+async def test_nobody_waits_for_a_backup_again_and_again_to_begin_the_wal_anew(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sqlite_log, "LONG_WAL_PAGES", 100)
+    monkeypatch.setattr(sqlite_log, "CHECKPOINT_PAGES", 50)
+    async with opened(tmp_path) as log:
+        said: list[str] = []
+        log._connection.set_trace_callback(said.append)
+        with closing(open_reader(tmp_path / FILE_NAME, busy_ms=0)) as reader:
+            reader.execute("BEGIN")
+            reader.execute("SELECT count(*) FROM messages").fetchone()
+            for _ in range(20):
+                await put(log, publish("x" * 100_000))
+                await log.maintain()
+        checkpoints = [statement for statement in said if "wal_checkpoint" in statement]
+        assert len(checkpoints) > 5
+        assert set(checkpoints) == {"PRAGMA wal_checkpoint(PASSIVE)"}
 
 
 async def test_small_commits_are_checkpointed_too(tmp_path: Path) -> None:

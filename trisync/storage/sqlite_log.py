@@ -67,7 +67,8 @@ LONG_WAL_PAGES = WAL_BYTES_KEPT // PAGE_BYTES
 """SQLite begins a WAL anew where a batch finds nobody reading in it. One that has become so long has readers that take
 turns: beside two that were always busy, it came to 160 MiB, and its end was in nobody's hands."""
 RESTART_MS = 50
-"""How long a checkpoint of such a WAL waits for those who read: a few times what they need. A backup needs minutes."""
+"""How long a checkpoint of such a WAL waits for those who read: a few times what they need. A backup needs minutes, and
+is not waited for once it has kept a whole checkpoint's pages from the file: all publishers would wait, each time."""
 READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
 ROWS_DELETED_PER_STEP = 500
@@ -190,8 +191,8 @@ class SqliteLog(Log):
 
     def _checkpoint(self) -> None:
         # As far as the readers let it, without waiting for any.
-        _, pages, _ = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
-        if pages >= LONG_WAL_PAGES:
+        _, pages, done = self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
+        if pages >= LONG_WAL_PAGES and pages - done < CHECKPOINT_PAGES:
             self._connection.execute(f"PRAGMA busy_timeout = {min(RESTART_MS, self._settings.busy_ms)}")
             try:
                 self._connection.execute("PRAGMA wal_checkpoint(RESTART)")
