@@ -26,6 +26,7 @@ from tests.sqlite_logs import (
     put_seqs,
     submission,
 )
+from trisync.settings import Settings
 from trisync.storage import sqlite_writer
 from trisync.storage.log import ChannelInfo, Extent, Page, Refused
 from trisync.storage.sqlite_opening import FILE_NAME
@@ -287,6 +288,14 @@ async def test_a_cut_is_bounded_in_bytes_too_but_takes_a_message_at_least(
         assert cut == {"a": Extent(2, 2), "b": Extent(3, 2), "c": Extent(1, 1), "d": Extent(1, 0)}
         cut = await log.trim(cuts, 10)
         assert cut == {"a": Extent(2, 2), "b": Extent(3, 3), "c": Extent(1, 1), "d": Extent(1, 1)}
+
+
+async def test_what_three_batches_of_large_messages_store_can_be_cut_between_two(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        for _ in range(3):
+            await put(log, *(publish("x" * 1_000_000) for _ in range(Settings().batch_bytes_max // 1_000_000)))
+        [cut] = (await log.trim({"lobby": 100}, 100)).values()
+        assert cut.trimmed == cut.head
 
 
 async def test_an_emptied_channel_is_tidied_up_in_steps_that_are_bounded_in_bytes(

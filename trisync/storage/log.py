@@ -345,8 +345,8 @@ class Log(ABC):
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         """Cut channels' oldest messages, up to an offset each, in one transaction. Not while append() runs.
 
-        At most so many messages in all, and about as many bytes as a batch has, channel after channel: later ones may
-        be cut in part or not at all. The states stay. Returns the extents of those channels that there are. Raises
+        At most so many messages in all, and about as many bytes as four batches have, channel after channel: later ones
+        may be cut in part or not at all. The states stay. Returns the extents of those channels that there are. Raises
         LogUnavailable.
         """
 
