@@ -150,13 +150,30 @@ async def test_a_cut_is_made_in_steps_with_commits_between_them(autojump_clock: 
             return await trim(wanted, count_max)
 
         world.log.trim = watched  # type: ignore[method-assign,assignment]
-        await publish(world, 3 * ROWS_PER_STEP)
+        await publish(world, 15 * ROWS_PER_STEP)
         await ticks()
-        assert (await held(world.log)).trimmed == 3 * ROWS_PER_STEP - 1
-        assert {count for count, _ in cuts} == {ROWS_PER_STEP}
+        assert (await held(world.log)).trimmed == 15 * ROWS_PER_STEP - 1
+        assert [count for count, _ in cuts] == [500, 1000, 2000, 4000], "the more there is to cut, the faster"
         batches = [batch for _, batch in cuts]
-        assert len(batches) == 3
-        assert batches == [*range(batches[0], batches[0] + 3)]
+        assert len(batches) == 4
+        assert batches == [*range(batches[0], batches[0] + 4)]
+
+
+async def test_there_is_no_pause_while_a_tick_is_too_short(autojump_clock: MockClock) -> None:
+    async with a_kept_world("lobby messages=1") as world:
+        cuts = 0
+        trim = world.log.trim
+
+        async def slow(wanted: dict[str, int], count_max: int) -> dict[str, Extent]:
+            nonlocal cuts
+            cuts += 1
+            await trio.sleep(TICK_S)
+            return await trim(wanted, count_max)
+
+        world.log.trim = slow  # type: ignore[method-assign,assignment]
+        await publish(world, 20 * ROWS_PER_STEP)
+        await ticks(10)
+        assert cuts >= 9
 
 
 async def test_a_channel_that_is_always_over_leaves_the_others_their_cuts(autojump_clock: MockClock) -> None:

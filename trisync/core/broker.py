@@ -372,17 +372,20 @@ class Broker:
         await self.between_batches(work)
         return extents[0]
 
-    async def trim(self, cuts: Mapping[str, int], count_max: int) -> None:
+    async def trim(self, cuts: Mapping[str, int], count_max: int) -> Mapping[str, Extent]:
         """Cut channels' oldest messages, as Log.trim() does, between two batches. Raises LogUnavailable."""
+        extents: dict[str, Extent] = {}
 
         async def work() -> None:
-            for name, extent in (await self._log.trim(cuts, count_max)).items():
+            extents.update(await self._log.trim(cuts, count_max))
+            for name, extent in extents.items():
                 logger.debug("%s is cut up to offset %d", name, extent.trimmed)
                 channel = self._channels.get(name)
                 if channel is not None:
                     channel.trimmed = max(channel.trimmed, extent.trimmed)
 
         await self.between_batches(work)
+        return extents
 
     # Producers
 
