@@ -26,7 +26,7 @@ from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed, environment
 from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.report_terminal import Display
-from trisync.loadtest.scenarios import share_out
+from trisync.loadtest.scenarios import Stage, share_out
 from trisync.loadtest.target import Target, spawned
 
 BRIEF = ("fanout", "--subscribers", "2", "--window", "8", "--duration", "0.3", "--warmup", "0", "--quiet")
@@ -151,6 +151,25 @@ def test_a_signal_while_the_log_is_read_back_does_not_take_the_figures_along(
     assert found["log_read"] == {"read": 0, "late": 0, "interrupted": acked, "trimmed": 0, "replaced": 0}
     assert f"! {acked:,} acknowledged messages were not read back: the reading was interrupted." in done.stdout
     assert "PASSED" in done.stdout
+
+
+@pytest.mark.usefixtures("signals_restored")
+def test_a_signal_right_before_the_log_is_read_back_leaves_no_result_that_nobody_judged(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    settle = Stage.settle
+
+    async def settle_and_interrupt(stage: Stage) -> None:
+        await settle(stage)
+        os.kill(os.getpid(), signal.SIGINT)
+        with trio.CancelScope(shield=True):  # as if the signal had come together with the last answer
+            await trio.testing.wait_all_tasks_blocked()
+
+    monkeypatch.setattr(Stage, "settle", settle_and_interrupt)
+    with fake_server("stores other data") as fake:
+        done = CliRunner().invoke(loadtest_command, [*BRIEF, "--web", f"127.0.0.1:{fake.port}"])
+    assert done.exit_code == INTERRUPTED, done.output
+    assert done.stderr == "Interrupted: the run did not come to its end, and nothing was judged.\n"
 
 
 async def test_a_worker_that_is_stopped_ends_the_run(autojump_clock: trio.testing.MockClock) -> None:

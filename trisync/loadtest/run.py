@@ -57,6 +57,7 @@ async def run(plan: Plan, target: Target | str, show: Show, interrupted: trio.Ev
                 async with hire(shares, recorder.add) as crew:
                     stage = Stage(plan, crew, recorder, server)
                     await SCENARIOS[plan.scenario].play(stage)
+                    await trio.lowlevel.checkpoint_if_cancelled()  # a crew that is cancelled already judges nothing
                     nursery.cancel_scope.shield = True
                     recorder.look_back()
                     await stage.finish(interrupted)
