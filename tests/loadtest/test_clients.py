@@ -1,6 +1,7 @@
 """Clients without a server: what becomes of them when their connections do not come about, or end."""
 
 import errno
+import json
 import os
 import socket
 from collections.abc import Callable, Iterator
@@ -10,7 +11,7 @@ import pytest
 
 from tests.loadtest.test_trails import PING, Audience, Line, message, stream
 from trisync.loadtest import clients
-from trisync.loadtest.clients import SlowSubscriber, Speaker, Surroundings
+from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surroundings
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problem, Problems
@@ -135,3 +136,20 @@ def test_a_connection_that_ends_behind_a_goodbye_is_one_that_ended_not_two() -> 
     subscriber.receive(memoryview(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n'))
     subscriber.ended("the server hung up", "closed")
     assert audience.problems.listed() == [Problem("closed", 1, ["s0: the server says goodbye (draining)"])]
+
+
+@pytest.mark.parametrize("refused", ["one", "other"])
+def test_who_follows_several_channels_is_awaited_until_each_has_an_answer(refused: str) -> None:
+    problems = Problems()
+    gauge = Gauge(0, problems)
+    around = Surroundings(gauge, lambda client: cast(Any, Line("lines")))
+    trails = [Trail(number, channel, gauge, 1 << 20) for number, channel in enumerate(("one", "other"))]
+    subscriber = Subscriber("s0", around, trails)
+    subscriber.open()
+    subscriber.opened()
+    for number, trail in enumerate(trails, 1):
+        assert subscriber in around.pending
+        said = {"op": "error", "code": "limit", "message": "no"} if trail.channel == refused else {"op": "ok"}
+        subscriber.receive(memoryview(json.dumps(said | {"id": number}).encode() + b"\n"))
+    assert (around.pending, gauge.totals.opened) == (set(), 1)
+    assert problems.listed() == [Problem("refused", 1, ["s0: limit: no"])]

@@ -191,7 +191,7 @@ class Speaker:
                 self._arrived()
             self.around.done(self)
         elif word.op == "error":
-            self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
+            self._report_refused(word)
             self.around.done(self)
         elif word.op == "goodbye":
             self._dismissed = True
@@ -199,6 +199,9 @@ class Speaker:
         else:
             said = " ".join(filter(None, (word.op, word.reason, word.channel)))
             self.gauge.problems.add("uninvited", f"{self.name}: {said}")
+
+    def _report_refused(self, error: Word) -> None:
+        self.gauge.problems.add("refused", f"{self.name}: {error.code}: {error.message}")
 
     def judge(self, message: Word) -> None:
         """Look at what every message says beside its data."""
@@ -308,15 +311,16 @@ class Subscriber(Speaker):
                 text = f"{self.name}, {word.channel}: offset {word.offset} came before the answer to subscribe"
                 self.gauge.problems.add("reordered", text)
             cursor.take(word.offset, word.data, wire, word.time)
-        elif word.op == "ok" and word.id in self._unsubscribed:
-            self._unsubscribed.pop(word.id).subscribed = True
-            self.around.epoch = self.around.epoch or word.epoch
+        elif word.op in ("ok", "error") and word.id in self._unsubscribed:
+            cursor = self._unsubscribed.pop(word.id)
+            if word.op == "ok":
+                cursor.subscribed = True
+                self.around.epoch = self.around.epoch or word.epoch
+            else:
+                self._report_refused(word)
             self.gauge.totals.opened += not self._unsubscribed
             if not self._unsubscribed and not self._awaits_goals:
                 self.around.done(self)
-        elif word.op == "error" and word.id in self._unsubscribed:
-            del self._unsubscribed[word.id]  # nothing of that channel will come
-            super().hear(word, wire)
         elif word.op != "gap" or not self._pass_over(word):
             super().hear(word, wire)
 

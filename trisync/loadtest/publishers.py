@@ -191,7 +191,7 @@ class Publisher(Speaker):
         elif not self._unanswered or word.id != self._answered + 1:
             self.gauge.problems.add("uninvited", f"{self.name}: an answer to request {word.id} out of its turn")
         elif word.op == "error":
-            self.gauge.problems.add("refused", f"{self.name}: {word.code}: {word.message}")
+            self._report_refused(word)
             run = self._unanswered[0]
             if len(self.refused) < REFUSED_MAX:
                 self.refused.append(Refused(run.channel, self.number, run.number))
