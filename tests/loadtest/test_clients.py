@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 
+from tests.harness import PATIENCE_S
 from tests.loadtest.test_trails import PING, Audience, Line, message, stream
 from trisync.loadtest import clients
 from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surroundings
@@ -130,12 +131,21 @@ def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:
     assert (problem.kind, problem.examples) == ("closed", ["s0: reset"])
 
 
-def test_a_connection_that_ends_behind_a_goodbye_is_one_that_ended_not_two() -> None:
-    audience = Audience("lines", 1)
-    (subscriber,) = audience.subscribers
-    subscriber.receive(memoryview(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n'))
-    subscriber.ended("the server hung up", "closed")
-    assert audience.problems.listed() == [Problem("closed", 1, ["s0: the server says goodbye (draining)"])]
+def test_who_is_told_goodbye_has_no_connection_any_more_and_says_so_once(loop: Loop) -> None:
+    problems = Problems()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        around = Surroundings(Gauge(0, problems), lambda client: Link(loop, client, "lines", "127.0.0.1", port))
+        speaker = Speaker("s0", around)
+        speaker.open()
+        connection, _ = server.accept()
+        with connection:
+            loop.turn(PATIENCE_S)
+            connection.sendall(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n')
+            loop.turn(PATIENCE_S)
+            assert speaker.link is None
+        loop.turn(0)
+    assert problems.listed() == [Problem("closed", 1, ["s0: the server says goodbye (draining)"])]
 
 
 @pytest.mark.parametrize("refused", ["one", "other"])

@@ -96,14 +96,11 @@ class Speaker:
         """Those without a pong yet."""
         self._greeted = False
         """Whether the next pong is the server's first word."""
-        self._dismissed = False
-        """Whether the server has said goodbye: its end has been reported then."""
 
     def open(self) -> None:
         """Connect; the worker waits for this client until it has."""
         self._tail = b""
         self._pings = 0
-        self._dismissed = False
         self.around.pending.add(self)
         self.link = self._connect()
 
@@ -194,8 +191,8 @@ class Speaker:
             self._report_refused(word)
             self.around.done(self)
         elif word.op == "goodbye":
-            self._dismissed = True
-            self.gauge.problems.add("closed", f"{self.name}: the server says goodbye ({word.code})")
+            assert self.link is not None
+            self.link.end(f"the server says goodbye ({word.code})")
         else:
             said = " ".join(filter(None, (word.op, word.reason, word.channel)))
             self.gauge.problems.add("uninvited", f"{self.name}: {said}")
@@ -215,8 +212,7 @@ class Speaker:
         """The link is gone."""
         self.link = None
         self.around.done(self)
-        if kind != "closed" or not self._dismissed:
-            self.gauge.problems.add(kind, f"{self.name}: {reason}")
+        self.gauge.problems.add(kind, f"{self.name}: {reason}")
 
 
 class Visitor(Speaker):
