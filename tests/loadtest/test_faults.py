@@ -183,6 +183,14 @@ def test_the_log_is_not_read_over_a_connection_that_may_still_be_told_something_
     assert len(fake.clients) == connections
 
 
+def test_the_log_is_read_over_two_connections_however_few_may_be_opened_at_once() -> None:
+    options = ("resume", "--subscribers", "1", "--missed", "1000", "--concurrency", "1", "--transport", "lines")
+    with fake_server("keeps to itself") as fake:
+        said = load(fake.port, *options).output
+    assert "reader 0.0 got no answer" in said
+    assert "reader 0.1 got no answer" in said
+
+
 @pytest.mark.parametrize("fault", ["drops", "repeats", "reorders", "forgets"])
 def test_a_fault_is_found_by_subscribers_of_several_channels_too(fault: str) -> None:
     options = ("mixed", "--channels", "2", "--follow", "2", "--zipf", "3", "--publishers", "1", "--subscribers", "2")

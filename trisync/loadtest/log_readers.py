@@ -76,19 +76,19 @@ class LogReader(Speaker):
     def __init__(self, name: str, around: Surroundings, reading: Reading, link: Link | None) -> None:
         super().__init__(name, around)
         self._reading = reading
-        self._taken = link
+        self.link = link
         self._block: Block | None = None
         """What it reads now."""
         self._asked = 0
 
     def open(self) -> None:
         """Begin, over a connection that nobody needs any more where there is one: a full server takes no other."""
-        if self._taken is None:
+        if self.link is None:
             super().open()
-            return
-        self.around.pending.add(self)
-        self.link, self._taken.client = self._taken, self
-        self._begin()
+        else:
+            self.link.client = self
+            self.around.pending.add(self)
+            self._begin()
 
     def opened(self) -> None:
         self._begin()

@@ -213,7 +213,8 @@ class Worker:
                 self._expect(heads, self._began_us)
             case Finish():
                 self._reading = self._share_of(order)
-                self._open([*self._reading.readers])
+                for reader in self._reading.readers:  # now: the connections that they take must not end meanwhile
+                    reader.open()
 
     def _open(self, speakers: list[Speaker]) -> None:
         self._to_open.extend(speakers)
