@@ -64,6 +64,7 @@ FAULTS = {
     "stores another time": "has another time of one message in the log than it has told",
     "goes on": "has the newest message twice in the log, and delivered it once",
     "keeps to itself": "acknowledges, stores and delivers everything, and does not answer who wants to read the log",
+    "is late": "does nothing about one publish and those behind it until somebody reads the log",
     "trims": "has trimmed the beginning of the log, and says so",
     "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
@@ -185,6 +186,8 @@ class FakeServer:
         self.waiting: dict[int, tuple[Client, Json]] = {}
         """Publishes that are exchanged with another one, by their publishers."""
         self.exchanged = 0
+        self.late: list[tuple[Client, Json]] | None = []
+        """Publishes that are left undone until the log is read."""
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
 
@@ -239,6 +242,9 @@ class FakeServer:
             case "publish":
                 self.publish(client, request)
             case "history" if self.fault != "keeps to itself":
+                late, self.late = self.late or [], None
+                for publish in late:
+                    self.publish(*publish)
                 client.send(self.history(request))
 
     def stored(self, channel: str) -> list[Json]:
@@ -259,6 +265,9 @@ class FakeServer:
     def publish(self, client: Client, request: Json) -> None:
         """Store, acknowledge and deliver, save for the fault."""
         self.published += 1
+        if self.fault == "is late" and self.published >= VICTIM and self.late is not None:
+            self.late.append((client, request))
+            return
         hit = self.published == VICTIM
         if self.fault == "dies" and self.published >= VICTIM:
             self.close()

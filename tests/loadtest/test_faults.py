@@ -81,6 +81,7 @@ SAID = {
     "goes on": "the log goes on to offset",
     "keeps to itself": "reader 0.0 got no answer",
     "exchanges": "what came is not what was acknowledged at its offsets",
+    "is late": "publisher 0 waits for answers",
 }
 
 
@@ -181,6 +182,12 @@ def test_the_log_is_not_read_over_a_connection_that_may_still_be_told_something_
     with fake_server(fault) as fake:
         load(fake.port, *INGEST, "--duration", "1")
     assert len(fake.clients) == connections
+
+
+def test_what_comes_while_the_log_is_read_back_is_late_and_was_asked_for() -> None:
+    said = load_faulty("is late", *FANOUT, "--transport", "lines")
+    assert SAID["is late"] in said
+    assert "reader 0.0: message" not in said
 
 
 def test_the_log_is_read_over_two_connections_however_few_may_be_opened_at_once() -> None:

@@ -162,6 +162,8 @@ class Finish(Order, tag="finish"):
     """How long it may read; some blocks may be left."""
     refused: list[Refused] = []
     """Of all workers: these are not missing."""
+    well: bool = True
+    """Whether nothing broke until now. Then nothing is on its way any more, and every connection is free."""
 
 
 class Enough(Order, tag="enough"):

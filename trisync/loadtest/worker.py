@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 
 import msgspec
 
-from trisync.loadtest.clients import Awaited, SlowSubscriber, Speaker, Subscriber, Surroundings, Visitor
+from trisync.loadtest.clients import SlowSubscriber, Speaker, Subscriber, Surroundings, Visitor
 from trisync.loadtest.links import Link, Loop
 from trisync.loadtest.log_readers import Reading
 from trisync.loadtest.measuring import Gauge
@@ -82,8 +82,6 @@ class Worker:
             for number in share.publishers
         ]
         self._visitors = [Visitor(f"visitor {share.worker}.{number}", self._around) for number in range(share.visitors)]
-        self._overdue: set[Awaited] = set()
-        """Who may still get what was awaited in vain."""
         self._to_open: deque[Speaker] = deque()
         self._opening: set[Speaker] = set()
         self._order: AnyOrder | None = None
@@ -124,9 +122,9 @@ class Worker:
 
     def _share_of(self, order: Finish) -> Reading:
         # Publishers first: of `slow`, the others have small buffers.
-        clients = [*self._publishers, *self._subscribers]
-        idle = (client.link for client in clients if client.link is not None and client not in self._overdue)
-        return Reading(self._around, self._share.channels, order, self._share.worker, self._plan.workers, idle)
+        clients = [*self._publishers, *self._subscribers] if order.well else []
+        free = (client.link for client in clients if client.link is not None)
+        return Reading(self._around, self._share.channels, order, self._share.worker, self._plan.workers, free)
 
     def _everybody(self) -> list[Speaker]:
         return [*self._subscribers, *self._publishers, *self._visitors]
@@ -275,7 +273,6 @@ class Worker:
                 awaited.complain()
             text = f"nothing moved for {waited_us / 1e6:.1f} s, and {len(self._around.pending):,} clients still waited"
             self._problems.add("stalled", text)
-            self._overdue |= self._around.pending
             self._around.pending.clear()
             self._to_open.clear()
         elif isinstance(self._order, Settle | Return) and not self._flushed:
