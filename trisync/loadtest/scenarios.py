@@ -178,9 +178,9 @@ class Stage:
     async def finish(self, interrupted: trio.Event) -> None:
         """Compare what was acknowledged with what was delivered, and with the log, as far as there is time for it."""
         blocks = blocks_of(self._acked, random.Random(self.plan.seed))
+        unanswered = self.recorder.totals.sent - sum(tally.count for tally in self._acked.blocks())
         order = Finish(blocks, READ_BACK_S, self._refused, well=not self.recorder.problems)
         dones = await self.obey(order, "reading the log back", interrupted)
-        unanswered = self.recorder.totals.sent - self.recorder.totals.acked
         self.log_read = judge(self._acked, dones, unanswered, self.recorder.problems)
 
 
