@@ -163,3 +163,19 @@ def test_who_follows_several_channels_is_awaited_until_each_has_an_answer(refuse
         subscriber.receive(memoryview(json.dumps(said | {"id": number}).encode() + b"\n"))
     assert (around.pending, gauge.totals.opened) == (set(), 1)
     assert problems.listed() == [Problem("refused", 1, ["s0: limit: no"])]
+
+
+def test_who_was_refused_once_and_returns_is_awaited_as_everybody() -> None:
+    audience = Audience("lines", 1)
+    (subscriber,) = audience.subscribers
+    subscriber.open()
+    subscriber.opened()
+    subscriber.receive(memoryview(b'{"op":"error","id":1,"code":"unavailable","message":"not yet"}\n'))
+    subscriber.close()
+    subscriber.open()
+    subscriber.expect({"c": 2}, returned_us=1)
+    subscriber.opened()
+    subscriber.receive(memoryview(b'{"op":"ok","id":1,"epoch":"e","offset":2}\n'))
+    assert subscriber in audience.around.pending
+    subscriber.receive(memoryview(stream("lines", [message(1), message(2)])))
+    assert subscriber not in audience.around.pending

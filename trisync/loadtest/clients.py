@@ -250,11 +250,12 @@ class Subscriber(Speaker):
         self.link.send(self.link.join(requests))
 
     def close(self) -> None:
-        """Hang up; what had begun to come is forgotten, and will come again."""
+        """Hang up; what had begun to come, or was refused, is forgotten, and will be asked for again."""
         super().close()
         for cursor in self.cursors.values():
             cursor.step_back()
             cursor.let_go()
+            cursor.subscribed = True
 
     def receive(self, chunk: memoryview) -> None:
         gauge, only = self.gauge, self._only
