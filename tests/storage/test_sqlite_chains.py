@@ -3,6 +3,7 @@
 import logging
 import random
 import sqlite3
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +99,8 @@ async def test_reads_find_what_a_list_has(tmp_path: Path, seed: int, monkeypatch
                             while await log.maintain():
                                 pass
                 await compare(log, model, chance)
-    assert len(sqlite_utils.Database(tmp_path / FILE_NAME).table("messages").indexes) == 1
+    with closing(sqlite_utils.Database(tmp_path / FILE_NAME)) as database:
+        assert len(database.table("messages").indexes) == 1
 
 
 async def test_a_word_that_was_replaced_is_found_for_a_conflict_and_not_where_it_was_trimmed(tmp_path: Path) -> None:
