@@ -91,7 +91,9 @@ class Retention:
             more: list[str] = []
             for start in range(0, len(over), CHANNELS_PER_STEP):
                 more += await self._cut(over[start : start + CHANNELS_PER_STEP], rows)
-            if more and trio.current_time() >= enough_s:
+            if not more:
+                return
+            if trio.current_time() >= enough_s:
                 self._due |= dict.fromkeys(more)
                 self._is_behind = True
                 return
