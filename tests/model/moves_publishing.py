@@ -57,7 +57,7 @@ async def hello(table: Table) -> None:
     if chance.random() < 0.6:
         fields["producer"] = chance.choice(draws.PRODUCERS)
     if wrong := chance.random() < 0.1:
-        fields |= chance.choice([{"name": "a\nb"}, {"name": "\u2028"}, {"producer": "short"}, {"producer": "x x" * 8}])
+        fields |= chance.choice([{"name": "a\nb"}, {"name": "\u0085"}, {"producer": "short"}, {"producer": "x x" * 8}])
     table.say(talker.kind, fields)
     (told,) = await talker.ask(Request(fields))
     if wrong:

@@ -91,7 +91,7 @@ KEYS: tuple[list[Any], list[Any]] = (
 )
 FIELDS: list[tuple[str, str, list[Any], list[Any]]] = [
     ("ping", "id", [0, -1, BIG, -BIG, "", "x" * 64, "é" * 64], [BIG + 1, -BIG - 1, 1.5, 1.0, True, None, [], "x" * 65]),
-    ("hello", "name", ["a", "é" * 64, "a b"], ["", "x" * 65, "a\n", "\x1b[2J", "\x7f", "\u0085", "\u2028", 1, None]),
+    ("hello", "name", ["a", "é" * 64, "a b", "\u2028"], ["", "x" * 65, "a\n", "\x1b[2J", "\x7f", "\u0085", 1, None]),
     ("hello", "producer", ["p" * 16, "p" * 64], ["p" * 15, "p" * 65, "p" * 15 + " ", "p" * 16 + "\n", "é" * 16, 1]),
     ("publish", "seq", [1, OFFSET_MAX], [0, -1, OFFSET_MAX + 1, 1.0, "1", True, None]),
     ("publish", "ephemeral", [True, False], [0, 1, "true", None]),

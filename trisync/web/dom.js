@@ -8,7 +8,7 @@ const HUES = 6; // colours for names, see style.css
 export const isChannelName = (name) => CHANNEL_NAME.test(name);
 
 /** Whether the server would accept `name` for a person. @param {string} name */
-export const isPersonName = (name) => /^[^\p{Cc}\p{Cs}\u2028\u2029]{1,64}$/u.test(name);
+export const isPersonName = (name) => /^[^\p{Cc}\p{Cs}]{1,64}$/u.test(name);
 
 /** The keys that the page makes for the list in a document. */
 export const newItemKey = () => `item-${Date.now().toString(36)}-${Math.random().toString(36).slice(2, 6)}`;

@@ -45,7 +45,7 @@ _CHANNEL = re.compile(r"[A-Za-z0-9_\-.:/@#=]+", re.ASCII)
 Id = Annotated[int, Meta(ge=-(2**53), le=2**53)] | Annotated[str, Meta(max_length=64)]
 Offset = Annotated[int, Meta(ge=0, le=OFFSET_MAX)]
 Seq = Annotated[int, Meta(ge=1, le=OFFSET_MAX)]
-Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f\u2028\u2029]+\Z")]
+Name = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f-\x9f]+\Z")]
 Key = Annotated[str, Meta(min_length=1, max_length=KEY_BYTES_MAX)]
 """What else makes a key is for _check_key(): a pattern here would cost each publish as much as all of its fields."""
 Producer = Annotated[str, Meta(min_length=16, max_length=64, pattern=r"^[!-~]+\Z")]
