@@ -43,14 +43,14 @@ def shown(data: Any, **fields: Any) -> str:
 def test_the_first_line_whatever_it_is_lets_people_see_what_is_said_in_the_lobby() -> None:
     for line in ("", "hello", "/help", "/name alice", "/history", "/nonsense", "//x", "   "):
         first, *_ = Console().read(line)
-        assert first == Subscribe(channel=FIRST_CHANNEL), line
+        assert first == Subscribe(id="begin", channel=FIRST_CHANNEL), line
 
 
 @pytest.mark.parametrize("line", ["/join", "/join bad!", "/join $x", "/join lobby none", "/join lobby 0"])
 def test_a_first_line_that_fails_still_lets_people_see_what_is_said(line: str) -> None:
     console = Console()
     actions = console.read(line)
-    assert Subscribe(channel=FIRST_CHANNEL) in actions
+    assert Subscribe(id="begin", channel=FIRST_CHANNEL) in actions
     assert console.channel == FIRST_CHANNEL
 
 
@@ -58,7 +58,7 @@ def test_who_begins_by_joining_elsewhere_is_there_and_not_in_the_lobby() -> None
     console = Console()
     actions = console.read("/join kitchen")
     assert Subscribe(id="/join", channel="kitchen") in actions
-    assert Subscribe(channel=FIRST_CHANNEL) not in actions
+    assert Subscribe(id="begin", channel=FIRST_CHANNEL) not in actions
     console.render(encode_reply("ok", "/join", offset=0))
     assert console.channel == "kitchen"
 
@@ -148,6 +148,21 @@ def test_a_join_that_is_refused_leaves_one_in_no_channel_and_says_so() -> None:
     refused = WireError("forbidden", "for the staff").encode("/join")
     assert console.render(refused) == "! for the staff (forbidden)\n* you are in no channel\n"
     assert said(console.read("is anybody here?")) == "! you are in no channel: /join one\n"
+
+
+def test_who_is_refused_the_first_channel_is_in_none_and_told_so() -> None:
+    console = Console()
+    console.read("is anybody here?")
+    refused = WireError("forbidden", "for the staff").encode("begin")
+    assert console.render(refused) == "! for the staff (forbidden)\n* you are in no channel\n"
+    assert said(console.read("is anybody here?")) == "! you are in no channel: /join one\n"
+
+    elsewhere = Console()
+    elsewhere.read("is anybody here?")
+    elsewhere.read("/join kitchen")
+    elsewhere.render(encode_reply("ok", "/join", offset=0))
+    elsewhere.render(refused)
+    assert elsewhere.channel == "kitchen"
 
 
 def test_who_is_refused_to_begin_anew_where_they_are_stays_there() -> None:

@@ -64,8 +64,9 @@ class Quit(NamedTuple):
 
 Action = AnyRequest | Say | GoOnInJson | Quit
 
-# Ids of the requests whose `ok` is worth a line; publishes have none, so that only their errors are shown.
-_JOIN, _LEAVE, _NAME, _HISTORY, _GET, _WHO = "/join", "/leave", "/name", "/history", "/get", "/who"
+# Ids of the requests whose answers say more than an error's text; publishes have none.
+_BEGIN, _JOIN, _LEAVE = "begin", "/join", "/leave"
+_NAME, _HISTORY, _GET, _WHO = "/name", "/history", "/get", "/who"
 _NOWHERE = "! you are in no channel: /join one\n"
 _NOW_NOWHERE = "* you are in no channel\n"
 
@@ -128,7 +129,7 @@ class Console:
         if not self._begun:
             self._begun = True
             if self.channel == FIRST_CHANNEL and not any(isinstance(action, Subscribe | Quit) for action in actions):
-                return [Subscribe(channel=FIRST_CHANNEL), *actions]
+                return [Subscribe(id=_BEGIN, channel=FIRST_CHANNEL), *actions]
         return actions
 
     def _understand(self, line: str) -> list[Action]:
@@ -224,7 +225,9 @@ class Console:
             case "ok":
                 return self._render_ok(payload, reply)
             case "error":
-                nowhere = _NOW_NOWHERE if reply.get("id") == _JOIN and self.channel is None else ""
+                if reply.get("id") == _BEGIN and self.channel == FIRST_CHANNEL:
+                    self.channel = None
+                nowhere = _NOW_NOWHERE if reply.get("id") in (_BEGIN, _JOIN) and self.channel is None else ""
                 return f"! {visible(reply['message'])} ({reply['code']})\n{nowhere}"
             case "gap" if reply["reason"] == "trimmed":
                 return f"* #{reply['channel']}: messages {reply['from']} to {reply['to']} are gone\n"
