@@ -294,9 +294,27 @@ async def test_a_client_that_was_accepted_while_its_waiting_was_cancelled_is_not
 
 
 @pytest.mark.parametrize("failure", [errno.EMFILE, errno.ENOMEM])
-async def test_what_keeps_everybody_out_is_told_to_who_accepts(listener: PeerListener, failure: int) -> None:
-    listener._sock = Accepting(listener._sock, failure)  # type: ignore[assignment]
-    with pytest.raises(OSError, match=os.strerror(failure)):
+async def test_what_keeps_everybody_out_is_said_once_and_over_when_nobody_waits_any_more(
+    listener: PeerListener, failure: int, caplog: pytest.LogCaptureFixture, autojump_clock: trio.testing.MockClock
+) -> None:
+    _, port = listener._sock.getsockname()
+    with connect_to(listener), connect_to(listener):
+        listener._sock = accepting = Accepting(listener._sock, failure, 5)  # type: ignore[assignment]
+        async with await listener.accept():
+            accepting.failures = [failure]
+            async with await listener.accept():
+                assert len(caplog.messages) == 1
+                with trio.move_on_after(1):
+                    await listener.accept()
+    assert caplog.messages == [
+        f"new clients of port {port} wait: [Errno {failure}] {os.strerror(failure)}",
+        f"new clients of port {port} wait no longer",
+    ]
+
+
+async def test_a_listener_that_cannot_accept_at_all_says_so_to_who_accepts(listener: PeerListener) -> None:
+    listener._sock = Accepting(listener._sock, errno.EINVAL)  # type: ignore[assignment]
+    with pytest.raises(OSError, match="Invalid argument"):
         await listener.accept()
 
 

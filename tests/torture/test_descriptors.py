@@ -65,6 +65,14 @@ def test_when_there_are_no_descriptors_at_all_clients_wait_and_are_served_later(
                 assert Talk(waiting).receive()["op"] == "pong"
         server.drain()
         assert server.wait() == 0
+        assert_said_once_when_it_began_and_when_it_was_over(server, doors["lines"])
+
+
+def assert_said_once_when_it_began_and_when_it_was_over(server: Server, door: tuple[str, int]) -> None:
+    began, over = [line for line in server.said().splitlines() if f" new clients of port {door[1]} wait" in line]
+    assert "Too many open files" in began
+    assert over.endswith("wait no longer")
+    assert "Traceback" not in server.said()
 
 
 def assert_nothing_comes(connection: socket.socket, talk: Talk) -> None:

@@ -2,6 +2,7 @@
 
 import errno
 import fcntl
+import logging
 import socket
 import struct
 import termios
@@ -11,8 +12,11 @@ import outcome
 import trio
 
 from trisync.core.outbox import RECEIVE_BYTES, DirectStream
+from trisync.core.troubles import Troubles
 from trisync.doors.poller import Poller
 from trisync.settings import Settings
+
+logger = logging.getLogger(__name__)
 
 _TCP_INFO = struct.Struct("=2xBB52xI")
 _INT = struct.Struct("i")
@@ -26,6 +30,10 @@ _PASSING = {
     *(errno.EOPNOTSUPP, errno.ESOCKTNOSUPPORT, errno.EPROTONOSUPPORT),
 }
 """What accept() reports of one client that will not come after all: accept(2), "Error handling" and "ERRORS"."""
+_SCARCE = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+"""What keeps everybody out for as long as there is no descriptor or memory for another socket."""
+SCARCE_S = 0.1
+"""After how long that is tried again."""
 
 
 def configure(listener: socket.socket | trio.socket.SocketType, settings: Settings) -> None:
@@ -53,7 +61,8 @@ def _broken(cause: OSError) -> trio.BrokenResourceError:
 class PeerListener(trio.abc.Listener[DirectStream]):
     """A listening socket whose clients come as SocketStreams; of trio's it takes only the socket.
 
-    Trio's own would make two socket objects and a stream for each of them, and set what they inherit.
+    Trio's own would make two socket objects and a stream for each of them, and set what they inherit; and where there
+    is no descriptor left, serve_listeners() logs a traceback ten times a second.
     """
 
     def __init__(self, listener: trio.SocketListener, settings: Settings, poller: Poller) -> None:
@@ -62,9 +71,11 @@ class PeerListener(trio.abc.Listener[DirectStream]):
         self._sock = socket.socket(old.family, old.type, old.proto, fileno=old.detach())
         self._sock.setblocking(False)
         self._poller = poller
+        self._troubles = Troubles(logger)
+        self._clients_wait = f"new clients of port {self._sock.getsockname()[1]} wait"
 
     async def accept(self) -> DirectStream:
-        """The next client. Raises ClosedResourceError, and OSError where there is no descriptor or memory for it."""
+        """The next client, once there is a descriptor and memory for it. Raises ClosedResourceError."""
         while True:
             await trio.lowlevel.checkpoint_if_cancelled()
             if self._sock.fileno() == -1:
@@ -72,11 +83,16 @@ class PeerListener(trio.abc.Listener[DirectStream]):
             try:
                 sock, _ = self._sock.accept()
             except BlockingIOError:
+                self._troubles.note(self._clients_wait, None)
                 await trio.lowlevel.wait_readable(self._sock)
             except OSError as error:
-                if error.errno not in _PASSING:
+                if error.errno in _SCARCE:
+                    self._troubles.note(self._clients_wait, error)
+                    await trio.sleep(SCARCE_S)
+                elif error.errno in _PASSING:
+                    await trio.lowlevel.checkpoint()  # it may be of more than one
+                else:
                     raise
-                await trio.lowlevel.checkpoint()  # it may be of more than one
             else:
                 await trio.lowlevel.cancel_shielded_checkpoint()
                 return SocketStream(sock, self._poller)
