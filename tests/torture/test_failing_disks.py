@@ -5,6 +5,8 @@ import os
 import shutil
 import signal
 import sqlite3
+import subprocess
+import sys
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -13,6 +15,7 @@ import pytest
 import trio
 
 from tests import sqlite_logs
+from tests.harness import PATIENCE_S
 from tests.torture.checking import damage_of
 from tests.torture.places import mounting_works, on_small_disk, read_only, seen_by
 from tests.torture.points import SYNC, WAL, strace_works, traced
@@ -121,6 +124,35 @@ def test_a_disk_that_fails_at_a_checkpoint_stops_the_server_which_leaves_the_wal
         assert_it_stopped(server, "SQLITE_IOERR_FSYNC")
     assert (tmp_path / WAL).stat().st_size > CHECKPOINT_BYTES
     assert stored(tmp_path)[: acknowledged + 1] == ["first", *["x" * 500_000] * acknowledged]
+
+
+@needs_strace
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_disk_that_fails_while_a_log_is_made_is_said_and_the_next_start_makes_it(tmp_path: Path, when: int) -> None:
+    with closing(Server(tmp_path, under=traced(SYNC, tmp_path / FILE_NAME, f"error=EIO:when={when}"))) as server:
+        assert server.wait() == 1
+        assert server.said() == f"Error: {tmp_path / FILE_NAME} cannot be opened: disk I/O error"
+    make_log(tmp_path, "first")
+    assert stored(tmp_path) == ["first"]
+
+
+@needs_strace
+@pytest.mark.parametrize("when", [1, 2])
+def test_a_disk_that_fails_while_a_backup_is_made_leaves_none(tmp_path: Path, when: int) -> None:
+    make_log(tmp_path / "data", "first")
+    backup, partial = tmp_path / "monday.db", tmp_path / "monday.db.partial"
+    done = subprocess.run(
+        [
+            *traced(SYNC, partial, f"error=EIO:when={when}"),
+            *(sys.executable, "-m", "trisync", "backup", str(backup), "--data", str(tmp_path / "data")),
+        ],
+        stderr=subprocess.PIPE,
+        text=True,
+        timeout=PATIENCE_S,
+    )
+    assert done.returncode == 1
+    assert done.stderr.endswith(f" was not copied to {partial}: disk I/O error\n")
+    assert [path.name for path in tmp_path.iterdir()] == ["data"]
 
 
 def assert_said_when_it_began_and_when_it_was_over(server: Server) -> None:

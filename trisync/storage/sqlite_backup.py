@@ -167,7 +167,8 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             # mode=ro: a second connection that checkpoints could damage the file, see open_writer().
             with closing(open_reader(source, busy_ms=BUSY_MS)) as reader:
                 _copy_pages(reader, written, progress)
-            written.execute("PRAGMA journal_mode = DELETE")  # one file, that reads well wherever it is kept
+            # One file, that reads well wherever it is kept. It is committed, or fails to be, behind the answer.
+            written.execute("PRAGMA journal_mode = DELETE").fetchall()
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
             problem = incomplete(written, copy) if found == "ok" else str(found)
     except sqlite3.DatabaseError as error:

@@ -126,7 +126,7 @@ def open_writer(
         if (problem := incomplete(connection, path)) is not None:  # before anything is written
             raise _damaged(path, problem)
         _set_header(connection, "application_id", _APPLICATION_ID)
-        connection.execute("PRAGMA journal_mode = WAL")
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()  # it is committed, or fails to be, behind its answer
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")
