@@ -1,5 +1,6 @@
 """The log on SQLite: its folder and its files, who may have them, and who else may read them."""
 
+import errno
 import os
 import sqlite3
 from collections.abc import Callable
@@ -28,6 +29,20 @@ async def test_a_second_server_on_the_folder_is_refused_and_told_who_has_it(tmp_
         assert await put(log, publish()) == [2]
     async with opened(tmp_path) as log:
         assert await put(log, publish()) == [3]
+
+
+async def test_a_folder_that_could_not_be_claimed_on_a_full_disk_is_free_for_the_next_attempt(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match=f"No space left on device: '{tmp_path / LOCK_NAME}'"):
+            await SqliteLog.open(tmp_path, Settings())
+    async with opened(tmp_path) as log:
+        assert await put(log, publish()) == [1]
 
 
 async def test_the_folder_is_free_again_even_if_it_could_not_be_left_cleanly(tmp_path: Path) -> None:

@@ -46,21 +46,26 @@ _DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
 def lock_folder(folder: Path) -> int:
     """Make the data folder this process's own until the returned descriptor is closed.
 
-    Raises LogRefused where it is no folder, and where another server holds it; the kernel lets go of a lock whose
-    process died.
+    Raises LogRefused where it is no folder, and where another server holds it, and OSError; the kernel lets go of a
+    lock whose process died.
     """
     if folder.exists() and not folder.is_dir():
         raise LogRefused(f"{folder} is not a folder")
     _make_folder(folder)
-    descriptor = os.open(folder / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    path = folder / LOCK_NAME
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
         owner = os.pread(descriptor, 20, 0).decode(errors="replace").strip()
         os.close(descriptor)
         raise LogRefused(f"{folder} is in use by another trisync server (process {owner or 'unknown'})") from None
-    os.ftruncate(descriptor, 0)
-    os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    try:
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
+    except OSError as error:
+        os.close(descriptor)
+        raise OSError(error.errno, error.strerror, str(path)) from None
     return descriptor
 
 
