@@ -179,3 +179,22 @@ def test_who_was_refused_once_and_returns_is_awaited_as_everybody() -> None:
     assert subscriber in audience.around.pending
     subscriber.receive(memoryview(stream("lines", [message(1), message(2)])))
     assert subscriber not in audience.around.pending
+
+
+@pytest.mark.parametrize(
+    ("answer", "latencies"),
+    [
+        ({"op": "ok", "epoch": "e", "offset": 2}, 1),
+        ({"op": "error", "code": "limit", "message": "no"}, 0),
+    ],
+)
+def test_how_long_a_return_took_is_measured_of_those_who_were_let_in(answer: dict[str, Any], latencies: int) -> None:
+    audience = Audience("lines", 1)
+    (subscriber,) = audience.subscribers
+    subscriber.open()
+    subscriber.expect({"c": 2}, returned_us=1)
+    subscriber.opened()
+    messages = [] if latencies == 0 else [message(1), message(2)]
+    subscriber.receive(memoryview(stream("lines", [json.dumps(answer | {"id": 1}).encode(), *messages])))
+    assert subscriber not in audience.around.pending
+    assert len(audience.gauge.tick(0, 0.0).latencies) == latencies

@@ -294,7 +294,7 @@ class Subscriber(Speaker):
         if self._has_goals():
             self._awaits_goals = False
             self.around.done(self)
-            if self._returned_us:
+            if self._returned_us and all(cursor.subscribed for cursor in self.cursors.values()):
                 self.gauge.took(self._returned_us)
 
     def hear(self, word: Word, wire: bytes) -> None:
