@@ -31,7 +31,7 @@ from trisync.loadtest.results import (
     distribution,
     to_json,
 )
-from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, shows_growth
+from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, on_the_rate, shows_growth
 from trisync.loadtest.target import Usage
 
 MEBIBYTE = 1024 * 1024
@@ -397,3 +397,25 @@ def test_no_two_marks_of_an_axis_are_the_same_text(server_cpu: float) -> None:
 def test_what_a_server_has_removed_is_not_outstanding() -> None:
     ticks = [tick(9 + second, due=10 * second, delivered=6 * second, trimmed=3 * second) for second in range(6)]
     assert [sample.backlog for sample in recorded(*ticks).series] == [2, 3, 4, 5]
+
+
+@pytest.mark.parametrize(
+    ("rate", "measured_s", "acked", "said"),
+    [
+        (1.5, 1.0, 1, None),
+        (1.5, 20.0, 20, "20 of 30 publishes"),
+        (1000.0, 10.0, 9810, None),
+        (1000.0, 10.0, 9700, "9,700 of 10,000 publishes"),
+        (0.0, 10.0, 0, None),
+    ],
+)
+def test_a_rate_is_kept_where_what_was_due_was_acknowledged_save_for_parts_of_a_message(
+    rate: float, measured_s: float, acked: int, said: str | None
+) -> None:
+    recorder = recorded()
+    recorder.measure(10_000_000)
+    recorder.add(tick(10))
+    recorder.add(tick(10 + measured_s, acked=acked))
+    remarks = on_the_rate(Plan(scenario="latency", rate=rate), recorder.throughput())
+    whole = f"The rate was not kept: {said} were acknowledged while it was measured."
+    assert remarks == ([] if said is None else [whole])
