@@ -4,6 +4,7 @@ Fed by the crew and read by the live display; knows no processes and no clock of
 ticks made by hand.
 """
 
+import statistics
 import sys
 from collections.abc import Callable
 from typing import NamedTuple
@@ -254,10 +255,7 @@ def slope_per_h(points: list[tuple[float, int]]) -> float | None:
     """The slope of a least-squares line through (seconds, bytes), in bytes an hour."""
     if len(points) < 3:
         return None
-    mean_x = sum(x for x, _ in points) / len(points)
-    mean_y = sum(y for _, y in points) / len(points)
-    spread = sum((x - mean_x) ** 2 for x, _ in points)
-    return round(3600 * sum((x - mean_x) * (y - mean_y) for x, y in points) / spread, 1)
+    return round(3600 * statistics.linear_regression(*zip(*points, strict=True)).slope, 1)
 
 
 def _cpu(first: Tick, last: Tick) -> float:

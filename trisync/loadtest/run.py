@@ -3,6 +3,7 @@
 import math
 import os
 import platform
+import re
 import resource
 import secrets
 from collections.abc import Callable
@@ -195,13 +196,7 @@ def why_full(idle: float | None, server_cpu: float | None, generator_cpu: float,
 
 def describe_machine() -> str:
     """This machine, for a report: processor, cores, kernel."""
-    model = ""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                model = line.partition(":")[2].strip() + ", "
-                break
-    except OSError:
-        pass
+    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)  # not on every machine
+    processor = f"{model[1]}, " if model else ""
     cores = len(os.sched_getaffinity(0))
-    return f"{model}{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
+    return f"{processor}{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"

@@ -11,6 +11,7 @@ import select
 import sys
 import time
 from collections import deque
+from itertools import accumulate
 from typing import Any, NoReturn
 
 import msgspec
@@ -44,14 +45,8 @@ _orders = msgspec.json.Decoder(AnyOrder)
 
 def cumulated_popularity(channels: int, exponent: float) -> list[float]:
     """Upper ends of the channels' shares of 0 to 1, by Zipf's law: the nth of them weighs 1 / n^exponent."""
-    weights = [1 / (number + 1) ** exponent for number in range(channels)]
-    total = sum(weights)
-    ends = []
-    end = 0.0
-    for weight in weights[:-1]:
-        end += weight / total
-        ends.append(end)
-    return ends  # the last one's is 1, whatever rounding says
+    *ends, total = accumulate((number + 1) ** -exponent for number in range(channels))
+    return [end / total for end in ends]  # the last one's is 1, whatever rounding says
 
 
 class Worker:
