@@ -28,7 +28,7 @@ import msgspec
 from msgspec import Struct
 
 from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
-from trisync.loadtest.links import Client, Link, Loop, Ready
+from trisync.loadtest.links import Client, Link, Loop
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.peer_clients import Listener, Producer
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
@@ -90,71 +90,20 @@ CHANNEL = "load"
 """Where everything is published; the server is new and has nothing else."""
 
 
-class SweepingLoop(Loop):
-    """A loop some of whose connections are not heard at once, but all together every now and then."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._aside = select.epoll()
-        self._aside_fds: set[int] = set()
-        self._sweep_us = 0
-        self._next_sweep_us = 0
-
-    def set_aside(self, whose: list[Ready], sweep_s: float) -> None:
-        """From now on hear these in sweeps."""
-        self._sweep_us = int(sweep_s * 1e6)
-        for fd in [fd for fd, who in self._waiting.items() if who in whose]:
-            self._epoll.unregister(fd)
-            self._aside.register(fd, select.EPOLLIN)
-            self._aside_fds.add(fd)
-
-    def change(self, fd: int, events: int) -> None:
-        if fd in self._aside_fds:
-            self._aside.modify(fd, events)
-        else:
-            super().change(fd, events)
-
-    def forget(self, fd: int) -> None:
-        if fd in self._aside_fds:
-            self._aside_fds.remove(fd)
-            self._aside.unregister(fd)
-            del self._waiting[fd]
-        else:
-            super().forget(fd)
-
-    def turn(self, timeout_s: float) -> None:
-        if not self._aside_fds:
-            super().turn(timeout_s)
-            return
-        super().turn(max(0.0, min(timeout_s, (self._next_sweep_us - clock_us()) / 1e6)))
-        if clock_us() >= self._next_sweep_us:
-            self.sweep()
-
-    def sweep(self) -> None:
-        """Hear those set aside, now."""
-        for fd, events in self._aside.poll(0):
-            who = self._waiting.get(fd)
-            if who is not None:
-                who.ready(events)
-        self._next_sweep_us = clock_us() + self._sweep_us
-
-    def close(self) -> None:
-        super().close()
-        self._aside.close()
-
-
 class Generator:
     """All connections of one measurement, on one loop."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
-        self._loop = SweepingLoop()
+        self._loop = Loop()
         self._problems = Problems()
         self._gauge = Gauge(0, self._problems)
         self._around = Surroundings(self._gauge, self._connect)
         self._trail = Trail(0, CHANNEL, self._gauge, TRAIL_BYTES)
         self._stores = False
         """Whether it is a peer that can say how much it has stored."""
+        self._aside: list[Link] = []
+        """Connections that are heard in sweeps."""
         self._subscribers: list[Subscriber]
         self._publishers: list[Publisher] | list[Producer]
         names = [f"subscriber {number}" for number in range(load.subscribers)]
@@ -189,8 +138,7 @@ class Generator:
         """Connect, load, await everything, compare."""
         self._open([*self._subscribers, *self._publishers])
         if self._load.sweep_s:
-            links = [each.link for each in self._subscribers[1:] if each.link is not None]
-            self._loop.set_aside([*links], self._load.sweep_s)
+            self._set_aside([each.link for each in self._subscribers[1:] if each.link is not None])
         per_s = generator_cpu = 0.0
         server_cpu = machine_idle = None
         if not self._problems:
@@ -214,6 +162,22 @@ class Generator:
                 speaker.open()
             self._await_all()
 
+    def _set_aside(self, links: list[Link]) -> None:
+        """From now on hear these all together, every now and then."""
+        self._aside = links
+        for link in links:
+            link.pause()
+        self._sweep_on()
+
+    def _sweep_on(self) -> None:
+        self._sweep()
+        self._loop.after(self._load.sweep_s, self._sweep_on)
+
+    def _sweep(self) -> None:
+        for link in self._aside:
+            if link.usable:
+                link.ready(select.EPOLLIN)
+
     def _counted(self) -> int:
         return self._gauge.totals.delivered if self._subscribers else self._gauge.totals.acked
 
@@ -236,7 +200,7 @@ class Generator:
         """Go on until a time, or the first problem; then what was counted until it, and this process's CPU time."""
         while (left_us := at_us - clock_us()) > 0 and not self._problems:
             self._loop.turn(min(TURN_S, left_us / 1e6))
-        self._loop.sweep()
+        self._sweep()
         look = Look(clock_us(), usage(self._load.pid), machine_idle_s())
         return look, self._counted(), time.process_time()
 
