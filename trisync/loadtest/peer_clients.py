@@ -12,7 +12,7 @@ from trisync.loadtest.peer_dialects import REPLY, Dialect, count_replies
 from trisync.loadtest.plan import clock_us
 from trisync.loadtest.publishers import PIECE
 from trisync.loadtest.trails import Trail
-from trisync.loadtest.transports import CLOSE, PING, PONG, TEXT, UNREADABLE, Malformed, Piece
+from trisync.loadtest.transports import PING, PONG, TEXT, UNREADABLE, Malformed, Piece
 
 NUMBER_DIGITS = 9
 TIME_DIGITS = 15
@@ -21,7 +21,36 @@ TIME_DIGITS = 15
 _decode_lines = msgspec.json.Decoder(Mark).decode_lines
 
 
-class Listener(Subscriber):
+class PeerClient(Speaker):
+    """What the clients of a peer do alike."""
+
+    _dialect: Dialect
+    _greeting: bytes
+    """What it says first."""
+
+    def opened(self) -> None:
+        self.gauge.totals.opened += 1
+        if self._greeting:
+            self.ask(self._greeting)
+        self.ping()
+
+    def ping(self) -> None:
+        assert self.link is not None
+        self.around.pending.add(self)
+        masker = self.link.masker
+        self.link.send(self._dialect.ping if masker is None else masker.control(PING, b""))
+
+    def _take(self, piece: Piece, wire: bytes) -> None:
+        assert self.link is not None
+        if piece.opcode == PONG:
+            self.around.done(self)
+        elif piece.opcode == PING and self.link.masker is None:
+            self.link.send(self._dialect.pong)
+        else:
+            super()._take(piece, wire)
+
+
+class Listener(PeerClient, Subscriber):
     """A subscriber of a peer. A message's number is its offset: there is one publisher."""
 
     def __init__(self, name: str, around: Surroundings, trail: Trail, dialect: Dialect, message_bytes: int) -> None:
@@ -29,19 +58,11 @@ class Listener(Subscriber):
         self.producer: Producer | None = None
         """Whose messages are in flight until this subscriber has them."""
         self._dialect = dialect
+        self._greeting = dialect.hello + dialect.subscribe
         self._cursor = self.cursors[trail.channel]
         self._header = dialect.delivered(message_bytes)
         self._message_bytes = message_bytes
         self._message_size = len(self._header) + message_bytes + (0 if dialect.transport == "ws" else 2)
-
-    def opened(self) -> None:
-        self.gauge.totals.opened += 1
-        if self._dialect.subscribe:
-            self.ask(self._dialect.hello + self._dialect.subscribe)
-        self.ping()
-
-    def ping(self) -> None:
-        _ping(self, self._dialect)
 
     def receive(self, chunk: memoryview) -> None:
         super().receive(chunk)
@@ -71,7 +92,7 @@ class Listener(Subscriber):
             (mark,) = _marks(piece.payload)
             self._cursor.take(mark.number, mark, wire)
         else:
-            _take_control(self, self._dialect, piece)
+            super()._take(piece, wire)
 
 
 def _marks(lines: bytes) -> list[Mark]:
@@ -81,25 +102,6 @@ def _marks(lines: bytes) -> list[Mark]:
         raise Malformed(f"{error}: {lines[:80]!r}") from None
 
 
-def _ping(speaker: Speaker, dialect: Dialect) -> None:
-    """Have a pong awaited, and so all that the peer sent before."""
-    assert speaker.link is not None
-    speaker.around.pending.add(speaker)
-    masker = speaker.link.masker
-    speaker.link.send(dialect.ping if masker is None else masker.control(PING, b""))
-
-
-def _take_control(speaker: Speaker, dialect: Dialect, piece: Piece) -> None:
-    assert speaker.link is not None
-    if piece.opcode == PONG:
-        speaker.around.done(speaker)
-    elif piece.opcode == PING:
-        masker = speaker.link.masker
-        speaker.link.send(dialect.pong if masker is None else masker.control(PONG, piece.payload))
-    elif piece.opcode == CLOSE:
-        speaker.link.end(f"the server closed with {int.from_bytes(piece.payload[:2], 'big')}")
-
-
 def _publish_template(dialect: Dialect, number: int, message_bytes: int) -> bytes:
     """A publish but for its number and time. Its data is a Mark with spaces in it, so that all are of one size."""
     data = b'[0,%d,%%-%dd,%%-%dd,"' % (number, NUMBER_DIGITS, TIME_DIGITS)
@@ -107,7 +109,7 @@ def _publish_template(dialect: Dialect, number: int, message_bytes: int) -> byte
     return before + data + b"x" * (message_bytes - len(data % (0, 0)) - 2) + b'"]' + behind
 
 
-class Producer(Speaker):
+class Producer(PeerClient):
     """A publisher: keeps its window full."""
 
     def __init__(self, number: int, around: Surroundings, dialect: Dialect, message_bytes: int) -> None:
@@ -116,20 +118,12 @@ class Producer(Speaker):
         self.stored: int | None = None
         """What the peer says that it has stored, once it was asked."""
         self._dialect = dialect
+        self._greeting = dialect.hello
         self._window = 0
         self._template = _publish_template(dialect, number, message_bytes)
         self._landed = 0
         self._left = 0
         self._counting = False
-
-    def opened(self) -> None:
-        self.gauge.totals.opened += 1
-        if self._dialect.hello:
-            self.ask(self._dialect.hello)
-        self.ping()
-
-    def ping(self) -> None:
-        _ping(self, self._dialect)
 
     def start(self, left: int, window: int) -> None:
         """Send up to `left` messages, `window` of them in flight; it is pending until it is stopped and none is."""
@@ -191,7 +185,7 @@ class Producer(Speaker):
         elif piece.opcode == REPLY:
             self._answer(1)
         else:
-            _take_control(self, self._dialect, piece)
+            super()._take(piece, wire)
 
     def _answer(self, count: int) -> None:
         if self._dialect.ask_count:
