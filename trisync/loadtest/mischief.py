@@ -76,8 +76,7 @@ class Mischief:
         self._after = after
         self._rate = rate
         self._chance = chance
-        self._ends: dict[int, Callable[[], None]] = {}
-        self._begun = 0
+        self._ends: list[Callable[[], None]] = []
         self._stopped = False
         self._plan_next()
 
@@ -92,19 +91,17 @@ class Mischief:
     def stop(self) -> None:
         """End all trouble: who stalls reads again, and who vanished is gone."""
         self._stopped = True
-        for number in list(self._ends):
-            self._end(number)
+        for end in list(self._ends):
+            self._end(end)
 
     def _lasts(self, seconds: float, end: Callable[[], None]) -> None:
         """Have some trouble ended after a while, or by stop()."""
-        self._begun += 1
-        number = self._begun
-        self._ends[number] = end
-        self._after(seconds, lambda: self._end(number))
+        self._ends.append(end)
+        self._after(seconds, lambda: self._end(end))
 
-    def _end(self, number: int) -> None:
-        end = self._ends.pop(number, None)
-        if end is not None:
+    def _end(self, end: Callable[[], None]) -> None:
+        if end in self._ends:
+            self._ends.remove(end)
             end()
 
     def _choose(self) -> tuple[Subscriber, Link] | None:
