@@ -248,28 +248,28 @@ def run_until_signal(
     came: list[int] = []
     signals = _signals()
     before = {each: signal.signal(each, lambda number, _: came.append(number)) for each in signals}
-    result: T | None = None
+    results: list[T] = []
     failure: BaseException | None = None
     try:
-        result = trio.run(_until_signal, work, signals, came, interrupted)
+        results = trio.run(_until_signal, work, signals, came, interrupted)
     except* failures as group:
         failure = first_of(group)
     finally:
         for each, handler in before.items():
             # Ignored, and not with a handler: Python takes those back in its last moments.
-            signal.signal(each, signal.SIG_IGN if came and result is None else handler)
+            signal.signal(each, signal.SIG_IGN if came and not results else handler)
     if failure is not None:  # raised here: Python before 3.11.4 makes a group of what an except* raises
         raise NotRun(in_words(failure))
-    if result is None:
+    if not results:
         raise Interrupted
-    return result
+    return results[0]
 
 
 async def _until_signal(
     work: Callable[[], Awaitable[T]], signals: list[signal.Signals], came: list[int], interrupted: trio.Event | None
-) -> T | None:
-    """The result; None where a signal came first, or had come already."""
-    result: T | None = None
+) -> list[T]:
+    """The result; none where a signal came first, or had come already."""
+    results: list[T] = []
     # Around the nursery: a second signal must not meet a handler that raises while the first one's work is done.
     with trio.open_signal_receiver(*signals) as received:
         async with trio.open_nursery() as nursery:
@@ -282,9 +282,9 @@ async def _until_signal(
                 nursery.cancel_scope.cancel()
 
             nursery.start_soon(heed_signals)
-            result = await work()
+            results.append(await work())
             nursery.cancel_scope.cancel()
-    return result
+    return results
 
 
 def _arguments() -> list[str]:

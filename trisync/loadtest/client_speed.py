@@ -43,18 +43,16 @@ async def measure(url: str, count: int) -> None:
                         break
 
 
-async def measure_in(backend: str, url: str, count: int) -> bool:
+async def measure_in(backend: str, url: str, count: int) -> None:
     """The same under an event loop of its own. Cancelled, it leaves that to the end of the process."""
     await trio.to_thread.run_sync(lambda: anyio.run(measure, url, count, backend=backend), abandon_on_cancel=True)
-    return True
 
 
-async def measure_a_new_server(scheme: str, backend: str, count: int) -> bool:
+async def measure_a_new_server(scheme: str, backend: str, count: int) -> None:
     """The same with a server that is there for this run. Raises TargetRefused and ServerFailed."""
     async with spawned("full") as target:
         host, port = target.tcp if scheme == "tcp" else target.web
         await measure_in(backend, f"{scheme}://{host}:{port}", count)
-    return True
 
 
 @click.command("client_speed", context_settings=SHOWN)
