@@ -103,6 +103,10 @@ def called(group: click.Context) -> list[str]:
 
 
 class _Group(click.Group):
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        ctx.obj = [*args]  # what the command line says from the scenario on, for the report
+        return super().parse_args(ctx, args)
+
     def get_help(self, ctx: click.Context) -> str:
         text = super().get_help(ctx).replace("\nCommands:\n", "\nScenarios:\n")
         return text.replace(_CALLED, shlex.join(called(ctx)))
@@ -227,7 +231,7 @@ def _plan(name: str, given: dict[str, Any]) -> Plan:
 def _run(plan: Plan, target: Target | str, display: Display) -> Result:
     group = click.get_current_context().parent
     assert group is not None
-    command = shlex.join([*called(group), *_arguments()])
+    command = shlex.join([*called(group), *group.obj])
     interrupted = trio.Event()
     with display:
         return run_until_signal(
@@ -285,12 +289,3 @@ async def _until_signal(
             results.append(await work())
             nursery.cancel_scope.cancel()
     return results
-
-
-def _arguments() -> list[str]:
-    """What the command line says from the scenario on."""
-    arguments = sys.argv[1:]
-    for position, argument in enumerate(arguments):
-        if argument in SCENARIOS:
-            return arguments[position:]
-    return []
