@@ -82,6 +82,14 @@ class Surroundings:
         self.pending.discard(who)
         self.gauge.moved_us = self.gauge.now_us
 
+    def give_up(self, waited_us: float) -> None:
+        """Report all that is awaited, after so long without any movement, and await it no more."""
+        for awaited in self.pending:
+            awaited.complain()
+        text = f"nothing moved for {waited_us / 1e6:.1f} s, and {len(self.pending):,} clients still waited"
+        self.gauge.problems.add("stalled", text)
+        self.pending.clear()
+
 
 class Speaker:
     """A client: its link, and what all of them do alike."""

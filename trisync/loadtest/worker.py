@@ -264,11 +264,7 @@ class Worker:
             waited_us = clock_us() - max(self._gauge.moved_us, self._load_until_us)
             if waited_us < self._plan.patience_s * 1e6:
                 return
-            for awaited in self._around.pending:
-                awaited.complain()
-            text = f"nothing moved for {waited_us / 1e6:.1f} s, and {len(self._around.pending):,} clients still waited"
-            self._problems.add("stalled", text)
-            self._around.pending.clear()
+            self._around.give_up(waited_us)
             self._to_open.clear()
         elif isinstance(self._order, Settle | Return) and not self._flushed:
             # A pong comes behind all that was sent before it: nothing uninvited is overlooked.
