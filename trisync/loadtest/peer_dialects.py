@@ -139,10 +139,6 @@ class Dialect(NamedTuple):
     """For its handshake and masks; anything but "ws" is plain TCP."""
 
 
-def _nothing(size: int) -> bytes:
-    return b""
-
-
 PeerDialect = Literal["redis-pubsub", "redis-streams", "nats", "node-ws"]
 
 DIALECTS: dict[PeerDialect, Dialect] = {
@@ -159,7 +155,7 @@ DIALECTS: dict[PeerDialect, Dialect] = {
             b"*5\r\n$4\r\nXADD\r\n$%d\r\n%b\r\n$1\r\n*\r\n$1\r\nd\r\n$%d\r\n" % (len(CHANNEL), CHANNEL, size),
             CRLF,
         ),
-        delivered=_nothing,
+        delivered=lambda size: b"",
         ping=b"PING\r\n",
         ask_count=b"XLEN %b\r\n" % CHANNEL,
     ),

@@ -72,18 +72,18 @@ class Load(Struct, frozen=True, kw_only=True):
     """How long nothing may move before what is awaited counts as lost."""
 
 
-class Outcome(Struct, frozen=True, kw_only=True):
+class Outcome(Struct, kw_only=True):
     """What it came to."""
 
-    per_s: float
+    per_s: float = 0.0
     """Deliveries a second to all subscribers together; without subscribers, acknowledged publishes a second."""
-    generator_cpu: float
-    server_cpu: float | None
-    machine_idle: float | None
+    generator_cpu: float = 0.0
+    server_cpu: float | None = None
+    machine_idle: float | None = None
     """Processor time in the measured part, in cores; the last is what nobody used."""
-    sent: int
-    delivered: int
-    problems: list[Problem]
+    sent: int = 0
+    delivered: int = 0
+    problems: list[Problem] = []
 
 
 CHANNEL = "load"
@@ -139,22 +139,14 @@ class Generator:
         self._open([*self._subscribers, *self._publishers])
         if self._load.sweep_s:
             self._set_aside([each.link for each in self._subscribers[1:] if each.link is not None])
-        per_s = generator_cpu = 0.0
-        server_cpu = machine_idle = None
+        outcome = Outcome()
         if not self._problems:
-            per_s, generator_cpu, server_cpu, machine_idle = self._measure()
+            outcome = self._measure()
             self._settle()
         self._loop.close()
-        totals = self._gauge.totals
-        return Outcome(
-            per_s=round(per_s, 1),
-            generator_cpu=round(generator_cpu, 3),
-            server_cpu=rounded(server_cpu),
-            machine_idle=rounded(machine_idle),
-            sent=totals.sent,
-            delivered=totals.delivered,
-            problems=self._problems.take(),
-        )
+        outcome.sent, outcome.delivered = self._gauge.totals.sent, self._gauge.totals.delivered
+        outcome.problems = self._problems.take()
+        return outcome
 
     def _open(self, speakers: list[Speaker]) -> None:
         for start in range(0, len(speakers), OPENING_MAX):
@@ -181,8 +173,8 @@ class Generator:
     def _counted(self) -> int:
         return self._gauge.totals.delivered if self._subscribers else self._gauge.totals.acked
 
-    def _measure(self) -> tuple[float, float, float | None, float | None]:
-        """What was counted a second, and the processor time of generator, server and nobody, in cores."""
+    def _measure(self) -> Outcome:
+        """Load for the time of the measurement."""
         began_us = clock_us()
         from_us = began_us + int(self._load.warmup_s * 1e6)
         until_us = from_us + int(self._load.duration_s * 1e6)
@@ -193,8 +185,12 @@ class Generator:
         for publisher in self._publishers:
             publisher.stop()
         elapsed_s = max(1, last.at_us - first.at_us) / 1e6
-        per_s, generator_cpu = (counted_last - counted) / elapsed_s, (cpu_last_s - cpu_s) / elapsed_s
-        return per_s, generator_cpu, first.server_cpu(last), first.machine_idle(last)
+        return Outcome(
+            per_s=round((counted_last - counted) / elapsed_s, 1),
+            generator_cpu=round((cpu_last_s - cpu_s) / elapsed_s, 3),
+            server_cpu=rounded(first.server_cpu(last)),
+            machine_idle=rounded(first.machine_idle(last)),
+        )
 
     def _look_at(self, at_us: int) -> tuple[Look, int, float]:
         """Go on until a time, or the first problem; then what was counted until it, and this process's CPU time."""
