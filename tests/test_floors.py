@@ -156,3 +156,8 @@ def test_an_except_star_raises_nothing_by_itself() -> None:
         for node in ast.walk(handler)
         if type(node) is ast.Raise
     ] == []
+
+
+def test_the_load_test_says_where_each_of_its_modules_stands() -> None:
+    modules = {module.rpartition(".")[2] for module in SOURCES if module.startswith("trisync.loadtest.")}
+    assert set(re.findall(r"`(\w+)`", ast.get_docstring(TREES["trisync.loadtest"]) or "")) == modules
