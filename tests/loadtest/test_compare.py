@@ -24,7 +24,8 @@ from trisync.loadtest.compare import ROWS, Contender, Goal, Measurement, Row, me
 from trisync.loadtest.compare_cli import compare_command
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.peer_load import Generator, Load
-from trisync.loadtest.peer_servers import PEERS, PeerFailed
+from trisync.loadtest.peer_servers import PEERS
+from trisync.loadtest.target import TargetRefused
 
 SIZE = 60
 NODE_MODULES = [Path(folder) for folder in os.environ.get("NODE_PATH", "").split(os.pathsep) if folder]
@@ -182,7 +183,7 @@ async def test_a_peer_that_does_not_start_is_no_run_and_says_why(
     options = ["-c", "raise SystemExit('no room')"]
     broken = PEERS["nats"]._replace(program=sys.executable, options=lambda port, folder: options)
     monkeypatch.setitem(PEERS, "nats", broken)
-    with pytest.raises(PeerFailed, match="NATS core did not start: no room"):
+    with pytest.raises(TargetRefused, match="NATS core did not start: no room"):
         async with peer_servers.running("nats", []):
             raise AssertionError("it is not there")
     assert os.listdir(temporary) == []

@@ -203,7 +203,7 @@ async def compare(
 ) -> Comparison:
     """Make all measurements, in rounds: each contender once, then each again. `say` is told of each.
 
-    Raises PeerFailed, TargetRefused, CrewFailed and OSError. Cancelled, it ends what it has started.
+    Raises TargetRefused, CrewFailed and OSError. Cancelled, it ends what it has started.
     """
     started = datetime.now(UTC)
     known = sorted({each.peer for name in rows for each in ROWS[name].contenders if each.peer is not None})

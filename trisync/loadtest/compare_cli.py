@@ -15,7 +15,6 @@ from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import LEAST, SHOWN, STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
-from trisync.loadtest.peer_servers import PeerFailed
 from trisync.loadtest.recording import BUSY_CPU
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.results import to_json
@@ -95,7 +94,7 @@ def compare_command(
     try:
         comparison = run_until_signal(
             lambda: compare(chosen, duration_s, rounds, modules, say, command),
-            (PeerFailed, TargetRefused, CrewFailed, OSError),
+            (TargetRefused, CrewFailed, OSError),
         )
     except Interrupted:
         raise Interrupted(unwritten=[json_file]) from None

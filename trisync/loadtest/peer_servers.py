@@ -18,9 +18,10 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from trisync.loadtest.crew import environment
+from trisync.loadtest.crew import CrewFailed, environment
 from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load, Outcome
+from trisync.loadtest.target import TargetRefused
 
 START_S = 20.0
 """How long a peer may take until it accepts connections."""
@@ -29,10 +30,6 @@ LOOK_EVERY_S = 0.02
 """How often it is tried; a peer has no other common way to say that it is ready."""
 
 WS_FANOUT = Path(__file__).resolve().parent.parent.parent / "tools" / "peers" / "ws_fanout.mjs"
-
-
-class PeerFailed(Exception):
-    """A peer did not start, or a load could not be made; the message says what is known."""
 
 
 class Peer(NamedTuple):
@@ -116,11 +113,11 @@ def free_port() -> int:
 
 @asynccontextmanager
 async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tuple[int, int]]:
-    """A peer that accepts connections, as (port, pid). Raises PeerFailed. It is ended and its folder removed."""
+    """A peer that accepts connections, as (port, pid). Raises TargetRefused. It is ended and its folder removed."""
     peer = PEERS[dialect]
     program = peer.find(modules)
     if program is None:
-        raise PeerFailed(missing(peer))
+        raise TargetRefused(missing(peer))
     folder = tempfile.mkdtemp(prefix="trisync-compare-")
     process = None
     try:
@@ -139,7 +136,7 @@ async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tu
                 await trio.sleep(LOOK_EVERY_S)
         if scope.cancelled_caught or process.poll() is not None:
             text = (Path(folder) / "said").read_text(errors="replace").strip()
-            raise PeerFailed(f"{peer.name} did not start: {text or 'it said nothing'}")
+            raise TargetRefused(f"{peer.name} did not start: {text or 'it said nothing'}")
         yield port, process.pid
     finally:
         with trio.CancelScope(shield=True):
@@ -164,7 +161,7 @@ def missing(peer: Peer) -> str:
 
 
 async def apply(load: Load) -> Outcome:
-    """Have a process carry a load out. Raises PeerFailed. Cancelled, it ends that process."""
+    """Have a process carry a load out. Raises CrewFailed. Cancelled, it ends that process."""
     done = await trio.run_process(
         [sys.executable, "-m", "trisync.loadtest.peer_load"],
         stdin=msgspec.json.encode(load),
@@ -174,5 +171,5 @@ async def apply(load: Load) -> Outcome:
         start_new_session=True,
     )
     if done.returncode != 0:
-        raise PeerFailed(f"the generator ended with status {done.returncode}")
+        raise CrewFailed(f"the generator ended with status {done.returncode}")
     return msgspec.json.decode(done.stdout, type=Outcome)
