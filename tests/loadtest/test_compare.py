@@ -169,12 +169,13 @@ async def test_a_peer_is_measured_keeps_everything_and_leaves_nothing_behind(
 
 
 async def test_a_peer_is_ended_with_its_measurement(peer: PeerDialect) -> None:
-    async with peer_servers.running(peer, NODE_MODULES) as (port, pid):
-        os.kill(pid, 0)
+    async with peer_servers.running(peer, NODE_MODULES) as target:
+        assert target.pid is not None
+        os.kill(target.pid, 0)
     with pytest.raises(ProcessLookupError):
-        os.kill(pid, 0)
+        os.kill(target.pid, 0)
     with pytest.raises(ConnectionRefusedError):
-        socket.create_connection(("127.0.0.1", port)).close()
+        socket.create_connection(target.tcp).close()
 
 
 async def test_a_peer_that_does_not_start_is_no_run_and_says_why(

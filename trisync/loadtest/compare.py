@@ -6,8 +6,7 @@ for it, is in peer_load.py. Each measurement has one server, new, and one genera
 
 import platform
 import statistics
-from collections.abc import AsyncIterator, Callable, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from itertools import product
 from pathlib import Path
@@ -242,15 +241,17 @@ async def measure(row: Row, contender: Contender, duration_s: float, modules: li
     """One contender once, on a server of its own. Raises as compare()."""
     warmup_s = min(WARMUP_S_MAX, WARMUP_SHARE * duration_s)
     problems = Problems()
+    server = spawned("full") if contender.peer is None else running(contender.peer, modules)
     try:
-        async with _server(contender, modules) as (host, port, pid):
+        async with server as target:
+            host, port = target.door(contender.transport or "lines")
             outcome = await apply(
                 Load(
                     transport=contender.transport,
                     peer=contender.peer,
                     host=host,
                     port=port,
-                    pid=pid,
+                    pid=target.pid,
                     publishers=row.publishers,
                     subscribers=row.subscribers,
                     window=contender.window,
@@ -260,24 +261,11 @@ async def measure(row: Row, contender: Contender, duration_s: float, modules: li
                     sweep_s=row.sweep_s,
                 )
             )
-    except ServerFailed as failure:  # at its stop
+    except ServerFailed as failure:  # trisync's, at its stop
         problems.add("crashed", str(failure))
     problems.merge(outcome.problems)
     said = [_in_words(problem) for problem in problems.listed()]
     return Measurement(outcome.per_s, outcome.generator_cpu, outcome.server_cpu, said, outcome.machine_idle)
-
-
-@asynccontextmanager
-async def _server(contender: Contender, modules: list[Path]) -> AsyncIterator[tuple[str, int, int]]:
-    """A new server for a contender: host, port and process. Raises ServerFailed where trisync does not stop well."""
-    if contender.peer is not None:
-        async with running(contender.peer, modules) as (port, pid):
-            yield "127.0.0.1", port, pid
-    else:
-        assert contender.transport is not None
-        async with spawned("full") as target:
-            assert target.pid is not None
-            yield *target.door(contender.transport), target.pid
 
 
 def _in_words(problem: Problem) -> str:

@@ -53,7 +53,7 @@ class Load(Struct, frozen=True, kw_only=True):
     peer: PeerDialect | None = None
     host: str
     port: int
-    pid: int
+    pid: int | None
     """The server's process, to see what it costs."""
     publishers: int
     subscribers: int

@@ -21,7 +21,7 @@ import trio
 from trisync.loadtest.crew import CrewFailed, environment
 from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load, Outcome
-from trisync.loadtest.target import TargetRefused
+from trisync.loadtest.target import Target, TargetRefused
 
 START_S = 20.0
 """How long a peer may take until it accepts connections."""
@@ -112,8 +112,8 @@ def free_port() -> int:
 
 
 @asynccontextmanager
-async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tuple[int, int]]:
-    """A peer that accepts connections, as (port, pid). Raises TargetRefused. It is ended and its folder removed."""
+async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[Target]:
+    """A peer that accepts connections, at one door. Raises TargetRefused. It is ended and its folder removed."""
     peer = PEERS[dialect]
     program = peer.find(modules)
     if program is None:
@@ -137,7 +137,8 @@ async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[tu
         if scope.cancelled_caught or process.poll() is not None:
             text = (Path(folder) / "said").read_text(errors="replace").strip()
             raise TargetRefused(f"{peer.name} did not start: {text or 'it said nothing'}")
-        yield port, process.pid
+        door = "127.0.0.1", port
+        yield Target(door, door, process.pid, None)
     finally:
         with trio.CancelScope(shield=True):
             if process is not None:
