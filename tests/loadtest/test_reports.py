@@ -372,14 +372,14 @@ def test_figures_are_short() -> None:
 
 
 def test_axes_cover_their_values_with_round_ticks() -> None:
-    axis = linear_axis("", [0, 8.6e6], count_text)
+    axis = linear_axis([0, 8.6e6], count_text)
     assert [text for _, text in axis.ticks] == ["0", "2 M", "4 M", "6 M", "8 M", "10 M"]
     assert axis.place(8.6e6) <= 1
-    sizes = linear_axis("", [85 * MEBIBYTE], size_text, base=1024)
+    sizes = linear_axis([85 * MEBIBYTE], size_text, base=1024)
     assert [text for _, text in sizes.ticks] == ["0 B", "20 MiB", "40 MiB", "60 MiB", "80 MiB", "100 MiB"]
-    logarithmic = log_axis("", [150, 90_000], time_text)
+    logarithmic = log_axis([150, 90_000], time_text)
     assert [text for _, text in logarithmic.ticks] == ["100 µs", "300 µs", "1 ms", "3 ms", "10 ms", "30 ms", "100 ms"]
-    percentiles = percentile_axis("", 1000)
+    percentiles = percentile_axis(1000)
     assert [text for _, text in percentiles.ticks] == ["50", "", "90", "99", "99.9"]
     assert [percentiles.place(value) for value in (0, 90, 100)] == [0, pytest.approx(1 / 3), 1]
 

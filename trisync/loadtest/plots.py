@@ -27,16 +27,16 @@ class Line(NamedTuple):
 class Axis(NamedTuple):
     """An axis: how values become places between 0 and 1, and which of them are written on it."""
 
-    label: str
     place: Callable[[float], float]
     ticks: list[tuple[float, str]]
+    label: str = ""
 
 
 def linear_axis(
-    label: str,
     values: Sequence[float],
     text: Callable[[float], str],
     *,
+    label: str = "",
     base: float = 1000.0,
     least: float = 0.0,
     tight: bool = False,
@@ -47,7 +47,7 @@ def linear_axis(
     step = nice_step(max(least, top / 4.5), base)
     end = top if tight else step * math.ceil(top / step * 0.999)
     ticks = [(step * number, brief(text(step * number))) for number in range(int(end / step * 1.001) + 1)]
-    return Axis(label, lambda value: value / end, ticks)
+    return Axis(lambda value: value / end, ticks, label)
 
 
 def brief(text: str) -> str:
@@ -65,7 +65,7 @@ def nice_step(least: float, base: float) -> float:
     return next(unit * power * factor for factor in (1, 2, 2.5, 5, 10) if unit * power * factor >= least * 0.999)
 
 
-def log_axis(label: str, values: Sequence[float], text: Callable[[float], str]) -> Axis:
+def log_axis(values: Sequence[float], text: Callable[[float], str]) -> Axis:
     """From below the smallest value to above the largest, decades ticked; values below 1 count as 1."""
     values = [max(1.0, value) for value in values] or [1.0]
     low, high = math.log10(min(values)), math.log10(max(values))
@@ -79,10 +79,10 @@ def log_axis(label: str, values: Sequence[float], text: Callable[[float], str]) 
         for factor in (1, 3)
         if start - 0.01 <= math.log10(factor * 10.0**decade) <= end + 0.01
     ]
-    return Axis(label, lambda value: (math.log10(max(1.0, value)) - start) / (end - start), ticks)
+    return Axis(lambda value: (math.log10(max(1.0, value)) - start) / (end - start), ticks)
 
 
-def percentile_axis(label: str, count: int) -> Axis:
+def percentile_axis(count: int) -> Axis:
     """HDR's scale: each nine of the percentile is as wide as the one before it, up to one in `count`."""
     nines = min(NINES_MAX, max(2, math.ceil(math.log10(max(count, 10)) - 0.3)))
     texts = ["", "90", "99"] + [f"99.{'9' * more}" for more in range(1, nines - 1)]  # no room for a % behind each
@@ -92,7 +92,7 @@ def percentile_axis(label: str, count: int) -> Axis:
     def place(percentile: float) -> float:
         return -math.log10(max(least, 1 - percentile / 100)) / nines
 
-    return Axis(label, place, [(50.0, "50"), *ticks])
+    return Axis(place, [(50.0, "50"), *ticks], "percentile")
 
 
 def plot(title: str, lines: Sequence[Line], x_axis: Axis, y_axis: Axis) -> str:

@@ -170,12 +170,12 @@ def _plots(result: Result) -> list[str]:
     series, plan, spread = result.series, result.plan, _plots_by_percentile(result)
     if not series:
         return spread
-    seconds = linear_axis("seconds", [sample.at_s for sample in series], lambda value: f"{value:g}", tight=True)
+    seconds = linear_axis([sample.at_s for sample in series], lambda value: f"{value:g}", label="seconds", tight=True)
 
     def over_time(
         title: str, lines: list[Line], text: Callable[[float], str], base: float = 1000.0, least: float = 1.0
     ) -> str:
-        return plot(title, lines, seconds, linear_axis("", _values(lines), text, base=base, least=least))
+        return plot(title, lines, seconds, linear_axis(_values(lines), text, base=base, least=least))
 
     what = "Handshakes" if plan.connections else "Deliveries" if plan.subscribers else "Acknowledged publishes"
     rates = Line(what, [(sample.at_s, rate_of(sample, plan)) for sample in series], filled=True)
@@ -187,7 +187,7 @@ def _plots(result: Result) -> list[str]:
     memory = Line("memory", _points(series, "server_memory_bytes"), filled=True)
     plots = [
         over_time(f"{what} a second", [rates], count_text),
-        plot(f"Time {_latency_name(result)}", times, seconds, log_axis("", _values(times), time_text)),
+        plot(f"Time {_latency_name(result)}", times, seconds, log_axis(_values(times), time_text)),
         *spread,
     ]
     if _values([memory]):
@@ -211,8 +211,8 @@ def _plots_by_percentile(result: Result) -> list[str]:
         return []
     count = max(latency.count for _, latency in _distributions(result))
     most = [Line(label, [point for point in points if point[0] >= 20]) for label, points, _ in curves]
-    axis = log_axis("", _values(most), time_text)
-    return [plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis("percentile", count), axis)]
+    axis = log_axis(_values(most), time_text)
+    return [plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis(count), axis)]
 
 
 def _values(lines: list[Line]) -> list[float]:
