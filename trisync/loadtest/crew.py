@@ -38,8 +38,7 @@ class Crew:
     def __init__(self, processes: list[trio.Process], ticked: Callable[[Tick], None]) -> None:
         self._processes = processes
         self._ticked = ticked
-        self._done: dict[int, Done] = {}
-        self._all_done = trio.Event()
+        self._report_done, self._dones = trio.open_memory_channel[Done](len(processes))
         self._dismissed = False
 
     async def obey(self, order: Order, interrupted: trio.Event | None = None) -> list[Done]:
@@ -47,15 +46,13 @@ class Crew:
 
         Once `interrupted` is set, they are told that it is Enough.
         """
-        self._done = {}
-        self._all_done = trio.Event()
         await self._tell_all(order)
         async with trio.open_nursery() as nursery:
             if interrupted is not None:
                 nursery.start_soon(self._cut_short, interrupted)
-            await self._all_done.wait()
+            dones = [await self._dones.receive() for _ in self._processes]
             nursery.cancel_scope.cancel()
-        return list(self._done.values())
+        return dones
 
     async def _cut_short(self, interrupted: trio.Event) -> None:
         await interrupted.wait()
@@ -82,9 +79,7 @@ class Crew:
                 if isinstance(report, Tick):
                     self._ticked(report)
                 else:
-                    self._done[report.worker] = report
-                    if len(self._done) == len(self._processes):
-                        self._all_done.set()
+                    self._report_done.send_nowait(report)
             if len(rest) > REPORT_BYTES_MAX:
                 raise CrewFailed("a worker says too much")
         if not self._dismissed:
