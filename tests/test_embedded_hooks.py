@@ -71,6 +71,24 @@ async def test_a_hook_that_fails_refuses_one_request_with_a_reference_that_is_in
         assert (await peer.request("publish", channel="good", data=1))["offset"] == 1
 
 
+async def test_what_a_hook_cannot_publish_as_the_server_stops_is_no_bug_of_the_hook(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    server = a_server(tmp_path)
+
+    @server.on_disconnect
+    async def note(client: Client) -> None:
+        await server.publish("visits", client.ended)
+
+    async with serving(server) as running, running.lines() as peer:
+        await peer.request("ping")
+        server.drain()
+        assert (await peer.receive())["op"] == "goodbye"
+    [told] = [record for record in caplog.records if "the hook" in record.message]
+    assert (told.levelno, told.exc_info) == (logging.WARNING, None)
+    assert "note raised: the server has stopped; nothing was stored (draining), reference" in told.message
+
+
 async def test_publishes_of_a_connection_are_stored_and_answered_in_order_whichever_have_hooks(tmp_path: Path) -> None:
     server = a_server(tmp_path)
 

@@ -266,10 +266,17 @@ def _refuse_in(error: BaseException) -> Refuse | None:
     return error if isinstance(error, Refuse) else None
 
 
+_PASSING = {"unavailable", "draining"}
+"""What the server's own calls raise through no fault of the hook: a traceback for each client would say no more."""
+
+
 def _bug(reference: str, hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
     """Log a hook's failure, and give the error that tells the client where to find it in the log."""
     name = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
-    what = problem if isinstance(problem, str) else "raised"
-    trace = problem if isinstance(problem, BaseException) else None
-    logger.error("%s: a bug, the hook %s %s, reference %s", client.peer, name, what, reference, exc_info=trace)
+    if isinstance(problem, WireError) and problem.code in _PASSING:
+        logger.warning("%s: the hook %s raised: %s, reference %s", client.peer, name, problem, reference)
+    else:
+        what = problem if isinstance(problem, str) else "raised"
+        trace = problem if isinstance(problem, BaseException) else None
+        logger.error("%s: a bug, the hook %s %s, reference %s", client.peer, name, what, reference, exc_info=trace)
     return WireError("internal", f"an internal error, logged with the reference {reference}", closes=closes)
