@@ -10,11 +10,13 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from itertools import groupby
 from operator import attrgetter
+from typing import Any, TypeVar
 
 import trio
 from msgspec import UNSET, UnsetType
 
 from trisync.core.channels import YIELD_EVERY, Channel
+from trisync.core.errands import Errand
 from trisync.core.fair_queue import FairQueue
 from trisync.core.presence import Presence
 from trisync.core.shared_reads import SharedReads
@@ -41,20 +43,11 @@ from trisync.wire.replies import ephemeral_message
 
 logger = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 GATHER_BYTES_MAX = 64 * 1024
 """While no more waits, as Submission counts it, others are let join before it is committed: some 200 small publishes.
 Of more, a commit's own cost is small, and what comes meanwhile is better decoded while the disk works."""
-
-
-class _Errand:
-    """What is to be done between two batches, and how it ended."""
-
-    __slots__ = ("done", "problem", "work")
-
-    def __init__(self, work: Callable[[], Awaitable[None]]) -> None:
-        self.work = work
-        self.done = trio.Event()
-        self.problem: LogUnavailable | None = None
 
 
 class Broker:
@@ -77,7 +70,7 @@ class Broker:
         self._answered: Sequence[Run] = ()  # what it stored, from then on until all of it is fanned out
         self._written = 0  # subscribers since others had a turn
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
-        self._errands: deque[_Errand] = deque()
+        self._errands: deque[Errand[Any]] = deque()
         self._troubles = Troubles(logger)
         self.stored: Callable[[list[Run]], None] = lambda runs: None
         """Called with what each batch stored, behind its fan-out; must not block or raise."""
@@ -162,8 +155,7 @@ class Broker:
             for answered in self._waiting:
                 answered.set()
             for errand in self._errands:
-                errand.problem = LogUnavailable("the server has stopped")
-                errand.done.set()
+                errand.call_off(LogUnavailable("the server has stopped"))
 
     async def _run(self) -> None:
         while True:
@@ -175,7 +167,8 @@ class Broker:
                     if 0 < self._queue.size < GATHER_BYTES_MAX:
                         await self._let_others_publish()
                 if self._errands:
-                    await self._run_errand()
+                    await self._errands[0].run()
+                    self._errands.popleft()  # not before: what ends the broker is told to whoever waits
                 chores = await self._maintain()
             self._arrived = trio.Event()
 
@@ -198,28 +191,17 @@ class Broker:
         for _ in range(2):  # in one turn of the loop, Trio runs its tasks in either order
             await trio.lowlevel.checkpoint()
 
-    async def between_batches(self, work: Callable[[], Awaitable[None]]) -> None:
-        """Run something when no batch is under way. Raises LogUnavailable, if that does.
+    async def between_batches(self, work: Callable[[], Awaitable[T]]) -> T:
+        """Run something when no batch is under way, for its result. Raises LogUnavailable, if that does.
 
         Cancelled, it may be run nevertheless, also later. Anything else that it raises ends the broker.
         """
         if self._ended:
             raise LogUnavailable("the server has stopped")
-        errand = _Errand(work)
+        errand = Errand(work)
         self._errands.append(errand)
         self._arrived.set()
-        await errand.done.wait()
-        if errand.problem is not None:
-            raise errand.problem
-
-    async def _run_errand(self) -> None:
-        errand = self._errands[0]
-        try:
-            await errand.work()
-        except LogUnavailable as problem:
-            errand.problem = problem
-        errand.done.set()
-        self._errands.popleft()  # not before: what ends the broker is told to whoever waits
+        return await errand.result()
 
     def _take_batch(self) -> list[Submission]:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
@@ -355,37 +337,33 @@ class Broker:
 
         Raises LogUnavailable.
         """
-        extents: list[Extent] = []
 
-        async def work() -> None:
+        async def work() -> Extent:
             extent = await self._log.clear(name)
             if extent is None:
-                extents.append(await self._log.extent(name))
-                return
-            extents.append(extent)
+                return await self._log.extent(name)
             logger.info("%s is emptied: it goes on behind offset %d", name, extent.head)
             self.reads.forget_state(name)
             channel = self._channels.get(name)
             if channel is not None:
                 await channel.empty(extent)
+            return extent
 
-        await self.between_batches(work)
-        return extents[0]
+        return await self.between_batches(work)
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> Mapping[str, Extent]:
         """Cut channels' oldest messages, as Log.trim() does, between two batches. Raises LogUnavailable."""
-        extents: dict[str, Extent] = {}
 
-        async def work() -> None:
-            extents.update(await self._log.trim(cuts, count_max))
+        async def work() -> Mapping[str, Extent]:
+            extents = await self._log.trim(cuts, count_max)
             for name, extent in extents.items():
                 logger.debug("%s is cut up to offset %d", name, extent.trimmed)
                 channel = self._channels.get(name)
                 if channel is not None:
                     channel.trimmed = max(channel.trimmed, extent.trimmed)
+            return extents
 
-        await self.between_batches(work)
-        return extents
+        return await self.between_batches(work)
 
     # Producers
 
