@@ -95,10 +95,10 @@ def is_for_events(target: bytes) -> bool:
 
 
 def find_resource(target: bytes) -> tuple[Resource, str, str | None]:
-    """The resource that a target names, with the channel and the key. Raises HttpError."""
+    """The resource that a target names, with the channel and the key. Raises WireError."""
     path = target.partition(b"?")[0]
     if _NOT_PERCENT.search(target):
-        raise HttpError(refused(WireError("bad_request", "a % in a path or query is followed by two hex digits")))
+        raise WireError("bad_request", "a % in a path or query is followed by two hex digits")
     match path.split(b"/")[2:]:
         case [] | [b""]:
             return Resource.CHANNELS, "", None
@@ -112,8 +112,7 @@ def find_resource(target: bytes) -> tuple[Resource, str, str | None]:
             return Resource.KEY, _text(channel), _text(key)
         case [channel, b"events"]:
             return Resource.EVENTS, _text(channel), None
-    problem = "there is nothing under this path; a / in a channel's name or a key is written %2F"
-    raise HttpError(refused(WireError("not_found", problem)))
+    raise WireError("not_found", "there is nothing under this path; a / in a channel's name or a key is written %2F")
 
 
 def allowed_methods(resource: Resource) -> bytes:
@@ -151,14 +150,14 @@ def _text(segment: bytes) -> str:
     try:
         return unquote_to_bytes(segment).decode()
     except UnicodeDecodeError:
-        raise HttpError(refused(WireError("bad_request", "a path is UTF-8, percent-encoded"))) from None
+        raise WireError("bad_request", "a path is UTF-8, percent-encoded") from None
 
 
 def _checked(fields: dict[str, Any]) -> AnyRequest:
     try:
         return decode_request(msgspec.json.encode(fields))
     except BadRequest as bad:
-        raise HttpError(refused(bad.error)) from None
+        raise bad.error from None
 
 
 # Queries
@@ -201,9 +200,9 @@ def _read_query(query: bytes, parameters: tuple[str, ...]) -> dict[str, Any]:
             except ValueError as error:
                 raise ValueError(f"{name} {error}") from None
     except UnicodeDecodeError:
-        raise HttpError(refused(WireError("bad_request", "a query is UTF-8, percent-encoded"))) from None
+        raise WireError("bad_request", "a query is UTF-8, percent-encoded") from None
     except ValueError as error:
-        raise HttpError(refused(WireError("bad_request", str(error)))) from None
+        raise WireError("bad_request", str(error)) from None
     return fields
 
 
@@ -255,14 +254,14 @@ class Condition(Enum):
 def read_condition(headers: Headers) -> int | Condition | None:
     """What If-Match or If-None-Match ask of a key: its offset (0: that there is none), or that it is there.
 
-    Raises HttpError for what can be no condition on a key.
+    Raises WireError for what can be no condition on a key.
     """
     match, none_match = header(headers, b"if-match"), header(headers, b"if-none-match")
     if match is not None and none_match is not None:
-        raise HttpError(refused(WireError("bad_request", "If-Match and If-None-Match do not go together")))
+        raise WireError("bad_request", "If-Match and If-None-Match do not go together")
     if none_match is not None:
         if none_match != b"*":
-            raise HttpError(refused(WireError("bad_request", "a write takes no If-None-Match but *")))
+            raise WireError("bad_request", "a write takes no If-None-Match but *")
         return 0
     if match is None:
         return None
@@ -270,7 +269,7 @@ def read_condition(headers: Headers) -> int | Condition | None:
         return Condition.EXISTS
     found = _ETAG.fullmatch(match)
     if found is None:
-        raise HttpError(refused(WireError("bad_request", 'If-Match is * or one ETag, such as "7"')))
+        raise WireError("bad_request", 'If-Match is * or one ETag, such as "7"')
     return int(found[1])
 
 
@@ -290,7 +289,7 @@ def is_known(headers: Headers, offset: int) -> bool:
 def last_event_id(headers: Headers) -> dict[str, int | str]:
     """Where a returning EventSource is, as fields of the wire: none, `since`, or that and `epoch`.
 
-    Raises HttpError for what is no id of an event.
+    Raises WireError for what is no id of an event.
     """
     value = header(headers, b"last-event-id")
     if not value:
@@ -299,7 +298,7 @@ def last_event_id(headers: Headers) -> dict[str, int | str]:
     try:
         since = _read_number(offset)
     except ValueError:
-        raise HttpError(refused(WireError("bad_request", "Last-Event-ID is an offset"))) from None
+        raise WireError("bad_request", "Last-Event-ID is an offset") from None
     return {"since": since, "epoch": epoch} if mark else {"since": since}
 
 
@@ -307,9 +306,8 @@ _IDEMPOTENCY_KEY = re.compile(rb"[!-~]{1,255}")
 
 
 def idempotency_key(headers: Headers) -> bytes | None:
-    """The Idempotency-Key; quoted or not, it is only compared. Raises HttpError for what is none."""
+    """The Idempotency-Key; quoted or not, it is only compared. Raises WireError for what is none."""
     value = header(headers, b"idempotency-key")
     if value is not None and _IDEMPOTENCY_KEY.fullmatch(value) is None:
-        problem = "an Idempotency-Key is 1-255 printable ASCII characters without spaces"
-        raise HttpError(refused(WireError("bad_request", problem)))
+        raise WireError("bad_request", "an Idempotency-Key is 1-255 printable ASCII characters without spaces")
     return value
