@@ -167,10 +167,6 @@ class HttpSession(Session):
         if self._client is not None:
             self._client.name = name
 
-    async def _judge_reading(self, request: Subscribe | History | GetState) -> None:
-        if self._hooks.any_subscribe:
-            await self._hooks.judge_reading(self._meet_client(), request)
-
     # Channels
 
     async def _list(self, call: Call) -> Answer:

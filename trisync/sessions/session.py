@@ -7,7 +7,7 @@ the broker together; everything else is answered in the order it came.
 from collections.abc import Callable
 
 import trio
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from trisync.core.broker import Broker
 from trisync.core.cursors import Subscriptions
@@ -296,43 +296,41 @@ class Session:
     async def _answer(self, request: AnyRequest) -> None:
         self._submit()
         await self._connection.room()
+        reply: bytes | None = None
         try:
-            if self._hooks.any_subscribe and isinstance(request, Subscribe | History | GetState | GetPresence):
-                await self._hooks.judge_reading(self._meet_client(), request)
+            if isinstance(request, Subscribe | History | GetState | GetPresence):
+                await self._judge_reading(request)
             match request:
                 case Hello():
-                    await self._hello(request)
+                    reply = await self._hello(request)
                 case Subscribe():
-                    await self._subscribe(request)
+                    await self._subscribe(request)  # which has its reply written before anything else
                 case Unsubscribe():
                     if self._subscriptions is not None:
                         self._subscriptions.unsubscribe(request.channel)
-                    self._ok(request.id)
+                    reply = encode_reply("ok", request.id)
                 case History():
-                    self._reply(request, await read_history(self._broker, request))
+                    reply = await read_history(self._broker, request)
                 case GetState():
-                    self._reply(request, await read_state(self._broker, request))
+                    reply = await read_state(self._broker, request)
                 case GetPresence() if request.id is not UNSET:
                     await trio.lowlevel.checkpoint()  # a page may have thousands
-                    bytes_max = self._settings.message_bytes_max
-                    self._connection.reply(read_members(self._broker, request, bytes_max))
-                case Ping() if request.id is not UNSET:
-                    self._connection.reply(encode_reply("pong", request.id))
+                    reply = read_members(self._broker, request, self._settings.message_bytes_max)
+                case Ping():
+                    reply = encode_reply("pong", request.id)
         except LogUnavailable as problem:
             error = WireError("unavailable", f"the log cannot be read now: {problem}")
             self._connection.refuse(error, request.id)
         except WireError as error:
             self._connection.refuse(error, request.id)
-
-    def _reply(self, request: History | GetState, reply: bytes) -> None:
-        if request.id is not UNSET:
+        if reply is not None and request.id is not UNSET:
             self._connection.reply(reply)
 
-    def _ok(self, id: int | str | UnsetType, **fields: object) -> None:
-        if id is not UNSET:
-            self._connection.reply(encode_reply("ok", id, **fields))
+    async def _judge_reading(self, request: Subscribe | History | GetState | GetPresence) -> None:
+        if self._hooks.any_subscribe:
+            await self._hooks.judge_reading(self._meet_client(), request)
 
-    async def _hello(self, request: Hello) -> None:
+    async def _hello(self, request: Hello) -> bytes:
         fields: dict[str, object] = {
             "protocol": PROTOCOL_VERSION,
             "server": f"trisync/{__version__}",
@@ -359,7 +357,7 @@ class Session:
         if self._subscriptions is not None:
             self._subscriptions.appear_as(self._member(), self._name)
             await trio.lowlevel.checkpoint()  # it may have been in many channels
-        self._ok(request.id, **fields)
+        return encode_reply("ok", request.id, **fields)
 
     def _session_id(self) -> str:
         if self._id is None:
