@@ -306,7 +306,7 @@ export class Client extends Emitter {
 
   async publish(channel, data = null, { key, expect, merge, ephemeral } = {}) {
     const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
-    const error = isReadable(item) ? this.#sizeError(item) : failure("bad_json", "Too deep, or half a character.");
+    const error = this.#fault(item);
     if (error) throw error;
     if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
     if (this.#opened) await this.#opened;
@@ -436,9 +436,8 @@ export class Client extends Emitter {
   // -- requests and answers
 
   #ask(fields, answer = () => {}) {
-    // Items were looked at before.
-    if (!fields.seq && !isReadable(fields))
-      return Promise.resolve(failure("bad_json", "Too deep, or half a character.")).then(answer);
+    const error = !fields.seq && this.#fault(fields); // items were looked at before
+    if (error) return Promise.resolve(error).then(answer);
     const id = ++this.#lastId;
     this.#answers.set(id, answer);
     if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ ...fields, id }));
@@ -572,13 +571,13 @@ export class Client extends Emitter {
 
   #transmit(queue, item) {
     const round = this.#round;
-    const sizeError = this.#sizeError(item);
+    const fault = this.#fault(item);
     // The server would close; a seq alone it refuses, which settles it.
     const { seq } = item;
-    this.#ask({ op: "publish", ...(sizeError ? { seq } : item) }, (error, ok) => {
+    this.#ask({ op: "publish", ...(fault ? { seq } : item) }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
       if (error?.code === "fenced") return this.close("another client uses this producer");
-      if (!error?.retry) this.#settle(queue, item, error && (sizeError ?? error), ok);
+      if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);
       else if (round === this.#round) this.#resendLater(error);
     });
   }
@@ -626,9 +625,10 @@ export class Client extends Emitter {
     if (socket === this.#socket) this.#greet();
   }
 
-  #sizeError(item) {
+  #fault(fields) {
+    if (!isReadable(fields)) return failure("bad_json", "Too deep, or half a character.");
     const { message_bytes_max: value } = this.limits;
-    const request = { ...item, op: "publish", id: Number.MAX_VALUE };
+    const request = { op: "publish", ...fields, id: Number.MAX_VALUE };
     const bytes = new TextEncoder().encode(JSON.stringify(request)).length;
     if (bytes > value)
       return failure("too_large", `The server takes ${value} bytes.`, { limit: "message_bytes_max", value });

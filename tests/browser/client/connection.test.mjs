@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect } from "../../../trisync/web/trisync.js";
-import { aClient, anOnlineClient, FakeSocket, greet, outcome, pass, settle, uncaught } from "./fakes.mjs";
+import { aClient, anOnlineClient, FakeSocket, greet, LIMITS, outcome, pass, settle, uncaught } from "./fakes.mjs";
 
 test("a client says hello with its name and a producer, and is online with the answer", async (t) => {
   const client = await aClient(t);
@@ -206,6 +206,21 @@ test("a request that no server could read is refused here: none could answer it"
   for (let level = 0; level < 64; level++) deep = [deep];
   const requests = [client.history("\ud83d"), client.request("state", { channel: "doc", key: "\udc00" }), client.request("x", { deep })];
   for (const request of requests) assert.equal((await outcome(Promise.race([request, settle()]))).code, "bad_json");
+  assert.deepEqual(socket.sent.map(({ op }) => op), ["hello"]);
+});
+
+test("a request or a name that the server would close on is refused here, and the client goes on", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const codes = [];
+  const note = ({ code }) => void codes.push(code);
+  const large = "x".repeat(LIMITS.message_bytes_max);
+  const requests = [client.request("state", { channel: "doc", key: large }), client.request(large), client.request("x", { large: 1n })];
+  client.on("error", note);
+  client.rename(large);
+  client.subscribe(large).on("error", note);
+  const errors = await Promise.all(requests.map(outcome));
+  assert.deepEqual(errors.map(({ name, code }) => code ?? name), ["too_large", "too_large", "TypeError"]);
+  assert.deepEqual([client.name, codes], ["ada", ["too_large", "too_large"]]);
   assert.deepEqual(socket.sent.map(({ op }) => op), ["hello"]);
 });
 
