@@ -615,6 +615,7 @@ export class Client extends Emitter {
     this.#log("the server forgot this producer");
     const socket = this.#socket;
     const renewed = (await this.#keep(() => this.#store.create())) ?? newQueue();
+    if (this.state === "closed") return this.#store.close();
     const index = this.#queues.indexOf(queue);
     // Else another connection was faster.
     if (index >= 0) {

@@ -373,6 +373,19 @@ test("a producer that is replaced on two connections at once gives what waits to
   assert.deepEqual(published(socket), [[1, 3], [2, 4]]);
 });
 
+test("a client that is closed while its producer is replaced leaves the store to others", async (t) => {
+  const { client, store } = await aSuccessor(t);
+  const done = [];
+  for (const method of ["save", "forget", "close"]) store[method] = () => void done.push(method);
+  let create;
+  store.create = () => new Promise((resolve) => (create = resolve));
+  await greet({ seq: 1 });
+  client.close();
+  create({ producer: "another-number-1", seq: 0, items: [] });
+  await settle();
+  assert.deepEqual(done, ["close", "close"], "what was made is held until it is closed");
+});
+
 test("a producer is replaced also where the store cannot make another", async (t) => {
   const { store } = await aSuccessor(t);
   store.save = store.create = () => Promise.reject(new Error("quota"));
