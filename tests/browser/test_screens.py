@@ -63,6 +63,25 @@ def test_on_a_small_screen_a_long_name_leaves_room_and_the_help_is_read_to_its_e
         context.close()
 
 
+def test_on_a_screen_as_low_as_at_400_percent_what_is_said_can_be_read_while_writing(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server:
+        context = browser.new_context(viewport={"width": 320, "height": 256})
+        page = open_page(context, server.web_port, "ada")
+        for offset, text in enumerate(("one", "two"), start=1):
+            say(page, text)
+            await_head(page, offset)
+        for part in ("#log .row", "#composer"):
+            expect(page.locator(part).last).to_be_in_viewport(ratio=1)
+        page.get_by_role("button", name="Document").click()
+        page.fill("#add-text", "tea")
+        page.press("#add-text", "Enter")
+        for part in ("#entries .entry", "#add-text"):
+            expect(page.locator(part)).to_be_in_viewport(ratio=1)
+        context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (375, 740), (320, 568)])
 def test_the_page_fits_and_asks_nobody_else_for_anything(
