@@ -97,6 +97,37 @@ def test_what_is_written_from_right_to_left_is_shown_so_also_while_it_is_written
         expect(world.ada.locator(field)).to_have_css("direction", "rtl")
 
 
+ENDS = """(element, text) => {
+    const nodes = document.createNodeIterator(element, NodeFilter.SHOW_TEXT);
+    let node;
+    while ((node = nodes.nextNode()) && !node.data.includes(text));
+    const start = node.data.indexOf(text);
+    return [start, start + text.length - 1].map((index) => {
+        const range = document.createRange();
+        range.setStart(node, index);
+        range.setEnd(node, index + 1);
+        return range.getBoundingClientRect().left;
+    });
+}"""
+
+
+def test_what_is_written_from_right_to_left_reads_so_within_the_words_of_the_page(world: World) -> None:
+    add(world.ada, "שלום!")
+    await_saved(world.ada)
+    value(world.bob).click()
+    value(world.bob).fill("עולם?")
+    write(world.ada, "ערב!")
+    question = world.bob.locator(".conflict")
+    expect(value(world.bob)).to_be_focused()
+    await_head(world.bob, 2)
+    value(world.bob).press("Enter")
+    expect(question).to_contain_text("Meanwhile ada wrote “ערב!”. You wrote “עולם?”.")
+    edit = world.bob.locator("#log .row.edit .text").first
+    for place, text in ((edit, "שלום!"), (question, "ערב!"), (question, "עולם?")):
+        first, last = place.evaluate(ENDS, text)
+        assert first > last, text
+
+
 def test_a_terminal_and_the_page_write_one_document(world: World) -> None:
     grace = Netcat(world.server.tcp_port, "grace")
     grace.type('/set title Picnic\n/set size {"guests": 12}\n')

@@ -7,7 +7,7 @@
 //   #entries > .entry[data-key], marked .pending, with .value (textarea), .done (checkbox) and .remove;
 //   .conflict with .mine and .theirs; #add, #add-text, #board-summary, #board-note
 
-import { $, button, counted, element, hueOf, newItemKey, wellFormed } from "./dom.js";
+import { $, button, counted, element, hueOf, isolated, newItemKey, wellFormed } from "./dom.js";
 /** @import { Entry, Item, Json, Message, Replica, TrisyncError } from "./trisync.js" */
 
 const SHOWN_MAX = 300; // lines in the document; a state may have a million keys
@@ -192,9 +192,9 @@ class Line {
     this.#offset = offset;
     const words = this.row.querySelector(".conflict p");
     if (!words) return;
-    const theirs = now === undefined ? "deleted it" : `wrote “${valueText(now.data)}”`;
-    const who = now?.pending ? "you" : this.by.textContent || "somebody";
-    words.textContent = `Meanwhile ${who} ${theirs}. You wrote “${this.#asked}”.`;
+    const theirs = now === undefined ? ["deleted it"] : ["wrote “", isolated(valueText(now.data)), "”"];
+    const who = isolated(now?.pending ? "you" : this.by.textContent || "somebody");
+    words.replaceChildren("Meanwhile ", who, " ", ...theirs, ". You wrote “", isolated(this.#asked), "”.");
   }
 }
 

@@ -30,6 +30,9 @@ export function element(tag, className, text = "") {
   return made;
 }
 
+/** What somebody wrote, in a sentence of the page's: each reads in its own direction (UAX #9). @param {string} text */
+export const isolated = (text) => element("bdi", "", text);
+
 /** @param {string} className @param {string} text @param {() => void} act */
 export function button(className, text, act) {
   const made = /** @type {HTMLButtonElement} */ (element("button", className, text));

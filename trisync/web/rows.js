@@ -2,7 +2,7 @@
 // One line of the log as it looks: a message, an edit of the shared document, a notice. When and where rows stand is
 // log.js's matter.
 
-import { button, element, hueOf, isItemKey } from "./dom.js";
+import { button, element, hueOf, isItemKey, isolated } from "./dom.js";
 /** @import { Gap, Message } from "./trisync.js" */
 
 const TEXT_MAX = 4000; // characters of one message shown unasked
@@ -61,13 +61,14 @@ function textElement(data) {
 const senderElement = (name) => element("bdi", `sender ${name ? hueOf(name) : "nameless"}`, name ?? "anonymous");
 
 /**
- * An edit in few words, the key apart: the document shows the rest. Items of the list have no key that says anything.
+ * An edit in few words, the key and the value apart: the document shows the rest. Items of the list have no key that
+ * says anything.
  * @param {string} key @param {any} data
  */
 function editWords(key, data) {
-  if (data === null) return isItemKey(key) ? ["", "deleted an item"] : [key, "deleted"];
-  if (typeof data.text === "string") return ["", data.done ? `done: ${data.text}` : `list: ${data.text}`];
-  return [`${key} =`, typeof data === "string" ? data : JSON.stringify(data)];
+  if (data === null) return isItemKey(key) ? ["", "deleted an item", ""] : [key, "deleted", ""];
+  if (typeof data.text === "string") return ["", data.done ? "done: " : "list: ", data.text];
+  return [key, "= ", typeof data === "string" ? data : JSON.stringify(data)];
 }
 
 /** @param {Partial<Message>} message @param {boolean} own */
@@ -85,10 +86,13 @@ export function messageRow({ offset, time, from, key, data }, own) {
     row.append(heading, textElement(data));
   } else {
     row.classList.add("edit");
-    const [word, text] = editWords(key, data);
-    const what = element("bdi", "text", text.length > EDIT_MAX ? `${text.slice(0, EDIT_MAX)}…` : text);
+    const [word, verb, value] = editWords(key, data);
+    const name = element("code", "");
+    name.append(isolated(word));
+    const what = element("span", "text", verb);
+    what.append(isolated(value.length > EDIT_MAX ? `${value.slice(0, EDIT_MAX)}…` : value));
     const line = element("div", "line");
-    line.append(senderElement(from), " ", ...(word ? [element("code", "", word), " "] : []), what);
+    line.append(senderElement(from), " ", name, " ", what);
     line.title = `${key} = ${JSON.stringify(data)}`.slice(0, TEXT_MAX);
     row.append(line);
   }
