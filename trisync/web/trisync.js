@@ -256,12 +256,12 @@ export class Client extends Emitter {
   #options;
   #log;
   #socket;
-  #isGreeted = false;
+  #isGreeted;
   #attempt = 0;
   #heldTicks = 0;
   #quietTicks = 0;
   #goodbyeMs;
-  #wanted; // the name to be, which the server may refuse
+  #wanted; // a name that the server may refuse
   #ticker;
   #reopening;
   #listening = new AbortController();
@@ -306,8 +306,8 @@ export class Client extends Emitter {
 
   async publish(channel, data = null, { key, expect, merge, ephemeral } = {}) {
     const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
-    const error = this.#fault(item);
-    if (error) throw error;
+    const fault = this.#fault(item);
+    if (fault) throw fault;
     if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
     if (this.#opened) await this.#opened;
     if (this.state === "closed") throw failure("closed", this.reason);
@@ -383,7 +383,7 @@ export class Client extends Emitter {
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
-    socket.onerror = () => {}; // then it closes
+    socket.onerror = () => socket.readyState || socket.onclose({}); // Node 22 fails and never closes
     socket.onclose = ifCurrent(({ code }) => {
       this.#log("the connection closed:", code);
       if (code === 1009) this.close("a message was too large for the server");
@@ -573,8 +573,7 @@ export class Client extends Emitter {
     const round = this.#round;
     const fault = this.#fault(item);
     // The server would close; a seq alone it refuses, which settles it.
-    const { seq } = item;
-    this.#ask({ op: "publish", ...(fault ? { seq } : item) }, (error, ok) => {
+    this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
       if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
       if (error?.code === "fenced") return this.close("another client uses this producer");
       if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);

@@ -78,6 +78,15 @@ test("a server that answers is not given up", async (t) => {
   assert.equal(client.state, "online");
 });
 
+test("a connection that fails is lost also where it is not said to be closed, as Node 22 has it", async (t) => {
+  const client = await aClient(t);
+  FakeSocket.newest.onerror({});
+  assert.deepEqual([client.state, client.reason], ["offline", "no connection to the server"]);
+  await pass(client.retryMs);
+  await greet();
+  assert.equal(client.state, "online");
+});
+
 test("a connection that never opens is given up", async (t) => {
   const client = await aClient(t);
   await pass(10_000);
