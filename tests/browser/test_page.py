@@ -128,6 +128,20 @@ def test_what_is_too_large_is_not_sent_and_stays_where_it_was_written(browser: B
         page.context.close()
 
 
+def test_who_reads_back_by_keyboard_goes_on_with_the_same_key(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = talkative(server, 120)
+        page = a_page(browser, server, "ada")
+        await_head(page, 120)
+        page.locator("#earlier").focus()
+        for first in (21, 1):
+            page.keyboard.press("Enter")
+            expect(page.locator(f"#log [data-offset='{first}']")).to_be_attached()
+            expect(page.locator("#earlier")).to_be_enabled()
+        grace.close()
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = talkative(server, 80)

@@ -217,11 +217,12 @@ async function lookWhetherEmptied() {
 }
 
 async function loadEarlier() {
+  if ($("earlier").ariaDisabled === "true") return;
   const before = log.first;
   const start = Math.max(0, before - 1 - FIRST_LOOK);
   /** @type {Message[]} */
   const earlier = [];
-  $("earlier").disabled = true;
+  $("earlier").ariaDisabled = "true"; // disabled, it would lose the focus
   try {
     for (let since = start; since < before - 1; since = earlier[earlier.length - 1].offset ?? before) {
       // A page of large messages may be cut short, so this asks until there is no hole.
@@ -237,7 +238,7 @@ async function loadEarlier() {
   } catch (error) {
     showNote(`Earlier messages could not be loaded. ${error.message}`);
   } finally {
-    $("earlier").disabled = false;
+    $("earlier").ariaDisabled = "false";
   }
 }
 
