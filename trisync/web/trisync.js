@@ -284,7 +284,7 @@ export class Client extends Emitter {
   constructor(url, options) {
     super();
     this.url = new URL(url).href.replace(/^http/, "ws").replace(/#.*/, "");
-    if (!this.url.startsWith("ws")) throw new TypeError("No ws:// or wss:// address.");
+    if (!/^ws/.test(this.url)) throw new TypeError("No ws:// or wss:// address.");
     this.#options = { WebSocket: globalThis.WebSocket, queueMax: 1000, ...options };
     const { WebSocket, name, debug, store } = this.#options;
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
@@ -297,7 +297,7 @@ export class Client extends Emitter {
     globalThis.addEventListener?.("online", () => this.nudge(), { signal });
     globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.nudge(), { signal });
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
-    this.#opened = this.#start();
+    (this.#opened = this.#start()).then().then(() => (this.#opened = undefined)); // what waits goes first
   }
 
   get queue() {
@@ -365,7 +365,6 @@ export class Client extends Emitter {
     if (this.state === "closed") return this.#store.close();
     for (const item of this.queue) this.#announce(item);
     this.#open();
-    this.#opened = undefined; // earlier publishes go first
   }
 
   #open() {
@@ -379,7 +378,7 @@ export class Client extends Emitter {
       report(error);
       return this.close(error.message);
     }
-    // The abandoned may still speak.
+    // The abandoned may speak.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
@@ -574,7 +573,7 @@ export class Client extends Emitter {
     const fault = this.#fault(item);
     // The server would close; a seq alone it refuses, which settles it.
     this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
-      if (error?.code === "disconnected") return; // unknown: it is sent again after the next greeting
+      if (error?.code === "disconnected") return; // unknown: sent again after the next greeting
       if (error?.code === "fenced") return this.close("another client uses this producer");
       if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);
       else if (round === this.#round) this.#resendLater(error);

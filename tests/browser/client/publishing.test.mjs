@@ -65,6 +65,24 @@ test("what a listener of the first event publishes comes behind what was publish
   assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second"]);
 });
 
+for (const [event, when] of [["state", "a moment later"], ["queued", "at once"]]) {
+  test(`what a listener of "${event}" publishes ${when} comes behind what was published before`, async (t) => {
+    (await aClient(t)).close();
+    const client = connect("ws://server.example/", { WebSocket: FakeSocket });
+    t.after(() => client.close());
+    const publish = (data) => void client.publish("lobby", data).catch(() => {});
+    const once = client.on(event, async () => {
+      once();
+      if (when !== "at once") await undefined;
+      publish("third");
+    });
+    publish("first");
+    publish("second");
+    await settle();
+    assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second", "third"]);
+  });
+}
+
 test("who hears that something is queued may close the client, and who published it is told", async (t) => {
   const client = await aClient(t);
   client.on("queued", () => client.close());
