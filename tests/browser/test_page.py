@@ -119,6 +119,19 @@ def test_who_writes_many_lines_still_sees_what_arrives(browser: Browser, tmp_pat
         page.context.close()
 
 
+def test_who_comes_back_to_the_page_sees_all_lines_that_they_had_written(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        text = "one\ntwo\nthree"
+        page.fill("#composer", text)
+        height = page.locator("#composer").evaluate("composer => composer.clientHeight")
+        page.goto("about:blank")
+        page.go_back()
+        expect(page.locator("#composer")).to_have_value(text)
+        page.wait_for_function("height => composer.clientHeight === height", arg=height)
+        page.context.close()
+
+
 def test_what_is_too_large_is_not_sent_and_stays_where_it_was_written(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path, "--message-bytes-max", "2000") as server:
         page = a_page(browser, server, "ada")

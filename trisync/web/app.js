@@ -356,6 +356,7 @@ $("reconnect").addEventListener("click", () => (client.state === "closed" ? loca
 setInterval(showCountdown, 250);
 
 composer.addEventListener("input", fitComposer);
+window.addEventListener("pageshow", fitComposer); // who comes back finds what they had written
 composer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
   if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
   event.preventDefault();
