@@ -227,7 +227,10 @@ export class Client extends Emitter<ClientEvents> {
    * @throws TrisyncError, `disconnected` if there is no connection
    */
   history(channel: string, options?: { since?: number; limit?: number }): Promise<History>;
-  /** Any request of the wire, for its `ok`. @throws TrisyncError, `disconnected` if there is no connection */
+  /**
+   * Any request of the wire, for its `ok`.
+   * @throws TrisyncError, `disconnected` if there is no connection, `too_large` and `bad_json` as `publish()`
+   */
   request(op: string, fields?: Record<string, unknown>): Promise<any>;
   /** Publishes and is seen under another name from now on. A name that is refused is an `error`, and not taken. */
   rename(name: string): void;
