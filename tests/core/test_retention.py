@@ -15,9 +15,13 @@ from trio.testing import MockClock
 from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
+from tests.sqlite_logs import Clock, opened, put
+from tests.sqlite_logs import publish as stored
 from trisync.core import channels
+from trisync.core.broker import Broker
 from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
+from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Submission
 from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
@@ -263,6 +267,26 @@ async def test_the_state_outlives_the_messages(autojump_clock: MockClock) -> Non
 
 
 # On the disk, over the wire
+
+
+@pytest.mark.parametrize("rule", ["age_s=60", "bytes=450"])
+@pytest.mark.parametrize("count", [1, 2 * ROWS_PER_STEP])
+async def test_however_much_damage_took_of_the_oldest_what_is_behind_that_is_cut(
+    tmp_path: Path, count: int, rule: str
+) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as log, trio.open_nursery() as nursery:
+        for _ in range(3):
+            await put(log, *[stored("x" * 20)] * ROWS_PER_STEP)
+        clock.ms += 61_000
+        await put(log, *[stored("y" * 20)] * 4)
+        log._connection.execute("DELETE FROM messages WHERE offset <= ?", (count,))
+        log._connection.commit()
+        broker = Broker(log, Settings(), timer=trio.current_time)
+        nursery.start_soon(broker.run)
+        await Retention(log, broker, Rules([f"lobby {rule}"]), PATIENCE_S)._enforce(await log.describe(["lobby"]))
+        assert await held(log) == Extent(3 * ROWS_PER_STEP + 4, 3 * ROWS_PER_STEP)
+        nursery.cancel_scope.cancel()
 
 
 async def until_trimmed(server: Running, channel: str, offset: int) -> dict[str, Any]:

@@ -12,7 +12,7 @@ import trio
 
 from trisync.core.broker import Broker
 from trisync.core.troubles import Troubles
-from trisync.retention_rules import Rules
+from trisync.retention_rules import LIMIT_MAX, Rules
 from trisync.storage.log import ChannelInfo, Log, LogUnavailable, Run
 
 logger = logging.getLogger(__name__)
@@ -123,7 +123,9 @@ class Retention:
         return max(0, info.extent.head - info.extent.trimmed - limits.messages)
 
     def _begins_past(self, info: ChannelInfo) -> bool:
-        return info.oldest_ms is not None and self._is_past(info.name, info.oldest_ms, info.bytes)
+        if info.oldest_ms is None:  # if it has messages, damage took the oldest: _surplus() sees what is behind that
+            return info.extent.trimmed < info.extent.head and self._is_past(info.name, 0, LIMIT_MAX + 1)
+        return self._is_past(info.name, info.oldest_ms, info.bytes)
 
     def _is_past(self, channel: str, time_ms: int, held_bytes: int) -> bool:
         """Whether a message of this time, from which on the channel holds so much, is too old or leaves too much."""
