@@ -279,7 +279,7 @@ async def test_channels_are_trimmed_together_and_at_most_so_many_messages(tmp_pa
 async def test_a_cut_is_bounded_in_bytes_too_but_takes_a_message_at_least(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "BYTES_DELETED_AT_ONCE", 1000)
+    monkeypatch.setattr(sqlite_writer, "BYTES_CUT_AT_ONCE", 1000)
     async with opened(tmp_path) as log:
         sizes = zip("aabbbcd", [9, 9, 300, 300, 400, 2000, 9], strict=True)
         await put(log, *(publish("x" * size, channel) for channel, size in sizes))
@@ -301,7 +301,7 @@ async def test_what_three_batches_of_large_messages_store_can_be_cut_between_two
 async def test_an_emptied_channel_is_tidied_up_in_steps_that_are_bounded_in_bytes(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sqlite_writer, "BYTES_DELETED_AT_ONCE", 1000)
+    monkeypatch.setattr(sqlite_writer, "BYTES_PURGED_AT_ONCE", 1000)
     async with opened(tmp_path) as log:
         await put(log, *(replace(publish("x" * 400), key=key) for key in "abc"))
         await log.clear("lobby")
@@ -309,6 +309,15 @@ async def test_an_emptied_channel_is_tidied_up_in_steps_that_are_bounded_in_byte
         while await log.maintain():
             left.append(*log._connection.execute("SELECT (SELECT count(*) FROM messages), count(*) FROM state"))
         assert left == [(1, 3), (0, 3), (0, 1), (0, 0), (0, 0)]
+
+
+async def test_tidying_up_holds_no_batch_up_for_more_than_a_batch_may_store(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        for _ in range(3):
+            await put(log, *[publish("x" * 1_000_000)] * 4)
+        await log.clear("lobby")
+        await log.maintain()
+        assert log._connection.execute("SELECT count(*) FROM messages").fetchone() == (8,)
 
 
 async def test_what_a_channel_holds_is_known_in_bytes_and_age_whatever_was_cut(tmp_path: Path) -> None:

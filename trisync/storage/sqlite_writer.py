@@ -79,11 +79,13 @@ PAGE_BYTES = 4096
 """SQLite's default."""
 MESSAGES_DELETED_PER_PAGE = 10
 """About, where many channels are active. Other rows lie where chance has them: a page each."""
-BYTES_DELETED_AT_ONCE = 16 * 1024 * 1024
+BYTES_CUT_AT_ONCE = 16 * 1024 * 1024
 """As many as four batches may store: three go by between two cuts where large messages come as fast as they can, and
 with 4 MiB the file grew for ever. It takes 30 to 90 ms. Where SQLite overwrites what it deletes, as Debian's does, all
 of that goes through the WAL: 500 messages of 1 MB at once held up all publishers for 2 s, and took 460 MiB of a disk
 that is perhaps full."""
+BYTES_PURGED_AT_ONCE = 4 * 1024 * 1024
+"""What is emptied need not keep up with anybody: each batch meanwhile waits for as much as a batch may store."""
 CLEARING_PAGES = 5
 """What it takes to empty a channel, before it is purged."""
 KEPT_REQUESTS_S = 86400.0
@@ -301,7 +303,7 @@ class Writer:
     def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         """See Log.trim()."""
         extents: dict[str, Extent] = {}
-        bytes_max = BYTES_DELETED_AT_ONCE
+        bytes_max = BYTES_CUT_AT_ONCE
         with transaction(self._db):
             self._keep_newest()
             for name, until in cuts.items():
@@ -356,9 +358,9 @@ class Writer:
                 return False
             id, head, trimmed = row
             if trimmed < head:
-                self._cut(id, trimmed, min(trimmed + count_max, head), BYTES_DELETED_AT_ONCE)
+                self._cut(id, trimmed, min(trimmed + count_max, head), BYTES_PURGED_AT_ONCE)
                 return True
-            words = self._db.execute(_DELETE_WORDS, (id, id, "", count_max, BYTES_DELETED_AT_ONCE)).rowcount
+            words = self._db.execute(_DELETE_WORDS, (id, id, "", count_max, BYTES_PURGED_AT_ONCE)).rowcount
             if not words:
                 self._db.execute("DELETE FROM heads WHERE channel = ?", (id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (id,))
