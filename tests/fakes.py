@@ -149,21 +149,22 @@ class MemoryLog(Log):
     def _describe(self, names: Sequence[str]) -> list[ChannelInfo]:
         infos: list[ChannelInfo] = []
         for name in names:
-            old = self._oldest(name)
+            old = self._oldest(name, 1)
             held, time_ms = (old[0].held_bytes, old[0].time_ms) if old else (0, None)
             infos.append(ChannelInfo(name, self._extent(name), held, time_ms))
         return infos
 
     async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
         await trio.lowlevel.checkpoint()
-        return self._oldest(channel)[:count_max]
+        return self._oldest(channel, count_max)
 
-    def _oldest(self, channel: str) -> list[OldMessage]:
-        head, trimmed = self._extent(channel)
-        lines = self.messages[channel]
+    def _oldest(self, channel: str, count_max: int) -> list[OldMessage]:
+        trimmed = self._extent(channel).trimmed
+        lines = self.messages[channel][trimmed:]
+        held = list(itertools.accumulate(map(len, reversed(lines))))
         return [
-            OldMessage(offset, json.loads(lines[offset - 1])["time"], sum(map(len, lines[offset - 1 :])))
-            for offset in range(trimmed + 1, head + 1)
+            OldMessage(offset, json.loads(line)["time"], held.pop())
+            for offset, line in enumerate(lines[:count_max], trimmed + 1)
         ]
 
     async def settled_seq(self, producer: str) -> int:
