@@ -139,10 +139,12 @@ class MemoryLog(Log):
         return page if page.last == key else StatePage(b"", "", False, page.extent)
 
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
+        self.reads += 1
         await trio.lowlevel.checkpoint()
         return self._describe([name for name in sorted(self._names) if name > after][:count_max])
 
     async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
+        self.reads += 1
         await trio.lowlevel.checkpoint()
         return self._describe(sorted(name for name in names if name in self._names))
 

@@ -158,6 +158,7 @@ async def test_a_cut_is_made_in_steps_with_commits_between_them(autojump_clock: 
         await ticks()
         assert (await held(world.log)).trimmed == 15 * ROWS_PER_STEP - 1
         assert [count for count, _ in cuts] == [500, 1000, 2000, 4000], "the more there is to cut, the faster"
+        assert world.log.reads == 1 + len(cuts), "the round's, one for each cut, and none when all is gone"
         batches = [batch for _, batch in cuts]
         assert len(batches) == 4
         assert batches == [*range(batches[0], batches[0] + 4)]
