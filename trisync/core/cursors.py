@@ -22,7 +22,10 @@ LOG_RETRY_S = 0.5
 class Subscriptions:
     """The subscriptions of one connection. close() must be called at its end."""
 
-    __slots__ = ("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet", "member", "name")
+    __slots__ = (
+        *("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet", "_pause"),
+        *("member", "name"),
+    )
 
     def __init__(self, broker: Broker, outlet: Outlet, count_max: int, member: str, name: str | None) -> None:
         self.member = member
@@ -34,6 +37,7 @@ class Subscriptions:
         self._by_channel: dict[str, Subscription] = {}
         self._behind: dict[Subscription, None] = {}
         self._catching_up = False
+        self._pause: trio.CancelScope | None = None  # while none can be read; ended by one more that is behind
 
     async def subscribe(self, request: Subscribe) -> None:
         """Begin a subscription, or move the cursor of one there is; writes the `ok`, and a `gap` if need be.
@@ -132,10 +136,12 @@ class Subscriptions:
         if not self._catching_up:
             self._catching_up = True
             self._outlet.start_soon(self._catch_up)
+        elif self._pause is not None:
+            self._pause.cancel()
 
     async def _catch_up(self) -> None:
         """Bring every subscription that is behind to the head, in turns, then end."""
-        failures = 0  # in a row: where one channel cannot be read, the others are not held up
+        failed: set[Subscription] = set()  # since the last success: where one cannot be read, others are not held up
         try:
             while self._behind:
                 for subscription in list(self._behind):
@@ -143,11 +149,12 @@ class Subscriptions:
                     await self._outlet.room()
                     try:
                         await self._advance(subscription)
-                        failures = 0
+                        failed.clear()
                     except LogUnavailable:
-                        failures += 1
-                        if failures >= len(self._behind):
-                            await trio.sleep(LOG_RETRY_S)
+                        failed.add(subscription)
+                        if self._behind.keys() <= failed:
+                            with trio.CancelScope() as self._pause:
+                                await trio.sleep(LOG_RETRY_S)
         finally:
             self._catching_up = False
 
