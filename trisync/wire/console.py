@@ -64,9 +64,8 @@ class Quit(NamedTuple):
 
 Action = AnyRequest | Say | GoOnInJson | Quit
 
-# Ids of the requests whose answers say more than an error's text; publishes have none.
-_BEGIN, _JOIN, _LEAVE = "begin", "/join", "/leave"
-_NAME, _HISTORY, _GET, _WHO = "/name", "/history", "/get", "/who"
+_BEGIN = "begin"
+"""The id of joining the first channel, for which nobody typed a command."""
 _NOWHERE = "! you are in no channel: /join one\n"
 _NOW_NOWHERE = "* you are in no channel\n"
 
@@ -115,7 +114,10 @@ def join_console(payloads: Iterable[bytes]) -> bytes:
 
 
 class Console:
-    """One person's conversation: where they are, and what their words mean."""
+    """One person's conversation: where they are, and what their words mean.
+
+    Where its `ok` is worth a line, a request has its command as id. Publishes have none: only their errors are shown.
+    """
 
     def __init__(self) -> None:
         self.channel: str | None = FIRST_CHANNEL
@@ -162,11 +164,11 @@ class Console:
             if not 1 <= len(rest) <= 64 or not rest.isprintable():
                 return [Say("! /name NAME: 1 to 64 characters\n")]
             self._name = rest
-            return [Hello(id=_NAME, name=rest)]
+            return [Hello(id="/name", name=rest)]
         if command == "/history":
             return self._history(rest)
         if command in ("/set", "/get", "/who"):
-            return self._state(command, rest) if self.channel is not None else [Say(_NOWHERE)]
+            return [Say(_NOWHERE)] if self.channel is None else self._state(command, rest, self.channel)
         if command == "/json":
             return [GoOnInJson()]
         if command == "/quit":
@@ -186,13 +188,13 @@ class Console:
             actions.append(Unsubscribe(channel=self.channel))
             self.channel = None
         self._joining = name
-        return [*actions, Subscribe(id=_JOIN, channel=name, last=last)]
+        return [*actions, Subscribe(id="/join", channel=name, last=last)]
 
     def _leave(self) -> list[Action]:
         if self.channel is None:
             return [Say("! you are in no channel\n")]
         channel, self.channel = self.channel, None
-        return [Unsubscribe(id=_LEAVE, channel=channel)]
+        return [Unsubscribe(id="/leave", channel=channel)]
 
     def _history(self, rest: str) -> list[Action]:
         limit = _count(rest) if rest else HISTORY_DEFAULT
@@ -200,23 +202,22 @@ class Console:
             return [Say(f"! /history [N]: 1 to {HISTORY_LIMIT_MAX}\n")]
         if self.channel is None:
             return [Say(_NOWHERE)]
-        return [History(id=_HISTORY, channel=self.channel, limit=limit)]
+        return [History(id="/history", channel=self.channel, limit=limit)]
 
-    def _state(self, command: str, rest: str) -> list[Action]:
-        assert self.channel is not None
+    def _state(self, command: str, rest: str, channel: str) -> list[Action]:
         if command == "/who":
-            return [GetPresence(id=_WHO, channel=self.channel)]
+            return [GetPresence(id="/who", channel=channel)]
         key, _, value = rest.partition(" ")
         if command == "/get" and not rest:
-            return [GetState(id=_GET, channel=self.channel)]
+            return [GetState(id="/get", channel=channel)]
         if len(key.encode()) > KEY_BYTES_MAX or not key.isprintable() or (command == "/set") != bool(value.strip()):
             return [Say(f"! /set KEY VALUE, /get [KEY]: a key is 1 to {KEY_BYTES_MAX} bytes without a space here\n")]
         if command == "/get":
-            return [GetState(id=_GET, channel=self.channel, key=key)]
+            return [GetState(id="/get", channel=channel, key=key)]
         try:
-            return [compose_publish(value.strip().encode(), channel=self.channel, key=key)]
+            return [compose_publish(value.strip().encode(), channel=channel, key=key)]
         except BadRequest:  # no JSON, so it is text
-            return [compose_publish(msgspec.json.encode(value.strip()), channel=self.channel, key=key)]
+            return [compose_publish(msgspec.json.encode(value.strip()), channel=channel, key=key)]
 
     def render(self, payload: bytes) -> str:
         """What a person is shown of a message of the server that is not a `message`; may be nothing."""
@@ -227,7 +228,7 @@ class Console:
             case "error":
                 if reply.get("id") == _BEGIN and self.channel == FIRST_CHANNEL:
                     self.channel = None
-                nowhere = _NOW_NOWHERE if reply.get("id") in (_BEGIN, _JOIN) and self.channel is None else ""
+                nowhere = _NOW_NOWHERE if reply.get("id") in (_BEGIN, "/join") and self.channel is None else ""
                 return f"! {visible(reply['message'])} ({reply['code']})\n{nowhere}"
             case "gap" if reply["reason"] == "trimmed":
                 return f"* #{reply['channel']}: messages {reply['from']} to {reply['to']} are gone\n"
