@@ -19,21 +19,7 @@ class Dialect(Enum):
 _BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _BLANKS = re.compile(b"(?:[ \t]++|%b)++" % _BYTE_ORDER_MARK)  # possessive: else each is remembered
 # A page in a browser can make it send any of these to any port, with a body of the page's choosing.
-_HTTP_METHODS = tuple(
-    method + b" "
-    for method in (
-        b"GET",
-        b"HEAD",
-        b"POST",
-        b"PUT",
-        b"DELETE",
-        b"CONNECT",
-        b"OPTIONS",
-        b"TRACE",
-        b"PATCH",
-        b"PRI",
-    )
-)
+_HTTP_METHODS = tuple(method + b" " for method in b"GET HEAD POST PUT DELETE CONNECT OPTIONS TRACE PATCH PRI".split())
 
 
 def skip_blanks(head: bytes) -> bytes:
