@@ -16,14 +16,14 @@ import trio
 from trisync.core.broker import Broker
 from trisync.doors.http_api import HttpSession
 from trisync.doors.http_calls import HttpCalls, pass_over_body
-from trisync.doors.web_files import PAGE_HEADERS, WebFile
+from trisync.doors.web_files import PAGE_HEADERS
 from trisync.doors.websocket import WebSocket, WebSocketDoor
 from trisync.sessions.connection import Connection
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import Answer, cors_headers, explain, render
+from trisync.wire.http_answers import CLOSE, Answer, cors_headers, explain, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -49,7 +49,6 @@ HEAD_BYTES_MAX = 16 * 1024
 _EMPTY_LINES = re.compile(rb"(?:\r\n)++")  # possessive: else each is remembered
 _READING = (b"GET", b"HEAD")
 _TEXT = b"text/plain; charset=utf-8"
-_JSON = b"application/json"
 
 
 class HttpDoor:
@@ -62,7 +61,7 @@ class HttpDoor:
         settings: Settings,
         hooks: Hooks,
         host: str,
-        files: Mapping[str, WebFile],
+        files: Mapping[str, Answer],
     ) -> None:
         self.registry = registry
         self.settings = settings
@@ -264,15 +263,8 @@ class _Exchange:
     async def _answer(self, request: h11.Request) -> None:
         assert self._http is not None
         path = request.target.split(b"?", 1)[0].decode("latin-1")
-        file = self._door.files.get(path)
-        if path == "/health":
-            body = msgspec.json.encode(
-                {"status": "ok", "server": f"trisync/{__version__}", "connections": len(self._door.registry)}
-            )
-            found = WebFile(_JSON, body)
-        elif file is not None:
-            found = file
-        else:
+        found = self._health() if path == "/health" else self._door.files.get(path)
+        if found is None:
             self._refuse(HttpRefusal(404, "there is nothing here"))
             return
         if request.method not in _READING:
@@ -280,8 +272,12 @@ class _Exchange:
             return
         headers = [*PAGE_HEADERS, *cors_headers(request.headers, self._door.settings.origins)]
         if not await pass_over_body(self._http):  # what nobody wants is not waited for
-            headers.append((b"Connection", b"close"))
-        self._respond(200, found, headers)
+            headers.append(CLOSE)
+        self._respond(found, headers)
+
+    def _health(self) -> Answer:
+        health = {"status": "ok", "server": f"trisync/{__version__}", "connections": len(self._door.registry)}
+        return Answer(200, msgspec.json.encode(health))
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
@@ -290,11 +286,10 @@ class _Exchange:
             return
         body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}\n".encode()
         self._connection.note(f"{refusal.status} {refusal.reason}{self._asked}")
-        self._respond(refusal.status, WebFile(_TEXT, body), [*refusal.headers, (b"Connection", b"close")])
+        self._respond(Answer(refusal.status, body, refusal.headers, _TEXT), [CLOSE])
 
-    def _respond(self, status: int, file: WebFile, headers: list[tuple[bytes, bytes]]) -> None:
+    def _respond(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
         assert self._http is not None
-        answer = Answer(status, file.body, content_type=file.content_type)
         now_ms = self._door.now_ms()
         self._connection.outbox.write(render(self._http, answer, headers, now_ms=now_ms, head_only=self._head_only))
 

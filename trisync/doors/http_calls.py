@@ -17,6 +17,7 @@ from trisync.wire.errors import WireError
 from trisync.wire.event_stream import COMMENT, join_events
 from trisync.wire.framing import too_large
 from trisync.wire.http_answers import (
+    CLOSE,
     EVENT_STREAM,
     RETRY_AFTER_S,
     Answer,
@@ -203,7 +204,7 @@ class HttpCalls:
     # Answers
 
     def _render(self, answer: Answer, *, closes: bool) -> bytes:
-        headers = [*self._common, (b"Connection", b"close")] if closes else self._common
+        headers = [*self._common, CLOSE] if closes else self._common
         return render(self.http, answer, headers, now_ms=self._now_ms(), head_only=self._head_only)
 
     def _render_bug(self, payload: bytes) -> bytes:
@@ -212,7 +213,7 @@ class HttpCalls:
 
     def _stream_head(self) -> bytes:
         """The head of a response that ends with the connection: what follows is shared with other clients."""
-        headers = [*self._common, (b"Content-Type", EVENT_STREAM), (b"Connection", b"close")]
+        headers = [*self._common, (b"Content-Type", EVENT_STREAM), CLOSE]
         headers.append((b"X-Accel-Buffering", b"no"))  # nginx would gather events before it passes them on
         lines = [b"HTTP/1.1 200 OK", date(self._now_ms()), *(b"%b: %b" % pair for pair in headers), b"", b""]
         return b"\r\n".join(lines)

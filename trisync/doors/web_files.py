@@ -2,7 +2,8 @@
 
 from importlib import resources
 from pathlib import PurePath
-from typing import NamedTuple
+
+from trisync.wire.http_answers import Answer
 
 _TYPES = {
     ".html": "text/html; charset=utf-8",
@@ -34,14 +35,7 @@ PAGE_HEADERS = [
 ]
 
 
-class WebFile(NamedTuple):
-    """A file as it is sent."""
-
-    content_type: bytes
-    body: bytes
-
-
-def load_web_files(tcp_port: int) -> dict[str, WebFile]:
+def load_web_files(tcp_port: int) -> dict[str, Answer]:
     """The page's files by their path; the page says which port netcat takes."""
     folder = resources.files("trisync") / "web"
     files = {}
@@ -49,5 +43,5 @@ def load_web_files(tcp_port: int) -> dict[str, WebFile]:
         body = (folder / name).read_bytes()
         if name == "index.html":
             body = body.replace(_TCP_PORT_TAG, _TCP_PORT_TAG.replace(b"2345", str(tcp_port).encode()))
-        files[path] = WebFile(_TYPES[PurePath(name).suffix].encode(), body)
+        files[path] = Answer(200, body, content_type=_TYPES[PurePath(name).suffix].encode())
     return files

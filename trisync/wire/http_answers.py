@@ -36,6 +36,7 @@ PREFLIGHT_MAX_AGE_S = 7200
 
 JSON = b"application/json"
 EVENT_STREAM = b"text/event-stream"
+CLOSE = (b"Connection", b"close")
 
 _REQUEST_HEADERS = b"Content-Type, Idempotency-Key, If-Match, If-None-Match, Last-Event-ID"
 _RESPONSE_HEADERS = b"ETag, Location, Retry-After, Allow, Accept-Patch"
