@@ -119,7 +119,7 @@ class _Exchange:
     def __init__(self, door: HttpDoor, connection: Connection) -> None:
         self._door = door
         self._connection = connection
-        self._http: h11.Connection | None = None  # a few kilobytes that an open WebSocket does not need
+        self._http: h11.Connection  # while it sends requests: a few kilobytes that an open WebSocket does not need
         self._websocket: WebSocket | None = None
         self._head_only = False
         self._asked = ""  # the request that is being answered, for the log
@@ -150,10 +150,9 @@ class _Exchange:
             headers = list(request.headers)
             refusal = self._door.judge(request.method, request.http_version, headers)
             if refusal is None and wants_upgrade(headers):
-                assert self._http is not None
                 rest, _ = self._http.trailing_data
                 key = header(headers, b"sec-websocket-key") or b""
-                self._http = None
+                del self._http
                 self._websocket = self._door.websockets.meet(self._connection, key, rest)
                 del request, headers
                 await self._door.websockets.converse(self._websocket)
@@ -173,7 +172,6 @@ class _Exchange:
     async def _call(self, request: h11.Request, refusal: HttpRefusal | None) -> bool:
         """Hand a request to the HTTP interface; whether another one may follow."""
         if self.calls is None:
-            assert self._http is not None
             self.calls = self._door.meet_caller(self._connection, self._http)
         return await self.calls.serve(request, refusal)
 
@@ -207,7 +205,6 @@ class _Exchange:
 
     async def _wait_for_request(self, idle_s: float) -> bool:
         """Wait until there is something of a request; whether there is."""
-        assert self._http is not None
         while True:
             with trio.move_on_after(idle_s):
                 while chunk := bytes(await self._connection.receive()):
@@ -224,7 +221,6 @@ class _Exchange:
 
         Some clients send one behind a body. Half of one is nothing of a request.
         """
-        assert self._http is not None
         held, _ = self._http.trailing_data
         blank = _EMPTY_LINES.match(held)
         if blank:
@@ -236,7 +232,6 @@ class _Exchange:
 
     async def _read_head(self) -> h11.Request | None:
         """The head that has begun; None where it is refused. Raises RemoteProtocolError."""
-        assert self._http is not None
         held_bytes = len(self._http.trailing_data[0])
         while (event := self._http.next_event()) is h11.NEED_DATA:
             chunk = bytes(await self._connection.receive())
@@ -253,7 +248,6 @@ class _Exchange:
 
     def _next_cycle(self) -> bool:
         """Whether another request may follow on this connection."""
-        assert self._http is not None
         try:
             self._http.start_next_cycle()
         except h11.LocalProtocolError:
@@ -261,7 +255,6 @@ class _Exchange:
         return True
 
     async def _answer(self, request: h11.Request) -> None:
-        assert self._http is not None
         path = request.target.split(b"?", 1)[0].decode("latin-1")
         found = self._health() if path == "/health" else self._door.files.get(path)
         if found is None:
@@ -281,7 +274,6 @@ class _Exchange:
 
     def _refuse(self, refusal: HttpRefusal) -> None:
         """Answer with a refusal and close behind it: what the client sent along with it is not wanted."""
-        assert self._http is not None
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
         body = f"{refusal.status} {HTTPStatus(refusal.status).phrase}: {refusal.reason}\n".encode()
@@ -289,7 +281,6 @@ class _Exchange:
         self._respond(Answer(refusal.status, body, refusal.headers, _TEXT), [CLOSE])
 
     def _respond(self, answer: Answer, headers: list[tuple[bytes, bytes]]) -> None:
-        assert self._http is not None
         now_ms = self._door.now_ms()
         self._connection.outbox.write(render(self._http, answer, headers, now_ms=now_ms, head_only=self._head_only))
 
