@@ -137,7 +137,7 @@ class Server(Embedding):
         registry = Registry(settings.connections_max)
         tcp = TcpDoor(broker, registry, settings, self.hooks)
         files = load_web_files(doors.address.tcp_port)
-        web = HttpDoor(broker, registry, settings, self.hooks, settings.host, files)
+        web = HttpDoor(broker, registry, settings, self.hooks, files)
         async with trio.open_nursery() as nursery:
             nursery.start_soon(doors.attend)
             nursery.start_soon(broker.run)
@@ -156,10 +156,11 @@ class Server(Embedding):
             tcp_open.cancel()
             web.draining = True
             broker.draining = True
-            await self._say_goodbye(broker, registry, settings)
+            await self._say_goodbye(broker, registry)
             nursery.cancel_scope.cancel()
 
-    async def _say_goodbye(self, broker: Broker, registry: Registry, settings: Settings) -> None:
+    async def _say_goodbye(self, broker: Broker, registry: Registry) -> None:
+        settings = self.settings
         with trio.move_on_after(settings.drain_s) as patience:
             await broker.settled()
             await registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))

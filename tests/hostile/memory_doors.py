@@ -29,7 +29,7 @@ class MemoryDoors:
         self.registry = Registry(settings.connections_max)
         self._nursery = nursery
         self._tcp = TcpDoor(self.broker, self.registry, settings, Hooks())
-        self._web = HttpDoor(self.broker, self.registry, settings, Hooks(), "127.0.0.1", {})
+        self._web = HttpDoor(self.broker, self.registry, settings, Hooks(), {})
 
     def connect(self, door: str) -> MemoryStream:
         """A client of the `tcp` or the `web` door that has said nothing yet."""

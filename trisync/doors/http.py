@@ -55,13 +55,7 @@ class HttpDoor:
     """Serves the web port. handle() is run once for each client."""
 
     def __init__(
-        self,
-        broker: Broker,
-        registry: Registry,
-        settings: Settings,
-        hooks: Hooks,
-        host: str,
-        files: Mapping[str, Answer],
+        self, broker: Broker, registry: Registry, settings: Settings, hooks: Hooks, files: Mapping[str, Answer]
     ) -> None:
         self.registry = registry
         self.settings = settings
@@ -70,14 +64,13 @@ class HttpDoor:
         self._hooks = hooks
         self.websockets = WebSocketDoor(broker, registry, settings, hooks)
         self.files = files
-        self._tokens = broker.tokens
         self.draining = False
         """Set when the server stops: all requests get 503, which is what /health is asked for, but those for events."""
-        self._loopback = is_loopback(host)
+        self._loopback = is_loopback(settings.host)
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:
         """Serve one client until it or the server ends it."""
-        connection = Connection(stream, self.settings, f"web {peer}", self._tokens)
+        connection = Connection(stream, self.settings, f"web {peer}", self._broker.tokens)
         if not self.registry.admit(connection, None):
             await trio.aclose_forcefully(stream)
             return
