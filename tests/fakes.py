@@ -10,6 +10,7 @@ from msgspec import Raw
 
 from trisync.core.channels import Outlet
 from trisync.core.outbox import Outbox
+from trisync.settings import Settings
 from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import ChannelInfo, Extent, Flow, Log, OldMessage, Page, Run, StatePage, Submission
 from trisync.storage.verdicts import Conflict, Producer, Remembered
@@ -52,7 +53,7 @@ class MemoryLog(Log):
         if self.failure is not None:
             failure, self.failure = self.failure, None
             raise failure
-        work = Batch(self, self.time_ms, 0, message_bytes_max=1024 * 1024, keys_max=1000)
+        work = Batch(self, Settings(keys_max=1000), self.time_ms, 0)
         work.decide(batch)
         for head in work.heads.values():
             self.messages.setdefault(head.name, []).extend(head.lines)

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, cast
 
 from msgspec import UNSET, Raw
 
+from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Once, Refused, Run, Submission, Verdict
 from trisync.storage.verdicts import Conflict, Kept, Producer, Remembered
 from trisync.wire.errors import WireError
@@ -132,10 +133,10 @@ class Batch:
         "time_ms",
     )
 
-    def __init__(self, lookup: Lookup, time_ms: int, newest_id: int, *, message_bytes_max: int, keys_max: int) -> None:
+    def __init__(self, lookup: Lookup, settings: Settings, time_ms: int, newest_id: int) -> None:
         self._lookup = lookup
-        self._message_bytes_max = message_bytes_max
-        self._keys_max = keys_max
+        self._message_bytes_max = settings.message_bytes_max
+        self._keys_max = settings.keys_max
         self._submissions: Sequence[Submission] = ()
         self.time_ms = time_ms
         self.newest_id = newest_id

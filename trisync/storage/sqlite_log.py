@@ -132,7 +132,6 @@ class SqliteLog(Log):
         Without an executor, what blocks runs in Trio's threads, and what writes in a thread of its own. `writer_timer`
         is read in the writer's thread, where Trio's clock is not at hand.
         """
-
         path = folder / FILE_NAME
 
         def open_all() -> _Opened:
@@ -148,16 +147,7 @@ class SqliteLog(Log):
                     for _ in range(READERS):
                         readers.append(open_reader(path, busy_ms=settings.busy_ms, connect=connect))
                         undo.callback(readers[-1].close)
-                    writer = Writer(
-                        connection,
-                        now_ms=now_ms,
-                        timer=writer_timer,
-                        cached_heads_max=settings.cached_heads_max,
-                        producer_cache_bytes_max=settings.producer_cache_bytes_max,
-                        cache_ttl_s=settings.cache_ttl_s,
-                        message_bytes_max=settings.message_bytes_max,
-                        keys_max=settings.keys_max,
-                    )
+                    writer = Writer(connection, settings=settings, now_ms=now_ms, timer=writer_timer)
                     epoch = read_meta(connection, "epoch")
                 except sqlite3.Error as error:
                     raise unusable(path, error) from error

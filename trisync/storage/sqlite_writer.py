@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 import msgspec
 from cachetools import TTLCache
 
+from trisync.settings import Settings
 from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import Extent, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
@@ -119,18 +120,13 @@ class Writer:
         self,
         connection: sqlite3.Connection,
         *,
+        settings: Settings,
         now_ms: Callable[[], int],
         timer: Callable[[], float],
-        cached_heads_max: int,
-        producer_cache_bytes_max: int,
-        cache_ttl_s: float,
-        message_bytes_max: int,
-        keys_max: int,
     ) -> None:
         self._db = connection
+        self._settings = settings
         self._now_ms = now_ms
-        self._message_bytes_max = message_bytes_max
-        self._keys_max = keys_max
         newest = connection.execute("SELECT id, time FROM messages ORDER BY id DESC LIMIT 1").fetchone() or (0, 0)
         kept = [int(read_meta(connection, name) or 0) for name in ("id", "time")]
         self._newest_id: int = max(newest[0], kept[0])
@@ -139,14 +135,13 @@ class Writer:
         self.pages_written = 0
         """About how many, since it was last set to 0. SQLite does not tell."""
         self._recent = RecentHeads(connection)
-        self._heads: TTLCache[str, Head] = TTLCache(cached_heads_max, cache_ttl_s, timer)
-        self._producers: TTLCache[str, Producer] = TTLCache(producer_cache_bytes_max, cache_ttl_s, timer, _memory_of)
+        ttl_s = settings.cache_ttl_s
+        self._heads: TTLCache[str, Head] = TTLCache(settings.cached_heads_max, ttl_s, timer)
+        self._producers: TTLCache[str, Producer] = TTLCache(settings.producer_cache_bytes_max, ttl_s, timer, _memory_of)
 
     def append(self, batch: Sequence[Submission]) -> list[Run]:
         """See Log.append()."""
-        work = Batch(
-            self, self._tick(), self._newest_id, message_bytes_max=self._message_bytes_max, keys_max=self._keys_max
-        )
+        work = Batch(self, self._settings, self._tick(), self._newest_id)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             work.decide(batch)
