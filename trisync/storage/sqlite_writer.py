@@ -114,7 +114,7 @@ def _memory_of(producer: Producer) -> int:
 
 
 class Writer:
-    """The writing side of the log. Not for two threads at once."""
+    """The writing side of the log. Not for two threads at once. What it raises, sqlite_log.py judges."""
 
     def __init__(
         self,
@@ -149,10 +149,8 @@ class Writer:
             self._db.execute("COMMIT")
         except BaseException as error:
             self._forget(work)
-            if isinstance(error, sqlite3.Error) and (reason := unavailable(error)):
-                if self._db.in_transaction:
-                    self._db.execute("ROLLBACK")
-                raise reason from error
+            if isinstance(error, sqlite3.Error) and unavailable(error) and self._db.in_transaction:
+                self._db.execute("ROLLBACK")
             raise
         self._newest_id = work.newest_id
         for producer in work.settled:
