@@ -19,22 +19,18 @@ class FairQueue:
     def __init__(self) -> None:
         self.size = 0
         """Bytes of the submissions that are not settled, as they count them."""
+        self.arrived = 0
+        """How many submissions have ever been pushed."""
         self._waiting: list[tuple[int, int, Submission]] = []  # a heap, by place, then by arrival
         self._few_came_alone = False  # in the last batch
         self._flows = 0  # those that have something waiting
         self._now = 0  # in bytes that each flow has got which always had something waiting
         self._over = 0  # bytes taken since, too few for each flow to have got another one
-        self._arrived = 0
         self._settled_below = 0  # all submissions that arrived earlier than this one are settled
         self._settled_early: set[int] = set()
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
-
-    @property
-    def arrived(self) -> int:
-        """How many submissions have ever been pushed."""
-        return self._arrived
 
     def push(self, submission: Submission) -> None:
         """Queue a submission behind those of its own flow."""
@@ -44,8 +40,8 @@ class FairQueue:
         flow.waiting += 1
         flow.unsettled += submission.size
         self.size += submission.size
-        submission.arrival = self._arrived
-        self._arrived += 1
+        submission.arrival = self.arrived
+        self.arrived += 1
         heappush(self._waiting, (flow.place, submission.arrival, submission))
 
     def take(self, count_max: int, bytes_max: int) -> list[Submission]:
