@@ -9,7 +9,7 @@ import trio
 from msgspec import UNSET
 
 from trisync.core.broker import Broker
-from trisync.core.channels import LEFT, Outlet, Subscription
+from trisync.core.channels import LEFT, Channel, Outlet, Subscription
 from trisync.storage.log import LogUnavailable
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Subscribe
@@ -56,19 +56,10 @@ class Subscriptions:
         again = self._by_channel.pop(request.channel, None)
         if again is not None:
             self._end(again)
-        epoch = self._broker.epoch
         if request.id is not UNSET:
             who = {"member": self.member} if request.presence else {}
-            self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=epoch, **who))
-        cursor = channel.head
-        if request.last is not UNSET:
-            cursor = max(channel.head - request.last, channel.gone)
-        elif request.since is not UNSET:
-            if request.since > channel.head or (request.epoch is not UNSET and request.epoch != epoch):
-                self._outlet.reply(encode_gap(channel.name, "epoch"))
-                cursor = 0
-            else:
-                cursor = request.since
+            self._outlet.reply(encode_reply("ok", request.id, offset=channel.head, epoch=self._broker.epoch, **who))
+        cursor = self._begin(channel, request)
         subscription = Subscription(channel, self._outlet, cursor, self._fell_behind, with_state=request.state)
         self._by_channel[channel.name] = subscription
         presence = self._broker.presence
@@ -79,6 +70,17 @@ class Subscriptions:
         else:
             presence.unwatch(channel.name, self._outlet)
         self._go_on(subscription)
+
+    def _begin(self, channel: Channel, request: Subscribe) -> int:
+        """The offset behind which a subscription begins; writes a `gap` where what the client has is of another log."""
+        if request.last is not UNSET:
+            return max(channel.head - request.last, channel.gone)
+        if request.since is UNSET:
+            return channel.head
+        if request.since > channel.head or request.epoch not in (UNSET, self._broker.epoch):
+            self._outlet.reply(encode_gap(channel.name, "epoch"))
+            return 0
+        return request.since
 
     def unsubscribe(self, name: str) -> None:
         """End a subscription; one that is not there is no error."""
