@@ -121,15 +121,13 @@ class HttpSession(Session):
             case Resource.CHANNEL, _:
                 return await self._clear(call)
             case Resource.MESSAGES, "GET":
-                history = call.request("history")
-                assert isinstance(history, History)
+                history = call.request(History)
                 await self._judge_reading(history)
                 return Answer(200, await read_history(self._broker, history))
             case Resource.MESSAGES, _:
                 return await self._publish(call, headers, body)
             case Resource.STATE, _:
-                state = call.request("state")
-                assert isinstance(state, GetState)
+                state = call.request(GetState)
                 await self._judge_reading(state)
                 return Answer(200, await read_state(self._broker, state))
             case Resource.KEY, "GET":
@@ -259,9 +257,7 @@ class HttpSession(Session):
     # Keys
 
     async def _get_word(self, call: Call, headers: Headers) -> Answer:
-        request = call.request("state")
-        assert isinstance(request, GetState)
-        await self._judge_reading(request)
+        await self._judge_reading(call.request(GetState))
         word = await self._word(call)
         if word is None:
             raise WireError("not_found", "there is no such key")
@@ -330,9 +326,7 @@ def _subscription(call: Call, headers: Headers) -> Subscribe:
     if place:
         query = {name: value for name, value in call.query.items() if name != "last"}
         call = call._replace(query=query | place)
-    request = call.request("subscribe")
-    assert isinstance(request, Subscribe)
-    return request
+    return call.request(Subscribe)
 
 
 def _compose(data: bytes, **fields: object) -> Publish:

@@ -7,7 +7,7 @@ hold is protocol.py's business; what the answers look like is in http_answers.py
 import re
 from collections.abc import Callable
 from enum import Enum
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 from urllib.parse import parse_qsl, unquote_to_bytes
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from trisync.wire.errors import WireError
 from trisync.wire.http_answers import HttpError, refused
 from trisync.wire.http_rules import Headers, header, tokens
-from trisync.wire.protocol import AnyRequest, BadRequest, decode_request, shortened
+from trisync.wire.protocol import AnyRequest, BadRequest, Publish, Request, decode_request, shortened
 
 ROOT = b"/channels"
 
@@ -53,6 +53,9 @@ _NOT_PERCENT = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ETAG = re.compile(rb'"(\d{1,16})"')
 
 
+R = TypeVar("R", bound=Request)
+
+
 class Call(NamedTuple):
     """A request to the interface, understood but for its body."""
 
@@ -75,12 +78,14 @@ class Call(NamedTuple):
         name = self.query.get("name")
         return None if name is None else str(name)
 
-    def request(self, op: str, **fields: Any) -> AnyRequest:
+    def request(self, kind: type[R], **fields: Any) -> R:
         """The operation of the wire that is asked for, checked as there. Raises WireError."""
         asked = {key: value for key, value in self.query.items() if key != "name"}
         if self.key is not None:
             asked["key"] = self.key
-        return _checked({"op": op, "channel": self.channel} | asked | fields)
+        request = _checked({"op": kind.__struct_config__.tag, "channel": self.channel} | asked | fields)
+        assert isinstance(request, kind)
+        return request
 
 
 def is_for_api(target: bytes) -> bool:
@@ -141,7 +146,7 @@ def read_call(method: bytes, target: bytes, headers: Headers) -> Call:
     if call.has_body:
         _check_content(headers, name)
     if name != "GET":
-        call.request("publish", data=None)
+        call.request(Publish, data=None)
         _check_conditions(call, headers)
     return call
 
