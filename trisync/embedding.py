@@ -3,6 +3,8 @@
 The server's own life is in server.py, which builds on this.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import msgspec
@@ -93,10 +95,8 @@ class Embedding:
         check_integer("limit", limit, 1, HISTORY_LIMIT_MAX)
         if since is not None:
             check_integer("since", since, 0, OFFSET_MAX)
-        try:
+        with _log_needed():
             page = await self._serving(channel).history(channel, since, limit)
-        except LogUnavailable as problem:
-            raise _unavailable(problem) from problem
         return [] if page.run is None else [decode_data(payload) for payload in page.run.payloads()]
 
     async def state(self, channel: str) -> dict[str, Entry]:
@@ -104,10 +104,8 @@ class Embedding:
         entries: dict[str, Entry] = {}
         after = ""
         while True:
-            try:
+            with _log_needed():
                 page = await self._serving(channel).state(channel, after)
-            except LogUnavailable as problem:
-                raise _unavailable(problem) from problem
             entries |= _entries(page)
             if not page.more:
                 return entries
@@ -116,18 +114,15 @@ class Embedding:
     async def word(self, channel: str, key: str) -> Entry | None:
         """The newest word on a key, None where there is no such key."""
         check_text("a key", key)
-        try:
+        with _log_needed():
             page = await self._serving(channel).word(channel, key)
-        except LogUnavailable as problem:
-            raise _unavailable(problem) from problem
         return _entries(page).get(key)
 
     async def clear(self, channel: str) -> int:
         """Empty a channel of its messages and its state; returns the offset from which it goes on."""
-        try:
-            return (await self._serving(channel).clear(channel)).head
-        except LogUnavailable as problem:
-            raise _unavailable(problem) from problem
+        with _log_needed():
+            extent = await self._serving(channel).clear(channel)
+        return extent.head
 
     def members(self, channel: str) -> list[dict[str, str]]:
         """Who is in a channel: `member`, an opaque id, and `name` where there is one."""
@@ -149,5 +144,10 @@ def _entries(page: StatePage) -> dict[str, Entry]:
     return {key: Entry(entry["offset"], entry["data"]) for key, entry in decoded.items()}
 
 
-def _unavailable(problem: LogUnavailable) -> WireError:
-    return WireError("unavailable", f"the log cannot be had now: {problem}")
+@contextmanager
+def _log_needed() -> Iterator[None]:
+    """Raises `unavailable` where the log cannot be had."""
+    try:
+        yield
+    except LogUnavailable as problem:
+        raise WireError("unavailable", f"the log cannot be had now: {problem}") from problem
