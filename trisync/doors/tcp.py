@@ -181,11 +181,8 @@ class _Conversation:
             self._connection.outbox.write(answers)
         return text
 
-    def _receive(self) -> Awaitable[bytes | bytearray]:
+    async def _receive_text(self) -> bytes:
         """The next text from the client, none at its end."""
-        return self._connection.receive() if self._telnet is None else self._receive_filtered()
-
-    async def _receive_filtered(self) -> bytes:
         while chunk := await self._connection.receive():
             if text := self._filtered(bytes(chunk)):
                 return text
@@ -207,7 +204,7 @@ class _Conversation:
             if following is not None:
                 following.append(splitter.take_rest())
                 return LineSplitter(self._bytes_max), b"\n".join(following)
-            chunk = bytes(await self._receive())
+            chunk = await self._receive_text()
         await self._say_if_cut_off(splitter)
         return None, b""
 
