@@ -18,6 +18,7 @@ from trisync.storage.sqlite_opening import (
     incomplete,
     lock_folder,
     open_reader,
+    primary_code,
     refuse_foreign_file,
     renew_epoch,
     sync_folder,
@@ -172,9 +173,7 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
             problem = incomplete(written, copy) if found == "ok" else str(found)
     except sqlite3.DatabaseError as error:
-        # What is not UTF-8 has no code: sqlite3 finds it, and the check does not.
-        code = getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT)
-        if code & 0xFF not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
+        if primary_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise LogRefused(f"{source} was not copied to {copy}: {error}") from error
         problem = str(error)
     if problem is not None:

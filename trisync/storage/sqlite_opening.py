@@ -154,10 +154,14 @@ def open_writer(
     return connection
 
 
+def primary_code(error: sqlite3.Error) -> int:
+    """SQLite's own code of an error. What is not UTF-8 has none, as sqlite3 finds it: it counts as damage."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+
+
 def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
     """What to raise for a log that SQLite refuses to work with."""
-    # What is not UTF-8 has no code: sqlite3 finds it.
-    if getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF in _DAMAGE:
+    if primary_code(error) in _DAMAGE:
         return _damaged(path, str(error))
     return LogRefused(f"{path} cannot be opened: {error}")
 

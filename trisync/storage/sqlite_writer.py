@@ -15,7 +15,7 @@ from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import Extent, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
-from trisync.storage.sqlite_opening import read_meta, transaction, write_meta
+from trisync.storage.sqlite_opening import primary_code, read_meta, transaction, write_meta
 from trisync.storage.sqlite_reading import STATE_RANGE
 from trisync.storage.sqlite_rows import RowInserter
 from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
@@ -31,8 +31,7 @@ _UNAVAILABLE = {
 
 def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
     """The LogUnavailable for an error that surely left nothing behind, else None."""
-    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
-    return LogUnavailable(str(error)) if code in _UNAVAILABLE else None
+    return LogUnavailable(str(error)) if primary_code(error) in _UNAVAILABLE else None
 
 
 _MESSAGES = RowInserter("messages", ROW, shared=["time"], optional=["sender", "key"])
