@@ -127,11 +127,11 @@ class Submission:
         self.plain = True
         """Whether all of it are publishes that are stored, none of them about a key."""
 
-    def add(self, item: "Publish | Refused", payload_bytes: int) -> None:
+    def add(self, item: Publish | Refused, payload_bytes: int) -> None:
         """Append a publish; its place in `items` is that of its verdict."""
         self.extend((item,), payload_bytes)
 
-    def extend(self, items: "Iterable[Publish | Refused]", payload_bytes: int) -> None:
+    def extend(self, items: Iterable[Publish | Refused], payload_bytes: int) -> None:
         """Append publishes, whose payloads have so many bytes together."""
         for item in items:
             self.items.append(item)

@@ -61,7 +61,7 @@ class Producer:
         self.packed_bytes = len(packed)
         return packed
 
-    def answer(self, seq: int) -> "Kept | Duplicate | None":
+    def answer(self, seq: int) -> Kept | Duplicate | None:
         """What is known of a `seq` that is not the next one; None for the next one, which is yet to be judged."""
         if seq == self.seq + 1:
             return None
