@@ -108,15 +108,6 @@ class Session:
         await self._room()
         self._connection.excuse(waiting_since)
 
-    def _own_flow(self) -> Flow:
-        if self._flow is None:
-            self._flow = Flow()
-        return self._flow
-
-    async def _room(self) -> None:
-        if self._flow is not None:
-            await self._broker.room(self._flow)
-
     def receive_at_once(self, payloads: list[bytes]) -> list[bytes]:
         """Handle payloads up to the first that has to wait for something; returns those that are left.
 
@@ -230,6 +221,15 @@ class Session:
         if self._submission is None:
             self._submission = Submission(self._settle, self._name, self._producer, flow=self._own_flow())
         return self._submission
+
+    def _own_flow(self) -> Flow:
+        if self._flow is None:
+            self._flow = Flow()
+        return self._flow
+
+    async def _room(self) -> None:
+        if self._flow is not None:
+            await self._broker.room(self._flow)
 
     async def _take_publish(self, request: Publish, payload_bytes: int) -> None:
         """Collect a publish, once the hooks were asked about it; what came before it need not wait for them."""
