@@ -82,6 +82,17 @@ def test_the_place_of_what_is_no_number_is_said() -> None:
         encode_data({"room": [None, -math.inf], "wall": 1})
 
 
+def test_what_holds_itself_and_what_is_too_deep_is_a_value_error() -> None:
+    ring: list[Any] = []
+    ring.append({"ring": ring})
+    nest: Any = 1
+    for _ in range(10_000):
+        nest = [nest]
+    for data in (ring, nest):
+        with pytest.raises(ValueError, match="data holds itself, or is nested too deep"):
+            encode_data(data)
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [

@@ -25,15 +25,18 @@ def encode_data(data: Any) -> bytes:
     """Whatever msgspec encodes and JSON has, as JSON. What is wrong with a value is said together with where it is.
 
     Raises TypeError for bytes and sets in its lists and dictionaries, which would come back as something else,
-    ValueError for a NaN or an infinity, and for what is no JSON of a Raw in it, and what msgspec does. A Raw by itself
-    is not looked at.
+    ValueError for a NaN or an infinity, for a list that holds itself, and for what is no JSON of a Raw in it, and what
+    msgspec does. A Raw by itself is not looked at.
     """
-    text = msgspec.json.encode(data)
-    # Only what does not come back as it was is looked through, which takes a multiple of the time.
-    if type(data) is not msgspec.Raw and not _comes_back(text, data):
-        _check_types(data)
-        _check_numbers(data)
-        msgspec.json.decode(text.decode(), type=msgspec.Raw)  # a Raw in it, msgspec writes as it is
+    try:
+        text = msgspec.json.encode(data)
+        # Only what does not come back as it was is looked through, which takes a multiple of the time.
+        if type(data) is not msgspec.Raw and not _comes_back(text, data):
+            _check_types(data)
+            _check_numbers(data)
+            msgspec.json.decode(text.decode(), type=msgspec.Raw)  # a Raw in it, msgspec writes as it is
+    except RecursionError:
+        raise ValueError("data holds itself, or is nested too deep") from None
     return text
 
 
