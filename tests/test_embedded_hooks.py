@@ -11,7 +11,7 @@ import trio
 from tests.embedded import PRODUCER, a_server, connected, in_every_dialect, is_hung_up_on
 from tests.harness import PATIENCE_S, Running, serving
 from trisync import Client, PublishRequest, Refuse, SubscribeRequest, connect
-from trisync.client import NotConnected
+from trisync.client import Forbidden, NotConnected
 
 
 @in_every_dialect
@@ -213,18 +213,27 @@ async def test_a_client_that_is_refused_is_told_and_hung_up_on(tmp_path: Path, d
 
 
 @pytest.mark.parametrize("scheme", ["tcp", "ws"])
-async def test_a_client_that_is_refused_says_why_it_is_not_connected(tmp_path: Path, scheme: str) -> None:
+async def test_a_client_that_is_refused_says_why_it_is_not_connected(
+    tmp_path: Path, scheme: str, caplog: pytest.LogCaptureFixture
+) -> None:
     server = a_server(tmp_path)
+    code = "unavailable"
 
     @server.on_connect
     async def nobody(client: Client) -> None:
-        raise Refuse("closed today")
+        raise Refuse("closed today", code)
 
     async with serving(server) as running:
         port = running.address.tcp_port if scheme == "tcp" else running.address.web_port
         url = f"{scheme}://127.0.0.1:{port}"
-        with pytest.raises(NotConnected, match=rf"^no connection to {url}: closed today \(forbidden\)$"):
+        with pytest.raises(NotConnected, match=rf"^no connection to {url}: closed today \(unavailable\)$"):
             await connect(url, wait_s=0).__aenter__()
+        assert caplog.messages.count("the server said: closed today (unavailable)") == 1
+        caplog.clear()
+        code = "forbidden"
+        with pytest.raises(Forbidden, match=r"^closed today \(forbidden\)$"):
+            await connect(url).__aenter__()
+        assert not [record for record in caplog.records if record.name == "trisync.client"], "it is raised"
 
 
 @in_every_dialect

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from tests.client.machine_talk import Talk
-from trisync.client.errors import Closed, Forbidden, ProtocolError
+from trisync.client.errors import Closed, Forbidden, ProtocolError, Refused
 from trisync.client.machine import BACKOFF_S_MAX
 from trisync.client.requests import Request
 from trisync.client.status import State
@@ -116,6 +116,35 @@ def test_a_hello_that_is_refused_for_good_closes_and_one_that_is_not_is_tried_ag
         assert talk.machine.status.state is state
         assert publish.settled is not retry
         assert isinstance(talk.machine.error, Forbidden) is not retry
+
+
+@pytest.mark.parametrize(
+    ("code", "retry", "state"),
+    [
+        ("forbidden", False, State.CLOSED),
+        ("limit", False, State.CLOSED),
+        ("of_a_later_version", False, State.CLOSED),
+        ("unavailable", True, State.OFFLINE),
+    ],
+)
+def test_a_client_that_is_refused_before_its_hello_stays_away_only_if_that_is_for_good(
+    code: str, retry: bool, state: State
+) -> None:
+    talk = Talk(online=False)
+    talk.machine.connecting("here")
+    talk.machine.connected()
+    talk.refuse(None, code, retry=retry)
+    talk.machine.lost("the server closed the connection")
+    assert talk.machine.status.state is state
+    if state is State.CLOSED:
+        assert isinstance(talk.machine.error, Refused)
+        assert (talk.machine.error.code, talk.machine.error.message) == (code, "because")
+
+
+def test_an_error_that_belongs_to_no_request_does_not_close_a_client_that_was_greeted() -> None:
+    talk = Talk()
+    talk.refuse(None, "forbidden", retry=False)
+    assert talk.machine.status.state is State.ONLINE
 
 
 def test_what_no_server_says_ends_the_connection_and_what_a_later_one_may_say_does_not() -> None:

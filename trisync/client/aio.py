@@ -50,7 +50,8 @@ def connect(
 
     Entering waits at most `wait_s` seconds for the first connection, and raises NotConnected then; 0 tries once, None
     does not wait: then publishes are queued until there is one. From there on connections that are lost come back,
-    with pauses of up to 20 seconds; `status` tells.
+    with pauses of up to 20 seconds; `status` tells. A server that refuses this client for good ends it: what it is
+    refused with, such as Forbidden, is raised by entering and by all that is asked for later.
 
     At most `queue_max` publishes or `queue_bytes_max` bytes wait for their answers: one more is QueueFull. Leaving
     waits at most `close_s` for them, and raises Unsettled if some are left; it does not wait if an exception leaves.

@@ -331,7 +331,10 @@ class Machine:
             self.close("another client uses this producer", refusal(said.code, said.message))
         elif said.id is None:
             self.complaint = f"{said.message} ({said.code})"
-            logger.warning("the server said: %s", self.complaint)
+            if self.status.state is State.CONNECTING and not said.retry:  # it was not asked for more than to come
+                self._turned_away(refusal(said.code, said.message, details=details_of(payload)))
+            else:
+                logger.warning("the server said: %s", self.complaint)
         elif type(said.id) is int:
             self.publishes.refused(said, details_of(payload))
         else:
@@ -354,7 +357,7 @@ class Machine:
             if getattr(request.error, "retry", False):
                 self.hang_up = str(request.error)
             else:
-                self.close(f"the server refuses this client: {request.error}", request.error)
+                self._turned_away(request.error)
             return
         assert type(ok) is Ok
         self.publishes.window = min(UNANSWERED_MAX, ok.limits.get("unanswered_max", UNANSWERED_MAX))
@@ -380,6 +383,9 @@ class Machine:
         self._was_online = True
         self._set_status(Status(State.ONLINE, f"connected to {ok.server}"))
         self._subscriptions.greeted()
+
+    def _turned_away(self, error: ClientError) -> None:
+        self.close(f"the server refuses this client: {error}", error)
 
     def _set_status(self, status: Status) -> None:
         if status != self.status:

@@ -245,8 +245,8 @@ export class Replica extends Subscription {
   }
 }
 
-// The connection, and the queues of what is not settled: the last is this client's own, the others of clients that are
-// gone. The connection is the first one's.
+// The connection, and the queues of what is not settled: the last is its own, the others of clients that are gone.
+// The connection is the first one's.
 export class Client extends Emitter {
   state = "connecting";
   reason = "";
@@ -398,12 +398,11 @@ export class Client extends Emitter {
     this.#change("offline", reason, delay);
   }
 
-  /** A dead peer answers no closing handshake. */
+  /** A dead peer answers no Close. */
   #abandon() {
     const socket = this.#socket;
     const answers = this.#answers;
-    this.#socket = this.#goodbyeMs = this.#agreed = undefined;
-    this.#isGreeted = false;
+    this.#socket = this.#goodbyeMs = this.#agreed = this.#isGreeted = undefined;
     this.#answers = new Map();
     clearTimeout(this.#resending);
     this.#resending = this.#heldTicks = 0;
@@ -442,15 +441,16 @@ export class Client extends Emitter {
     if (this.#socket.readyState === 1) this.#socket.send(JSON.stringify({ ...fields, id }));
   }
 
-  // Answers are called, not promised: a message behind an answer must not overtake it.
+  // Answers are called, not promised: no message is to overtake one.
   #receive(text) {
     this.#quietTicks = 0;
     const message = JSON.parse(text);
     const { op, id, channel } = message;
-    const answer = this.#answers.get(id);
+    // Before the greeting, an error is its answer.
+    const answer = this.#answers.get(id ?? (this.#isGreeted || this.#lastId));
     this.#answers.delete(id);
     if (op === "error") (answer ?? ((error) => this._fail(error)))(new TrisyncError(message));
-    else if (id !== undefined) answer?.(null, message);
+    else if (id) answer?.(null, message);
     else if (op === "goodbye") {
       this.#goodbyeMs = Math.min(message.reconnect_ms, PAUSE_MS_MAX);
       this.#probe(ANSWER_TICKS);

@@ -165,6 +165,24 @@ test("a greeting that is refused for good is the end, and one that may succeed i
   assert.deepEqual([client.state, client.reason], ["closed", "bad_request"]);
 });
 
+test("who is refused before the greeting stays away for good, unless it may try again", async (t) => {
+  const client = await aClient(t);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.say("error", { code: "unavailable", message: "not now", retry: true });
+  assert.deepEqual([client.state, client.reason], ["offline", "not now"]);
+  await pass(client.retryMs);
+  FakeSocket.newest.accept();
+  FakeSocket.newest.say("error", { code: "forbidden", message: "members only", retry: false });
+  assert.deepEqual([client.state, client.reason], ["closed", "members only"]);
+});
+
+test("an error that belongs to no request does not end a client that was greeted", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  client.on("error", () => {});
+  socket.say("error", { code: "forbidden", message: "no", retry: false });
+  assert.equal(client.state, "online");
+});
+
 test("a closed client is silent, and says so to who still waits", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const publish = outcome(client.publish("lobby", 1));
