@@ -45,8 +45,10 @@ def connect(
     `url` is `tcp://host:port`, `tcps://…`, `ws://…` or `wss://…`, the latter two with a path if need be; without a port
     it is 2345, or 80 and 443 as for any WebSocket. `tls` is the context for those with TLS, the system's certificates
     if it is left out. `name` is shown to others with what is published and in presence. `producer` identifies this
-    client to the server (16 to 64 secret random characters): one is made up unless it is given. A server that has
-    forgotten it, or has another log, is given a new one: what was in doubt then may be stored twice.
+    client to the server (16 to 64 secret random characters): one is made up unless it is given. A program that keeps it
+    goes on after a crash: once entered, what was sent before it is stored or never will be, so the channel tells what
+    is still to be published. A server that has forgotten it, or has another log, is given a new one: what was in doubt
+    then may be stored twice.
 
     Entering waits at most `wait_s` seconds for the first connection, and raises NotConnected then; 0 tries once, None
     does not wait: then publishes are queued until there is one. From there on connections that are lost come back,

@@ -155,7 +155,10 @@ class _Entered:
 
 
 class SyncSubscription(_Entered, Taker[Item]):
-    """A channel's messages, each once and in order. As Subscription; threads that share it share the messages out."""
+    """A channel's messages, each once and in order. As Subscription; threads that share it share the messages out.
+
+    `offset` is then of the newest that any of them has taken, and others may still be at work on earlier ones.
+    """
 
     def __init__(self, inner: Subscription[Message | Gap], bridge: Bridge, *, raise_gaps: bool) -> None:
         _Entered.__init__(self, inner, bridge)
