@@ -39,9 +39,10 @@ class Embedding:
     """The side of a server that is turned to the program around it.
 
     The methods that publish and read may be called while the server serves, from tasks of the same Trio run. They
-    raise RuntimeError otherwise, WireError with the wire's codes where the server refuses, `unavailable` among
-    them, and TypeError or ValueError for what is no channel's name, and for what is published and is no JSON: bytes,
-    a set, a NaN. Cancelling one that writes leaves open whether it was done.
+    raise RuntimeError otherwise, so a task that goes on publishing is to end before serve() does; WireError with the
+    wire's codes where the server refuses, `unavailable` too, and TypeError or ValueError for what is no channel's
+    name, and for what is published and is no JSON: bytes, a set, a NaN. Cancelling one that writes leaves open whether
+    it was done.
     """
 
     def __init__(self) -> None:
