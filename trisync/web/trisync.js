@@ -398,7 +398,7 @@ export class Client extends Emitter {
     this.#change("offline", reason, delay);
   }
 
-  /** A dead peer answers no Close. */
+  // A dead peer answers no Close.
   #abandon() {
     const socket = this.#socket;
     const answers = this.#answers;
@@ -599,7 +599,7 @@ export class Client extends Emitter {
     this.#pump();
   }
 
-  /** One failure makes all behind it fail: wait once, then send all. */
+  // One failure makes all behind it fail: wait once, then send all.
   #resendLater({ code, retry_ms: delay = backoffMs(++this.#failures) }) {
     this.#log("resending:", code, delay);
     this.#round++;
