@@ -232,7 +232,11 @@ async def test_a_log_from_before_chains_has_what_it_had_and_goes_on(
     caplog.clear()
     async with opened(tmp_path) as log:
         assert caplog.text == ""
-    database = sqlite_utils.Database(tmp_path / FILE_NAME)
-    assert {row["channel"] for row in database.query("SELECT DISTINCT channel FROM messages")} == {1, 2, 3}
-    assert {row["channel"] for table in ("heads", "recent_heads") for row in database[table].rows} == {1, 2, 3}
-    assert [(row["channel"], row["data"]) for row in database["log"].rows][-3:] == [("a", "1"), ("b", "2"), ("c", "3")]
+    with closing(sqlite_utils.Database(tmp_path / FILE_NAME)) as database:
+        assert {row["channel"] for row in database.query("SELECT DISTINCT channel FROM messages")} == {1, 2, 3}
+        assert {row["channel"] for table in ("heads", "recent_heads") for row in database[table].rows} == {1, 2, 3}
+        assert [(row["channel"], row["data"]) for row in database["log"].rows][-3:] == [
+            ("a", "1"),
+            ("b", "2"),
+            ("c", "3"),
+        ]

@@ -238,6 +238,7 @@ def test_every_table_of_a_log_is_known_with_the_version_that_brought_it() -> Non
         assert set(database.table_names()) - {"_sqlite_migrations"} == {
             name for name, since in TABLES.items() if since <= version
         }
+    database.close()
 
 
 async def test_readers_cannot_write(tmp_path: Path) -> None:
@@ -297,7 +298,8 @@ async def test_people_read_the_log_with_sqlite_utils_while_it_is_written(tmp_pat
         await put(log, publish(4))
         assert database["messages"].count == 4
         connection.close()
-    assert sqlite_utils.Database(tmp_path / FILE_NAME)["messages"].count == 4
+    with closing(sqlite_utils.Database(tmp_path / FILE_NAME)) as database:
+        assert database["messages"].count == 4
 
 
 async def test_a_channel_forgotten_by_the_writers_cache_goes_on_where_it_was(tmp_path: Path) -> None:
