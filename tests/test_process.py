@@ -279,3 +279,23 @@ def test_the_list_of_commands_says_what_each_does_in_a_whole_sentence() -> None:
         (said,) = re.findall(rf"^  {command}  +(.*)$", shown, re.MULTILINE)
         assert said.endswith("."), said
         assert not said.endswith("..."), said
+
+
+@pytest.mark.parametrize("imported", ["click", "trisync.cli.client"])
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(imported: str) -> None:
+    start = f"""
+import sys
+
+class Finder:
+    def find_spec(name, path=None, target=None):
+        if name == {imported!r}:
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Finder)
+import trisync.cli
+trisync.cli.main(["history", "lobby"])
+"""
+    ended = subprocess.run(
+        [sys.executable, "-c", start], capture_output=True, text=True, timeout=PATIENCE_S, check=False
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")

@@ -1,8 +1,15 @@
 """The command line: which commands there are, and in which modules."""
 
 import importlib
+import sys
+from typing import Any
 
-import click
+from trisync.cli.errors import INTERRUPTED, first_of
+
+try:
+    import click
+except KeyboardInterrupt:  # it takes a moment
+    sys.exit(INTERRUPTED)
 
 _HOMES = {
     "serve": "trisync.cli.serve",
@@ -30,6 +37,15 @@ class _Commands(click.Group):
         command = getattr(importlib.import_module(_HOMES[name]), f"{name}_command")
         assert isinstance(command, click.Command)
         return command
+
+    def invoke(self, context: click.Context) -> Any:
+        """Run the command that was asked for; Ctrl-C ends it without a word, also while it is imported."""
+        try:
+            return super().invoke(context)
+        except BaseException as error:
+            if isinstance(first_of(error), KeyboardInterrupt):
+                sys.exit(INTERRUPTED)
+            raise
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})

@@ -15,7 +15,7 @@ import click
 import msgspec
 import trio
 
-from trisync.cli.errors import first_of, in_words
+from trisync.cli.errors import in_words
 from trisync.client import Client, ClientError, Message, NotConnected, Receipt, State, connect
 
 T = TypeVar("T")
@@ -43,10 +43,6 @@ def _run(talk: Callable[[], Awaitable[None]]) -> None:
         raise  # of standard output, which `head` closes: click ends a command quietly for that
     except (ClientError, OSError, ValueError) as error:
         raise click.ClickException(in_words(error)) from None
-    except BaseException as error:
-        if isinstance(first_of(error), KeyboardInterrupt):
-            sys.exit(130)
-        raise
 
 
 async def _answer(client: Client, asked: Awaitable[T]) -> T:

@@ -1,5 +1,8 @@
 """What the commands do with errors: one line for a person."""
 
+INTERRUPTED = 130
+"""Exit status, as a shell has it of a program that Ctrl-C has ended."""
+
 
 def first_of(error: BaseException) -> BaseException:
     """The first exception in a group of groups."""
