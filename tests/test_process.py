@@ -299,3 +299,17 @@ trisync.cli.main(["history", "lobby"])
         [sys.executable, "-c", start], capture_output=True, text=True, timeout=PATIENCE_S, check=False
     )
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
+
+
+@pytest.mark.parametrize("command", ["--help", "publish --help", "--version"])
+def test_an_output_without_space_is_one_line(command: str) -> None:
+    with open("/dev/full", "wb") as full:
+        failed = subprocess.run(
+            [sys.executable, "-m", "trisync", *command.split()],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (failed.returncode, failed.stderr) == (1, "Error: No space left on device\n")

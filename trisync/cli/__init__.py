@@ -1,10 +1,11 @@
 """The command line: which commands there are, and in which modules."""
 
+import errno
 import importlib
 import sys
 from typing import Any
 
-from trisync.cli.errors import INTERRUPTED, first_of
+from trisync.cli.errors import INTERRUPTED, first_of, in_words
 
 try:
     import click
@@ -46,6 +47,16 @@ class _Commands(click.Group):
             if isinstance(first_of(error), KeyboardInterrupt):
                 sys.exit(INTERRUPTED)
             raise
+
+    def main(self, *arguments: Any, **options: Any) -> Any:
+        """As click's; a standard output that has no space left, as /dev/full has none, is one line too."""
+        try:
+            return super().main(*arguments, **options)
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise  # an --app's module may raise it
+            click.echo(f"Error: {in_words(error)}", err=True)
+            sys.exit(1)
 
 
 @click.group(cls=_Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
