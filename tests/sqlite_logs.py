@@ -1,12 +1,14 @@
 """SQLite logs for tests, on real files: opened with clocks that a test sets, written, read, and crashed."""
 
 import json
+import os
 import shutil
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import pytest
 from msgspec import UNSET, Raw, UnsetType
 
 from trisync.settings import Settings
@@ -117,3 +119,22 @@ def damage(file: Path) -> None:
     with file.open("r+b") as written:
         written.seek(file.stat().st_size // 2 // 4096 * 4096)
         written.write(b"\xff" * 4096)
+
+
+def cut_short_at(step: int, patched: pytest.MonkeyPatch) -> None:
+    """Stop what follows where it touches a name, or syncs, once more than this many times."""
+    left = step
+
+    def cut_short(real: Any) -> Any:
+        def call(*arguments: Any, **options: Any) -> Any:
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return real(*arguments, **options)
+
+        return call
+
+    patched.setattr(os, "replace", cut_short(os.replace))
+    patched.setattr(os, "fsync", cut_short(os.fsync))
+    patched.setattr(Path, "unlink", cut_short(Path.unlink))

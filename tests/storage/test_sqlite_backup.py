@@ -7,14 +7,14 @@ import shlex
 import shutil
 import signal
 import sqlite3
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
 
 import pytest
 import trio
 
 from tests.harness import LinesPeer, run_trisync, server_process
-from tests.sqlite_logs import a_log, contents, damage, data_of, names, opened, publish, put
+from tests.sqlite_logs import a_log, contents, cut_short_at, damage, data_of, names, opened, publish, put
 from trisync.storage import sqlite_backup
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import backup, restore
@@ -138,6 +138,26 @@ async def test_what_was_copied_by_hand_to_the_name_of_a_backup_is_no_part_of_it(
     restore(tmp_path / "backup.db", tmp_path / "restored")
     async with opened(tmp_path / "restored") as log:
         assert await data_of(log) == ["old", "new"]
+
+
+@pytest.mark.parametrize("step", range(10))
+async def test_a_backup_that_is_cut_short_leaves_the_older_copy_whole_or_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """Each time it touches a name, it is stopped there."""
+    await a_log(tmp_path / "data", "new")
+    file = tmp_path / FILE_NAME
+    async with opened(tmp_path / "older") as log:
+        await put(log, publish("in the WAL"))
+        for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+            shutil.copy(tmp_path / "older" / name, tmp_path)
+    with monkeypatch.context() as patched:
+        cut_short_at(step, patched)
+        with suppress(KeyboardInterrupt):
+            backup(tmp_path / "data", file, replace=True)
+    if file.exists():
+        async with opened(tmp_path) as log:
+            assert await data_of(log) in (["in the WAL"], ["new"])
 
 
 @pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", f"{FILE_NAME}-journal", LOCK_NAME])

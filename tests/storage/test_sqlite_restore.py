@@ -5,15 +5,14 @@ import shutil
 import signal
 import sqlite3
 import sys
-from contextlib import closing
+from contextlib import closing, suppress
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trio
 
 from tests.harness import LinesPeer, run_trisync, server_process
-from tests.sqlite_logs import a_log, contents, damage, data_of, opened, publish, put
+from tests.sqlite_logs import a_log, contents, cut_short_at, damage, data_of, opened, publish, put
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_backup import backup, restore
 from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME
@@ -144,26 +143,10 @@ async def test_a_restore_that_is_cut_short_leaves_the_old_log_or_none(
         epoch = log.epoch
         await put(log, publish("old"))
         shutil.copytree(tmp_path / "data", tmp_path / "killed")
-    left = step
-
-    def cut_short(real: Any) -> Any:
-        def call(*arguments: Any, **options: Any) -> Any:
-            nonlocal left
-            left -= 1
-            if left < 0:
-                raise KeyboardInterrupt
-            return real(*arguments, **options)
-
-        return call
-
     with monkeypatch.context() as patched:
-        patched.setattr(os, "replace", cut_short(os.replace))
-        patched.setattr(os, "fsync", cut_short(os.fsync))
-        patched.setattr(Path, "unlink", cut_short(Path.unlink))
-        try:
+        cut_short_at(step, patched)
+        with suppress(KeyboardInterrupt):
             restore(tmp_path / "backup.db", tmp_path / "killed", replace=True)
-        except KeyboardInterrupt:
-            pass
     async with opened(tmp_path / "killed") as log:
         found = await data_of(log)
         assert (log.epoch == epoch) == (found == ["old"])

@@ -68,10 +68,6 @@ def restore(file: Path, folder: Path, *, replace: bool = False, progress: Progre
             with transaction(log):
                 epoch = renew_epoch(log)
         _give_to_owner(folder, copy, folder / LOCK_NAME)
-        # A log without its newest commits, or with those of another, must never be found here under its old epoch:
-        # the file goes first, and SQLite takes no notice of a WAL that has none.
-        target.unlink(missing_ok=True)
-        sync_folder(folder)
         _put_in_place(copy, target)
         return epoch
     finally:
@@ -84,10 +80,18 @@ def _companions(file: Path) -> list[Path]:
 
 
 def _put_in_place(copy: Path, target: Path) -> None:
-    """Give a copy its name, durably, once there is nothing that would be taken for a part of it."""
-    for old in _companions(target):
-        old.unlink(missing_ok=True)
-    sync_folder(target.parent)
+    """Give a copy its name, durably, once there is nothing that would be taken for a part of it.
+
+    What stops this half-way leaves the file that was there whole, or none: without its newest commits, or with those of
+    another, it must never be found. So it goes before its WAL, and SQLite takes no notice of a WAL that has no file.
+    """
+    companions = [old for old in _companions(target) if old.exists()]
+    if companions:
+        target.unlink(missing_ok=True)
+        sync_folder(target.parent)
+        for old in companions:
+            old.unlink()
+        sync_folder(target.parent)
     os.replace(copy, target)
     sync_folder(target.parent)
 
