@@ -4,20 +4,31 @@
 
 make_venv() {
     local list=$1
+    if is_fresh "$list"; then  # also for somebody who may not write here
+        return
+    fi
     # Two starts at once must not install into each other.
-    exec 9>.venv.lock
+    if ! { exec 9>.venv.lock; } 2>/dev/null; then
+        echo "packages are to be installed into $PWD/.venv, and this user may not write there:" >&2
+        echo "run tools/$(basename "$0") once as the one whom that folder belongs to" >&2
+        exit 1
+    fi
     ! command -v flock >/dev/null || flock 9
-    install_packages "$list"
+    is_fresh "$list" || install_packages "$list"
     exec 9>&-
 }
 
+is_fresh() {
+    [ "$(cat ".venv/$(basename "$1").stamp" 2>/dev/null)" = "$(stamp_of "$1")" ] && [ -x .venv/bin/python ]
+}
+
+stamp_of() {
+    cat "$1" pyproject.toml tools/venv.sh | sha256sum | cut -d' ' -f1
+}
+
 install_packages() {
-    local list=$1 stamp
-    stamp=$(cat "$list" pyproject.toml tools/venv.sh | sha256sum | cut -d' ' -f1)
-    if [ "$(cat ".venv/$(basename "$list").stamp" 2>/dev/null)" = "$stamp" ] && [ -x .venv/bin/python ]; then
-        return
-    fi
-    local python
+    local list=$1 stamp python
+    stamp=$(stamp_of "$list")
     python=$(find_python) || exit 1
     if ! .venv/bin/python -m pip --version >/dev/null 2>&1; then  # none yet, or one that was never finished
         ensure_venv_module "$python"
