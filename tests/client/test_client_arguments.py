@@ -102,6 +102,8 @@ def wrong_calls(client: Any, doc: Any) -> dict[str, list[Callable[[], Any]]]:
         "ValueError: last is 1-1000, not 1001": [lambda: client.subscribe("lobby", last=1001)],
         "ValueError: limit is 1-1000, not 1001": [lambda: client.history("lobby", limit=1001)],
         "TypeError: epoch is a string, not 5": [lambda: client.subscribe("lobby", since=1, epoch=5)],
+        "ValueError: epoch is UTF-8, not '\\udcff'": [lambda: client.subscribe("lobby", since=1, epoch="\udcff")],
+        "ValueError: a key is UTF-8, not '\\udcff'": [lambda: client.word("lobby", "\udcff")],
         "ValueError: gaps is 'raise' or 'yield', not 'skip'": [lambda: client.subscribe("lobby", gaps="skip")],
     }
 
@@ -128,6 +130,7 @@ def test_an_argument_that_cannot_be_is_said_at_the_call(run: Run, tcp_url: str, 
         ({"url": 5}, "TypeError: a server's address is a string, not 5"),
         ({"url": "tcp://host:99999"}, "ValueError: "),
         ({"name": 5}, "TypeError: name is a string, not 5"),
+        ({"name": "\udcff"}, "ValueError: name is UTF-8, not '\\udcff'"),
         ({"name": ""}, "BadRequest: name is 1-64 characters"),
         ({"producer": "short"}, "BadRequest: producer is 16-64 printable"),
         ({"queue_max": 0}, "ValueError: queue_max is at least 1, not 0"),

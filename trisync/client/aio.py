@@ -21,7 +21,7 @@ from trisync.client.status import State, Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
 from trisync.client.wire import History, Member, Message, Word, check_channel, check_start, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_text
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_utf8
 
 logger = logging.getLogger("trisync.client")
 
@@ -382,7 +382,7 @@ class Client:
     async def word(self, channel: str, key: str) -> Word | None:
         """The newest word on one key, None where there is no such key. Raises as words()."""
         check_channel(channel)
-        check_text("a key", key)
+        check_utf8("a key", key)
         answer = await ask(self._entered(), "state", {"channel": channel, "key": key})
         return answer.entries.get(key)
 

@@ -20,6 +20,7 @@ from trisync.wire.protocol import (
     channel_is_valid,
     check_integer,
     check_text,
+    check_utf8,
     decode_request,
 )
 from trisync.wire.protocol import BadRequest as BadPayload
@@ -261,14 +262,14 @@ def check_start(since: int | None, epoch: str | None, last: int | None) -> None:
     if last is not None:
         check_integer("last", last, 1, HISTORY_LIMIT_MAX)
     if epoch is not None:
-        check_text("epoch", epoch)
+        check_utf8("epoch", epoch)
 
 
 def check_hello(name: str | None, producer: str | None) -> None:
-    """Raises TypeError and BadRequest for what a server refuses a client for."""
+    """Raises TypeError and ValueError, BadRequest among them, for what a server refuses a client for."""
     said = {field: value for field, value in (("name", name), ("producer", producer)) if value is not None}
     for field, value in said.items():
-        check_text(field, value)
+        check_utf8(field, value)
     _check_request(encode_request("hello", "", said))
 
 

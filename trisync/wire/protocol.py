@@ -317,6 +317,15 @@ def check_text(name: str, value: object) -> None:
         raise TypeError(f"{name} is a string, not {shortened(repr(value), 200)}")
 
 
+def check_utf8(name: str, value: str) -> None:
+    """As check_text(), and raises ValueError for a string with half a surrogate pair, which cannot be sent."""
+    check_text(name, value)
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{name} is UTF-8, not {shortened(repr(value), 200)}") from None
+
+
 def channel_is_valid(name: str) -> bool:
     """Whether `name` is 1-200 characters of ASCII letters, digits and `_ - . : / @ # =`."""
     return len(name) <= CHANNEL_LENGTH_MAX and _has_only_channel_characters(name)
