@@ -267,9 +267,10 @@ def test_an_address_that_is_none_is_one_line_that_shows_it(url: str) -> None:
         (("history", "lobby", "--url", "tcp://☃:1"), "☃ is no host's name: "),
         (("history", "lobby", "--url", "ws://ü..b:1"), "ü..b is no host's name: "),
         (("delete", "lobby", "--yes", "--web", "http://localhost:abc"), "http://localhost:abc: nonnumeric port: "),
+        (("delete", "lobby", "--yes", "--web", "http://localhost/é"), "http://localhost/é: the path is ASCII, "),
     ],
 )
-def test_a_host_or_port_that_cannot_be_is_one_line_too(command: tuple[str, ...], problem: str) -> None:
+def test_a_host_port_or_path_that_cannot_be_is_one_line_too(command: tuple[str, ...], problem: str) -> None:
     failed = trisync("", *command)
     assert failed.returncode == 1
     assert problem in failed.stderr

@@ -17,6 +17,7 @@ import trio
 
 from trisync.cli.errors import in_words
 from trisync.client import Client, ClientError, Message, NotConnected, Receipt, State, connect
+from trisync.client.wire import check_channel
 
 T = TypeVar("T")
 
@@ -282,6 +283,10 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
     """
     if not web.startswith(("http://", "https://")):
         raise click.UsageError(f"--web is the address of a web door, such as http://localhost:8000, not {web!r}")
+    try:
+        check_channel(channel)
+    except ClientError as error:
+        raise click.ClickException(in_words(error)) from None
     if not yes:
         if sys.stdin is None:
             raise click.UsageError("standard input is closed, so nobody can be asked; --yes deletes without")
@@ -292,6 +297,8 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
             answer = response.read()
     except HTTPError as error:
         raise click.ClickException(_reason(error)) from None
+    except UnicodeEncodeError:  # the channel's name has been looked at
+        raise click.ClickException(f"{web}: the path is ASCII, and all else percent-encoded") from None
     except (URLError, OSError, ValueError) as error:
         raise click.ClickException(f"{web}: {in_words(getattr(error, 'reason', error))}") from None
     except InvalidURL as error:
