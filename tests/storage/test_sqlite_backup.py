@@ -7,6 +7,7 @@ import shlex
 import shutil
 import signal
 import sqlite3
+import sys
 from contextlib import closing, suppress
 from pathlib import Path
 
@@ -262,6 +263,13 @@ async def test_the_readmes_commands_copy_the_data_and_have_it_back(tmp_path: Pat
         assert (await run_trisync(*shlex.split(command), cwd=tmp_path)).returncode == 0
     async with opened(tmp_path / "data") as log:
         assert await data_of(log) == ["x"]
+
+
+async def test_a_backup_is_made_also_where_standard_error_is_closed(tmp_path: Path) -> None:
+    await a_log(tmp_path / "data", "x")
+    command = f"{shlex.quote(sys.executable)} -m trisync backup x.db 2>&-"
+    assert (await trio.run_process(command, shell=True, cwd=tmp_path, capture_stdout=True)).stdout
+    assert names(tmp_path) == ["data", "x.db"]
 
 
 async def test_a_refusal_is_one_line_and_status_1(tmp_path: Path) -> None:

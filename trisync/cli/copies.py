@@ -36,7 +36,8 @@ def _copy(work: Callable[[Path, Progress], str], data: str | None, config_file: 
     given = {} if data is None else {"data": data}
     try:
         folder = Path(config.load_settings(given, os.environ, config_file).data)
-        with click.progressbar(length=1, label="copying", file=sys.stderr, hidden=not sys.stderr.isatty()) as bar:
+        is_seen = sys.stderr is not None and sys.stderr.isatty()
+        with click.progressbar(length=1, label="copying", file=sys.stderr, hidden=not is_seen) as bar:
 
             def progress(done: int, total: int) -> None:
                 bar.length = total
