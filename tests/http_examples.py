@@ -75,7 +75,8 @@ class HttpExampleClient:
             self._rest += await read_until(self._stream, b"\r\n\r\n")
         head, _, self._rest = self._rest.partition(b"\r\n\r\n")
         status, *headers = head.decode().split("\r\n")
-        assert status == shown[0]
+        # Python 3.13 has another phrase for 422, and no client looks at any: RFC 9112, section 4.
+        assert status.split(maxsplit=2)[:2] == shown[0].split(maxsplit=2)[:2]
         named = set(shown[1:])
         assert named - {ANY} <= set(headers), headers
         if ANY not in named:
