@@ -26,7 +26,7 @@ def test_a_measured_part_that_ends_before_the_next_tick_is_measured(monkeypatch:
     throughput = recorder.throughput()
     assert throughput.measured_s > 0
     assert throughput.delivered_per_s > 0
-    assert recorder.latencies.get_total_count() > 0
+    assert recorder.latencies
 
 
 def test_a_connection_is_opened_once(monkeypatch: pytest.MonkeyPatch) -> None:

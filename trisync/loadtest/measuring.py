@@ -1,4 +1,4 @@
-"""Counting in the workers: totals, and latencies as cheap sketches that become HDR histograms elsewhere."""
+"""Counting: totals, and latencies as cheap sketches, which become HDR histograms when the load is over."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,9 @@ neighbours; of up to so many, every single one is measured. Messages of a window
 read has few different times. In an open loop each has its own, and all are measured."""
 
 Sketch = dict[int, int]
-"""Values to how often they were seen; a dict update is a tenth of the cost of a histogram's."""
+"""Values to how often they were seen; a dict update is a tenth of the cost of a histogram's. In the workers, as there
+are many; and where their ticks come together, as that took 3 to 10 ms four times a second, of a core that the server
+needs: such a stall was in the p99 of a latency of 1 ms."""
 
 
 def note(sketch: Sketch, value_us: int, count: int = 1) -> None:
@@ -23,6 +25,12 @@ def note(sketch: Sketch, value_us: int, count: int = 1) -> None:
     if surplus > 0:
         value_us = value_us >> surplus << surplus
     sketch[value_us] = sketch.get(value_us, 0) + count
+
+
+def merge(into: Sketch, sketch: Sketch) -> None:
+    """Count in one sketch what another has seen."""
+    for value, count in sketch.items():
+        into[value] = into.get(value, 0) + count
 
 
 class Gauge:

@@ -9,10 +9,10 @@ import sys
 from collections.abc import Callable
 from typing import NamedTuple
 
-from trisync.loadtest.measuring import Sketch
+from trisync.loadtest.measuring import Sketch, merge
 from trisync.loadtest.plan import Tick, Totals
 from trisync.loadtest.problems import Problems
-from trisync.loadtest.results import LATENCY_US_MAX, Effort, Histogram, Sample, Throughput
+from trisync.loadtest.results import Effort, Sample, Throughput
 from trisync.loadtest.target import Usage
 
 SAMPLES_MAX = 1200
@@ -20,12 +20,6 @@ SAMPLES_MAX = 1200
 
 BUSY_CPU = 0.9
 """A worker that uses more of a core than this is at its end: the rest goes to the kernel and to neighbours."""
-
-
-def record(histogram: Histogram, sketch: Sketch) -> None:
-    """Add a sketch to a histogram."""
-    for value, count in sketch.items():
-        histogram.record_value(min(max(value, 1), LATENCY_US_MAX), count)
 
 
 def percentile_us(sketch: Sketch, percentile: float) -> int | None:
@@ -91,8 +85,7 @@ class Window:
         self.first.setdefault(tick.worker, tick)
         self._sampled.setdefault(tick.worker, tick)
         self.last[tick.worker] = tick
-        for value, count in latencies.items():
-            self._interval[value] = self._interval.get(value, 0) + count
+        merge(self._interval, latencies)
         return True
 
     def is_sample_due(self, sample_us: float) -> bool:
@@ -176,7 +169,9 @@ class Recorder:
         """Rates, latencies and the series are of this time, and of none before; or until further notice."""
         self._window = Window(from_us, until_us)
         self._window.note_memory(from_us, self._look()[0])
-        self.latencies, self.ack_latencies, self.lateness = Histogram(), Histogram(), Histogram()
+        self.latencies: Sketch = {}
+        self.ack_latencies: Sketch = {}
+        self.lateness: Sketch = {}
 
     def stop_measuring(self) -> None:
         """What comes from now on is not measured."""
@@ -197,9 +192,9 @@ class Recorder:
         """Take a worker's tick."""
         self._newest[tick.worker] = tick
         self.problems.merge(tick.problems)
-        record(self.latencies, tick.latencies)
-        record(self.ack_latencies, tick.ack_latencies)
-        record(self.lateness, tick.lateness)
+        merge(self.latencies, tick.latencies)
+        merge(self.ack_latencies, tick.ack_latencies)
+        merge(self.lateness, tick.lateness)
         window = self._window
         latencies = tick.ack_latencies if self._of_acks else tick.latencies
         if window.add(tick, latencies) and len(window.last) == len(self._newest):
@@ -232,8 +227,9 @@ class Recorder:
         memories = [bytes_ for _, bytes_ in window.memories]
         busiest = max(workers, default=0.0)
         limited = busiest > BUSY_CPU and (server_cpu is None or server_cpu < BUSY_CPU)
-        if paced and self.lateness.get_total_count():
-            limited = limited or self.lateness.get_value_at_percentile(99) > self.latencies_p99() / 2
+        late_us = percentile_us(self.lateness, 99)
+        if paced and late_us is not None:
+            limited = limited or late_us > (percentile_us(self.latencies or self.ack_latencies, 99) or 0) / 2
         return Effort(
             workers_cpu=workers,
             server_cpu=server_cpu,
@@ -244,11 +240,6 @@ class Recorder:
             server_growth_bytes_per_h=slope_per_h(window.memories[len(memories) // 2 :]) if with_growth else None,
             generator_limited=limited,
         )
-
-    def latencies_p99(self) -> int:
-        """The 99th percentile of what this run calls latency, in µs."""
-        histogram = self.latencies if self.latencies.get_total_count() else self.ack_latencies
-        return int(histogram.get_value_at_percentile(99))
 
 
 def slope_per_h(points: list[tuple[float, int]]) -> float | None:

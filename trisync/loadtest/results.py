@@ -1,6 +1,7 @@
 """What a run found: the figures, the verdict and how to read them. `--json` writes exactly this."""
 
 import math
+from collections.abc import Mapping
 from typing import Annotated
 
 import msgspec
@@ -18,7 +19,7 @@ PERCENTILES = {"p50_us": 50.0, "p90_us": 90.0, "p99_us": 99.0, "p99_9_us": 99.9,
 """By their names in a Distribution."""
 
 
-class Histogram(HdrHistogram):  # type: ignore[misc]
+class _Histogram(HdrHistogram):  # type: ignore[misc]
     """A histogram of microseconds, empty at first."""
 
     def __init__(self) -> None:
@@ -53,18 +54,20 @@ class Distribution(Struct, frozen=True, kw_only=True):
     hdr: Annotated[str, Meta(description="The histogram itself, in HdrHistogram's V2 compressed encoding, base64")]
 
 
-def distribution(histogram: Histogram) -> Distribution | None:
-    """The figures of a histogram, or None where it is empty."""
-    count = histogram.get_total_count()
-    if not count:
+def distribution(latencies: Mapping[int, int]) -> Distribution | None:
+    """The figures of latencies, in µs with how often each was seen; None where there are none."""
+    if not latencies:
         return None
+    histogram = _Histogram()
+    for value, count in latencies.items():
+        histogram.record_value(min(max(value, 1), LATENCY_US_MAX), count)
     values = histogram.get_percentile_to_value_dict([*PERCENTILES.values()])
     curve = [
         Point(item.percentile_level_iterated_to, int(item.value_iterated_to))
         for item in histogram.get_percentile_iterator(5)
     ]
     return Distribution(
-        count=count,
+        count=histogram.get_total_count(),
         mean_us=round(histogram.get_mean_value(), 1),
         min_us=int(histogram.get_min_value()),
         **{name: int(values[percentile]) for name, percentile in PERCENTILES.items()},

@@ -131,7 +131,7 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
         server = "" if effort.server_cpu is None else f", while the server used {effort.server_cpu:.0%} of one"
         late = ""
         if plan.rate:
-            late = f"; messages left up to {recorder.lateness.get_max_value() / 1000:.1f} ms behind their time"
+            late = f"; messages left up to {max(recorder.lateness, default=0) / 1000:.1f} ms behind their time"
         remarks.append(
             f"The generator was the limit: its busiest worker used {max(effort.workers_cpu, default=0):.0%} of a core"
             f"{server}{late}. The server can do better than these figures; try more --workers, or another machine."
