@@ -356,7 +356,7 @@ export class Board {
     const done = values.filter((item) => item.done).length;
     const more = replica.size - this.#lines.size;
     const parts = [values.length ? `${done} of ${values.length} done` : counted(replica.size, "entry", "entries")];
-    if (more > 0) parts.push(`${more} not shown`);
+    if (more > 0) parts.push(`${more.toLocaleString()} not shown`);
     $("board-summary").textContent = replica.size ? parts.join(" · ") : "";
     $("board-empty").hidden = replica.size > 0 || !this.#isReady;
     $("board-empty").textContent = "Nothing here yet. What you add, everybody in the channel sees and can change.";
