@@ -14,9 +14,8 @@ neighbours; of up to so many, every single one is measured. Messages of a window
 read has few different times. In an open loop each has its own, and all are measured."""
 
 Sketch = dict[int, int]
-"""Values to how often they were seen; a dict update is a tenth of the cost of a histogram's. In the workers, as there
-are many; and where their ticks come together, as that took 3 to 10 ms four times a second, of a core that the server
-needs: such a stall was in the p99 of a latency of 1 ms."""
+"""Values to how often they were seen; a dict update is a tenth of the cost of a histogram's. A histogram where ticks
+come together took 3 to 10 ms four times a second, of a core that the server needs: it was in the p99 of latency."""
 
 
 def note(sketch: Sketch, value_us: int, count: int = 1) -> None:

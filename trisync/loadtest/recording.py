@@ -1,4 +1,4 @@
-"""From the workers' ticks to figures: rates, histograms, the series over time, and whether the generator was the limit.
+"""From the workers' ticks to figures: rates, latencies, the series over time, and whether the generator was the limit.
 
 Fed by the crew and read by the live display; knows no processes and no clock of its own, so it can be tested with
 ticks made by hand.
