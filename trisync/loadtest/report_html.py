@@ -42,7 +42,7 @@ h2 { font-size: 17px; margin: 36px 0 12px; }
 .tile { padding: 14px 18px; }
 .tile b { display: block; font-size: 27px; line-height: 1.25; font-weight: 620; letter-spacing: -.01em; }
 .tile span { color: var(--soft); font-size: 13px; }
-.plots { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 460px), 1fr)); gap: 14px; }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 460px), 1fr)); gap: 14px; }
 figure { margin: 0; padding: 14px 18px 8px; break-inside: avoid; }
 figcaption { font-weight: 600; }
 svg { display: block; width: 100%; height: auto; margin-top: 6px; }
