@@ -132,6 +132,27 @@ def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: i
     assert outcome.sent > 40
 
 
+def test_who_never_answers_is_given_up_and_it_is_said_how_many_waited() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        load = Load(
+            peer="nats",
+            host="127.0.0.1",
+            port=silent.getsockname()[1],
+            pid=None,
+            publishers=1,
+            subscribers=2,
+            window=8,
+            warmup_s=0.05,
+            duration_s=0.2,
+            message_bytes=SIZE,
+            patience_s=0.1,
+        )
+        outcome = Generator(load).run()
+    problems = {problem.kind: problem for problem in outcome.problems}
+    assert {kind: problem.count for kind, problem in problems.items()} == {"stalled": 1, "unanswered": 3}
+    assert problems["stalled"].examples[0].endswith(" s, and 3 clients still waited")
+
+
 def small(dialect: PeerDialect) -> Row:
     """A row that is over soon: durable publishes for those that store, else a fan-out."""
     stores = bool(DIALECTS[dialect].ask_count)

@@ -143,6 +143,8 @@ class Generator:
         if not self._problems:
             outcome = self._measure()
             self._settle()
+        for speaker in (*self._subscribers, *self._publishers):
+            speaker.close()
         self._loop.close()
         outcome.sent, outcome.delivered = self._gauge.totals.sent, self._gauge.totals.delivered
         outcome.problems = self._problems.take()
@@ -232,8 +234,6 @@ class Generator:
             self._compare(sent)
         if self._trail.next - 1 > sent:
             self._problems.add("uninvited", f"{self._trail.next - 1:,} of {sent:,} messages came")
-        for speaker in (*self._subscribers, *self._publishers):
-            speaker.close()
 
     def _compare(self, sent: int) -> None:
         """Whether what was acknowledged is what was stored."""
