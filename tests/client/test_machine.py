@@ -125,6 +125,7 @@ def test_a_hello_that_is_refused_for_good_closes_and_one_that_is_not_is_tried_ag
         ("limit", False, State.CLOSED),
         ("of_a_later_version", False, State.CLOSED),
         ("unavailable", True, State.OFFLINE),
+        ("bad_request", False, State.OFFLINE),  # its hello came only in part
     ],
 )
 def test_a_client_that_is_refused_before_its_hello_stays_away_only_if_that_is_for_good(

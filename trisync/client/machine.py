@@ -331,7 +331,8 @@ class Machine:
             self.close("another client uses this producer", refusal(said.code, said.message))
         elif said.id is None:
             self.complaint = f"{said.message} ({said.code})"
-            if self.status.state is State.CONNECTING and not said.retry:  # it was not asked for more than to come
+            # It was not asked for more than to come. A hello that the network cut in half is a bad_request.
+            if self.status.state is State.CONNECTING and not said.retry and said.code != "bad_request":
                 self._turned_away(refusal(said.code, said.message, details=details_of(payload)))
             else:
                 logger.warning("the server said: %s", self.complaint)

@@ -23,8 +23,9 @@ REFUSAL_LENGTH_MAX = 500
 class Refuse(Exception):
     """Raised by a hook: the request, or the connection, is refused with this message and code.
 
-    `unavailable` tells the client that it may try again, or come again, the other codes that it is final. A message is
-    cut after REFUSAL_LENGTH_MAX characters. Raises ValueError for a code that is not one of REFUSE_CODES.
+    `unavailable` tells the client that it may try again, or come again, the other codes that it is final; but with
+    `bad_request` a client comes again, as after a message that came only in part. A message is cut after
+    REFUSAL_LENGTH_MAX characters. Raises ValueError for a code that is not one of REFUSE_CODES.
     """
 
     def __init__(self, message: str, code: str = "forbidden") -> None:

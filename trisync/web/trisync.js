@@ -7,7 +7,7 @@ const TICK_MS = 1000;
 const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
 const ANSWER_TICKS = 10; // for that, and for connecting
-const PROBE_TICKS = 4; // the same, when the network has come back
+const PROBE_TICKS = 4; // when the network is back
 const DEPTH_MAX = 64;
 
 const backoffMs = (attempt) => Math.random() * Math.min(BACKOFF_MS_MAX, BACKOFF_MS_BASE * 2 ** attempt);
@@ -245,8 +245,7 @@ export class Replica extends Subscription {
   }
 }
 
-// The connection, and the queues of what is not settled: the last is its own, the others of clients that are gone.
-// The connection is the first one's.
+// The connection, and queues of what is not settled: the first has it; all but the last are of clients that are gone.
 export class Client extends Emitter {
   state = "connecting";
   reason = "";
@@ -277,7 +276,7 @@ export class Client extends Emitter {
   #promises = new WeakMap(); // of publish(), by item
   #unsaved = new Set(); // not in the store yet: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
-  #round = 0; // of sending them; an earlier one's answers are no reason to send again
+  #round = 0; // of sending them; an earlier one's failures count no more
   #failures = 0;
   #resending = 0;
 
@@ -445,7 +444,8 @@ export class Client extends Emitter {
   #receive(text) {
     this.#quietTicks = 0;
     const message = JSON.parse(text);
-    const { op, id, channel } = message;
+    const { op, id, code, channel } = message;
+    if (!id && code === "bad_request") return this.#lose(message.message); // half of ours came
     // Before the greeting, an error is its answer.
     const answer = this.#answers.get(id ?? (this.#isGreeted || this.#lastId));
     this.#answers.delete(id);
@@ -573,7 +573,7 @@ export class Client extends Emitter {
     const fault = this.#fault(item);
     // The server would close; a seq alone it refuses, which settles it.
     this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
-      if (error?.code === "disconnected") return; // unknown: sent again after the next greeting
+      if (error?.code === "disconnected") return; // sent again after the next greeting
       if (error?.code === "fenced") return this.close("another client uses this producer");
       if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);
       else if (round === this.#round) this.#resendLater(error);
@@ -599,7 +599,7 @@ export class Client extends Emitter {
     this.#pump();
   }
 
-  // One failure makes all behind it fail: wait once, then send all.
+  // One failure makes all behind it fail: wait once, send all.
   #resendLater({ code, retry_ms: delay = backoffMs(++this.#failures) }) {
     this.#log("resending:", code, delay);
     this.#round++;
@@ -711,7 +711,7 @@ export class IndexedDbStore {
   async #in(act) {
     const transaction = this.#database.transaction("queue", "readwrite");
     const request = act(transaction.objectStore("queue"));
-    transaction.commit(); // else it would wait for this tab, which may crash
+    transaction.commit(); // else it waits for this tab, which may crash
     await finished(transaction);
     return request.result;
   }

@@ -176,6 +176,19 @@ test("who is refused before the greeting stays away for good, unless it may try 
   assert.deepEqual([client.state, client.reason], ["closed", "members only"]);
 });
 
+test("who hears that half of what they sent has come, comes back: a network cut or held it up", async (t) => {
+  const client = await aClient(t);
+  const half = { code: "bad_request", message: "half a message", retry: false };
+  FakeSocket.newest.accept();
+  FakeSocket.newest.say("error", half);
+  assert.deepEqual([client.state, client.reason], ["offline", "half a message"]);
+  await pass(client.retryMs);
+  const socket = await greet();
+  assert.equal(client.state, "online");
+  assert.deepEqual(await uncaught(() => socket.say("error", half)), []);
+  assert.equal(client.state, "offline");
+});
+
 test("an error that belongs to no request does not end a client that was greeted", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   client.on("error", () => {});
