@@ -267,6 +267,7 @@ def test_an_address_that_is_none_is_one_line_that_shows_it(url: str) -> None:
         (("history", "lobby", "--url", "tcp://☃:1"), "☃ is no host's name: "),
         (("history", "lobby", "--url", "ws://ü..b:1"), "ü..b is no host's name: "),
         (("delete", "lobby", "--yes", "--web", "http://localhost:abc"), "http://localhost:abc: nonnumeric port: "),
+        (("delete", "lobby", "--yes", "--web", "http://ü..b:1"), "label empty"),
         (("delete", "lobby", "--yes", "--web", "http://localhost/é"), "http://localhost/é: the path is ASCII, "),
     ],
 )

@@ -293,12 +293,12 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
         click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
     try:
         request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
+        if not request.selector.isascii():
+            raise click.ClickException(f"{web}: the path is ASCII, and all else percent-encoded")
         with urlopen(request, timeout=ANSWER_S) as response:
             answer = response.read()
     except HTTPError as error:
         raise click.ClickException(_reason(error)) from None
-    except UnicodeEncodeError:  # the channel's name has been looked at
-        raise click.ClickException(f"{web}: the path is ASCII, and all else percent-encoded") from None
     except (URLError, OSError, ValueError) as error:
         raise click.ClickException(f"{web}: {in_words(getattr(error, 'reason', error))}") from None
     except InvalidURL as error:
