@@ -103,7 +103,10 @@ def wrong_calls(client: Any, doc: Any) -> dict[str, list[Callable[[], Any]]]:
         "ValueError: limit is 1-1000, not 1001": [lambda: client.history("lobby", limit=1001)],
         "TypeError: epoch is a string, not 5": [lambda: client.subscribe("lobby", since=1, epoch=5)],
         "ValueError: epoch is UTF-8, not '\\udcff'": [lambda: client.subscribe("lobby", since=1, epoch="\udcff")],
-        "ValueError: a key is UTF-8, not '\\udcff'": [lambda: client.word("lobby", "\udcff")],
+        "ValueError: a key is UTF-8, not '\\udcff'": [
+            lambda: client.word("lobby", "\udcff"),
+            lambda: client.publish("lobby", 1, key="\udcff"),
+        ],
         "ValueError: gaps is 'raise' or 'yield', not 'skip'": [lambda: client.subscribe("lobby", gaps="skip")],
     }
 

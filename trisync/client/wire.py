@@ -230,12 +230,12 @@ def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *,
     """The fields of a publish, of a kind that no server refuses for its form: what it would not settle is told here.
 
     Raises TypeError for a channel or key that is no string, BadRequest for one that is none otherwise, ValueError for
-    an `expect` that is no offset, and for `data` what encode_data() does.
+    an `expect` that is no offset and a key that is not UTF-8, and for `data` what encode_data() does.
     """
     check_channel(channel)
     fields = b""
     if key is not None:
-        check_text("a key", key)
+        check_utf8("a key", key)
         fields = b',"key":' + msgspec.json.encode(key)
         if not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
             raise BadRequest("bad_request", f"a key is 1-{KEY_BYTES_MAX} bytes of UTF-8")
