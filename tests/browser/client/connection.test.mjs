@@ -189,11 +189,14 @@ test("who hears that half of what they sent has come, comes back: a network cut 
   assert.equal(client.state, "offline");
 });
 
-test("an error that belongs to no request does not end a client that was greeted", async (t) => {
+test("an error that belongs to no request does not end a client that was greeted, and answers none", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   client.on("error", () => {});
+  const asked = client.request("state", { channel: "doc" });
   socket.say("error", { code: "forbidden", message: "no", retry: false });
   assert.equal(client.state, "online");
+  socket.answer("state", { entries: {} });
+  assert.deepEqual((await asked).entries, {});
 });
 
 test("a closed client is silent, and says so to who still waits", async (t) => {

@@ -233,6 +233,19 @@ test("what became too large while it waited is refused under its number, so that
   assert.equal((await large).code, "too_large");
 });
 
+test("what a page before took and no server can read is refused under its number, so that the rest can follow", async (t) => {
+  const items = ["\ud800", "well"].map((data, index) => ({ seq: index + 1, channel: "lobby", data }));
+  const client = await aClient(t, { store: new SlowStore({ producer: "of-a-page-before", seq: 2, items }) });
+  const refused = [];
+  client.on("refused", ({ error }) => refused.push(error.code));
+  const socket = await greet();
+  const [first, second] = socket.asked("publish");
+  assert.deepEqual(first, { op: "publish", id: first.id, seq: 1 });
+  assert.deepEqual([second.seq, second.data], [2, "well"]);
+  socket.say("error", { id: first.id, code: "bad_request", message: "data is missing", retry: false });
+  assert.deepEqual(refused, ["bad_json"]);
+});
+
 test("what is published is what it was then, whatever becomes of the object", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const data = { text: "then" };
