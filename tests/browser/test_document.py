@@ -86,6 +86,7 @@ def test_what_one_person_changes_others_see_at_once(world: World) -> None:
     expect(world.ada.locator("#log .row.edit .text")).to_have_text(
         ["list: tea", "list: bread", "done: tea", "done: green tea", "deleted an item"]
     )
+    expect(world.ada.locator("#log .row.edit code")).to_have_count(0)  # a screen reader would say that there is some
 
 
 def test_what_is_written_from_right_to_left_is_shown_so_also_while_it_is_written(world: World) -> None:

@@ -92,7 +92,7 @@ export function messageRow({ offset, time, from, key, data }, own) {
     const what = element("span", "text", verb);
     what.append(isolated(value.length > EDIT_MAX ? `${value.slice(0, EDIT_MAX)}…` : value));
     const line = element("div", "line");
-    line.append(senderElement(from), " ", name, " ", what);
+    line.append(senderElement(from), " ", ...(word ? [name, " "] : []), what);
     line.title = `${key} = ${JSON.stringify(data)}`.slice(0, TEXT_MAX);
     row.append(line);
   }
