@@ -1,5 +1,6 @@
 """Cursors: resuming, going live and falling behind, with nothing missed and nothing twice."""
 
+import gc
 from random import Random
 
 import pytest
@@ -10,6 +11,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.broker_world import World, a_world, events, offsets, publish
 from tests.fakes import CollectingOutlet, publishes
 from trisync.core import channels
+from trisync.core.channels import Subscription
 from trisync.core.cursors import LOG_RETRY_S, Subscriptions
 from trisync.storage.cache import RunCache
 from trisync.storage.log import LogUnavailable, Page, Submission
@@ -187,6 +189,26 @@ async def test_a_channel_that_cannot_be_read_holds_up_no_other(autojump_clock: M
         tries = 0
         await trio.sleep(10.5 * LOG_RETRY_S)
         assert tries == 10
+
+
+async def test_who_subscribes_again_and_again_to_what_cannot_be_read_takes_no_more_memory() -> None:
+    def in_memory() -> int:
+        gc.collect()
+        return sum(type(each) is Subscription for each in gc.get_objects())
+
+    async def fail(channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+        raise LogUnavailable("disk I/O error")
+
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 1)
+        world.log.read = fail  # type: ignore[method-assign]
+        _, subscriptions = await world.subscriber(since=0)
+        counts = set()
+        for _ in range(5):
+            await subscriptions.subscribe(Subscribe(channel="lobby", since=0))
+            await wait_all_tasks_blocked()
+            counts.add(in_memory())
+        assert len(counts) == 1
 
 
 async def test_readers_at_the_same_place_share_one_read() -> None:

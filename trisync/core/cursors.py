@@ -155,6 +155,7 @@ class Subscriptions:
                     except LogUnavailable:
                         failed.add(subscription)
                         if self._behind.keys() <= failed:
+                            failed = set(self._behind)  # without what has ended meanwhile
                             with trio.CancelScope() as self._pause:
                                 await trio.sleep(LOG_RETRY_S)
         finally:
