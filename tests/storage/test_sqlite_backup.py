@@ -141,7 +141,7 @@ async def test_what_was_copied_by_hand_to_the_name_of_a_backup_is_no_part_of_it(
         assert await data_of(log) == ["old", "new"]
 
 
-@pytest.mark.parametrize("step", range(10))
+@pytest.mark.parametrize("step", range(12))
 async def test_a_backup_that_is_cut_short_leaves_the_older_copy_whole_or_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
 ) -> None:
@@ -159,6 +159,28 @@ async def test_a_backup_that_is_cut_short_leaves_the_older_copy_whole_or_none(
     if file.exists():
         async with opened(tmp_path) as log:
             assert await data_of(log) in (["in the WAL"], ["new"])
+
+
+async def test_a_backup_replaces_a_copy_that_somebody_who_looked_into_it_leaves_just_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await a_log(tmp_path / "data", "new")
+    file = tmp_path / "backup.db"
+    reader = sqlite3.connect(file)
+    reader.executescript("PRAGMA journal_mode = WAL; CREATE TABLE old (x)")
+    unlink = Path.unlink
+
+    def leave_first(path: Path, missing_ok: bool = False) -> None:
+        if path == file:
+            reader.close()
+            assert not Path(f"{file}-wal").exists()
+        unlink(path, missing_ok)
+
+    monkeypatch.setattr(Path, "unlink", leave_first)
+    backup(tmp_path / "data", file, replace=True)
+    restore(file, tmp_path / "restored")
+    async with opened(tmp_path / "restored") as log:
+        assert await data_of(log) == ["new"]
 
 
 @pytest.mark.parametrize("name", [FILE_NAME, f"{FILE_NAME}-wal", f"{FILE_NAME}-shm", f"{FILE_NAME}-journal", LOCK_NAME])

@@ -85,12 +85,12 @@ def _put_in_place(copy: Path, target: Path) -> None:
     What stops this half-way leaves the file that was there whole, or none: without its newest commits, or with those of
     another, it must never be found. So it goes before its WAL, and SQLite takes no notice of a WAL that has no file.
     """
-    companions = [old for old in _companions(target) if old.exists()]
-    if companions:
+    companions = _companions(target)
+    if any(old.exists() for old in companions):
         target.unlink(missing_ok=True)
         sync_folder(target.parent)
         for old in companions:
-            old.unlink()
+            old.unlink(missing_ok=True)  # who reads the file takes them away on leaving it
         sync_folder(target.parent)
     os.replace(copy, target)
     sync_folder(target.parent)
