@@ -290,6 +290,18 @@ async def test_however_much_damage_took_of_the_oldest_what_is_behind_that_is_cut
         nursery.cancel_scope.cancel()
 
 
+async def test_an_oldest_message_of_which_damage_took_only_the_note_is_found_again(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log, trio.open_nursery() as nursery:
+        await put(log, stored(), stored())
+        whole = await log.describe(["lobby"])
+        log._connection.execute("UPDATE recent_heads SET oldest = NULL")
+        broker = Broker(log, Settings(), timer=trio.current_time)
+        nursery.start_soon(broker.run)
+        await Retention(log, broker, Rules(["lobby age_s=60"]), PATIENCE_S)._enforce(await log.describe(["lobby"]))
+        assert await log.describe(["lobby"]) == whole
+        nursery.cancel_scope.cancel()
+
+
 async def until_trimmed(server: Running, channel: str, offset: int) -> dict[str, Any]:
     """A channel's history, once everything up to an offset is gone."""
     async with server.lines() as peer:

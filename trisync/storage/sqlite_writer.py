@@ -305,7 +305,7 @@ class Writer:
                 id, trimmed = row
                 head = self._head(name).offset
                 until = min(until, head, trimmed + count_max)
-                if until > trimmed and bytes_max > 0:
+                if until >= trimmed and bytes_max > 0:  # a cut of nothing, too, notes which message is the oldest
                     until, size = self._cut(id, trimmed, until, bytes_max)
                     count_max -= until - trimmed
                     bytes_max -= size
