@@ -12,7 +12,7 @@ import pytest
 import trio
 from msgspec import Raw
 
-from tests.sqlite_logs import EVERYTHING, PRODUCER, data_of, opened, publish, put, put_seqs, submission
+from tests.sqlite_logs import EVERYTHING, PRODUCER, a_log, damage, data_of, opened, publish, put, put_seqs, submission
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Extent, LogUnavailable
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, SqliteLog
@@ -37,6 +37,21 @@ async def as_if_nothing_was(log: SqliteLog) -> None:
     )
     assert verdicts == [2, 1, 3]
     assert await data_of(log) == [1, "kept", "kept"]
+
+
+@pytest.mark.parametrize("way", ["cut", "emptied"])
+async def test_what_a_damaged_page_keeps_from_being_deleted_stays_and_all_else_goes_on(
+    tmp_path: Path, way: str
+) -> None:
+    await a_log(tmp_path, *("x" * 3000 for _ in range(100)))
+    damage(tmp_path / FILE_NAME)
+    async with opened(tmp_path) as log:
+        if way == "emptied":
+            assert await log.clear("lobby") == Extent(100, 100)
+        for offset in 1, 2:
+            with pytest.raises(LogUnavailable, match="malformed"):
+                await (log.trim({"lobby": 90}, 90) if way == "cut" else log.maintain())
+            assert await put(log, publish(channel="other")) == [offset]
 
 
 async def test_a_locked_file_is_unavailable_and_the_next_batch_works(tmp_path: Path) -> None:

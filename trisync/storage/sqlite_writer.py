@@ -5,7 +5,8 @@ publish is decided in deciding.py, inside the batch's transaction; what a failed
 """
 
 import sqlite3
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 import msgspec
 from cachetools import TTLCache
@@ -110,6 +111,18 @@ def _memory_of(producer: Producer) -> int:
     """About what a producer takes in memory: measured, 0.9 KiB without verdicts, 11 with 256 offsets, 125 with as many
     refusals, which are 8 to 9 times of what they take when packed."""
     return 1024 + 8 * producer.packed_bytes
+
+
+@contextmanager
+def _deletion(connection: sqlite3.Connection) -> Iterator[None]:
+    """transaction(), for what may stay where damage is in its way. Raises LogUnavailable."""
+    try:
+        with transaction(connection):
+            yield
+    except sqlite3.DatabaseError as error:
+        if primary_code(error) != sqlite3.SQLITE_CORRUPT:
+            raise
+        raise LogUnavailable(str(error)) from error
 
 
 class Writer:
@@ -296,7 +309,7 @@ class Writer:
         """See Log.trim()."""
         extents: dict[str, Extent] = {}
         bytes_max = BYTES_CUT_AT_ONCE
-        with transaction(self._db):
+        with _deletion(self._db):
             self._keep_newest()
             for name, until in cuts.items():
                 row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
@@ -344,7 +357,7 @@ class Writer:
 
     def purge(self, count_max: int) -> bool:
         """Delete some rows of channels that were emptied, at most so many; whether there may be more."""
-        with transaction(self._db):
+        with _deletion(self._db):
             row = self._db.execute(_EMPTIED).fetchone()
             if row is None:
                 return False
