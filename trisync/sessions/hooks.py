@@ -237,9 +237,9 @@ class Hooks:
             with trio.move_on_after(self._deadline_s, shield=shield) as scope:
                 await hook(about)
         except Exception as error:
-            refuse = _alone(error)
-            if isinstance(refuse, Refuse):
-                return WireError(refuse.code, refuse.message, closes=closes)
+            match _raised(error):
+                case [Refuse() as refuse]:
+                    return WireError(refuse.code, refuse.message, closes=closes)
             return _bug(self._tokens(4), hook, client, error, closes)
         except BaseExceptionGroup as group:
             # It failed while being cancelled from outside: those above wait for the cancellation, and only for that.
@@ -259,11 +259,11 @@ class Hooks:
             return _bug(self._tokens(4), hook, asked.client, error, closes=False)
 
 
-def _alone(problem: BaseException | str) -> BaseException | str:
-    """The problem, or what is all there is in it: a nursery wraps what is raised in it."""
-    while isinstance(problem, BaseExceptionGroup) and len(problem.exceptions) == 1:
-        problem = problem.exceptions[0]
-    return problem
+def _raised(problem: BaseException | str) -> list[BaseException | str]:
+    """The problem, or all that is in it: a nursery wraps what is raised in it."""
+    if isinstance(problem, BaseExceptionGroup):
+        return [cause for each in problem.exceptions for cause in _raised(each)]
+    return [problem]
 
 
 _PASSING = {"unavailable", "draining"}
@@ -273,9 +273,9 @@ _PASSING = {"unavailable", "draining"}
 def _bug(reference: str, hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
     """Log a hook's failure, and give the error that tells the client where to find it in the log."""
     name = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
-    cause = _alone(problem)
-    if isinstance(cause, WireError) and cause.code in _PASSING:
-        logger.warning("%s: the hook %s raised: %s, reference %s", client.peer, name, cause, reference)
+    causes = _raised(problem)
+    if all(isinstance(cause, WireError) and cause.code in _PASSING for cause in causes):
+        logger.warning("%s: the hook %s raised: %s, reference %s", client.peer, name, causes[0], reference)
     else:
         what = problem if isinstance(problem, str) else "raised"
         trace = problem if isinstance(problem, BaseException) else None
