@@ -176,7 +176,7 @@ class SqliteLog(Log):
             if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
-            self._emptied = await self._write(lambda: self._writer.purge(ROWS_DELETED_PER_STEP))
+            self._emptied = await self._write(self._purge)
         return self._emptied or self._timer() >= self._forget_at
 
     def _checkpoint(self) -> None:
@@ -192,6 +192,13 @@ class SqliteLog(Log):
     def _forget(self) -> int:
         producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
         return max(producers, self._writer.forget_requests(ROWS_DELETED_PER_STEP))
+
+    def _purge(self) -> bool:
+        try:
+            return self._writer.purge(ROWS_DELETED_PER_STEP)
+        except LogUnavailable as problem:  # for damage: each batch would wait for another try
+            logger.error("what was emptied cannot be deleted: %s", problem)
+            return False
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         return await self._write(lambda: self._writer.trim(cuts, count_max))
