@@ -12,10 +12,22 @@ import pytest
 import trio
 from msgspec import Raw
 
-from tests.sqlite_logs import EVERYTHING, PRODUCER, a_log, damage, data_of, opened, publish, put, put_seqs, submission
+from tests.sqlite_logs import (
+    EVERYTHING,
+    PRODUCER,
+    Clock,
+    a_log,
+    damage,
+    data_of,
+    opened,
+    publish,
+    put,
+    put_seqs,
+    submission,
+)
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Extent, LogUnavailable
-from trisync.storage.sqlite_log import CHECKPOINT_PAGES, SqliteLog
+from trisync.storage.sqlite_log import CHECKPOINT_PAGES, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
@@ -59,7 +71,23 @@ async def test_what_damage_keeps_from_being_purged_stays_is_said_and_no_batch_wa
         for offset in 1, 2:
             assert not await log.maintain()
             assert await put(log, publish(channel="other")) == [offset]
-    assert caplog.messages == ["what was emptied cannot be deleted: database disk image is malformed"]
+    assert caplog.messages == ["what is not needed any more cannot be deleted: database disk image is malformed"]
+
+
+@pytest.mark.parametrize("table", ["producers", "idempotency"])
+async def test_damage_among_what_is_to_be_forgotten_does_not_end_the_server(
+    tmp_path: Path, table: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    numbers = "WITH RECURSIVE numbers (n) AS (VALUES (1) UNION ALL SELECT n + 1 FROM numbers WHERE n < 400)"
+    async with opened(tmp_path) as log:
+        log._connection.execute(f"{numbers} INSERT INTO {table} SELECT n, n, zeroblob(500), -1e15 FROM numbers")
+    damage(tmp_path / FILE_NAME)
+    clock = Clock()
+    async with opened(tmp_path, clock) as log:
+        clock.s += FORGET_EVERY_S
+        assert await log.maintain()  # not yet looked at: what was emptied
+        assert await put(log, publish()) == [1]
+    assert caplog.messages == ["what is not needed any more cannot be deleted: database disk image is malformed"]
 
 
 async def test_a_locked_file_is_unavailable_and_the_next_batch_works(tmp_path: Path) -> None:

@@ -173,10 +173,10 @@ class SqliteLog(Log):
         elif self._files.wal_wants_space and self._settings.durability == "full":  # else no commit waits for the disk
             await self._write(self._files.make_space)
         elif self._timer() >= self._forget_at:
-            if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
+            if await self._write(lambda: self._tidy(self._forget)) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
-            self._emptied = await self._write(self._purge)
+            self._emptied = bool(await self._write(lambda: self._tidy(self._writer.purge)))
         return self._emptied or self._timer() >= self._forget_at
 
     def _checkpoint(self) -> None:
@@ -189,16 +189,16 @@ class SqliteLog(Log):
             finally:
                 self._connection.execute(f"PRAGMA busy_timeout = {self._settings.busy_ms}")
 
-    def _forget(self) -> int:
-        producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, ROWS_DELETED_PER_STEP)
-        return max(producers, self._writer.forget_requests(ROWS_DELETED_PER_STEP))
-
-    def _purge(self) -> bool:
+    def _tidy(self, delete: Callable[[int], int]) -> int:
         try:
-            return self._writer.purge(ROWS_DELETED_PER_STEP)
+            return delete(ROWS_DELETED_PER_STEP)
         except LogUnavailable as problem:  # for damage: each batch would wait for another try
-            logger.error("what was emptied cannot be deleted: %s", problem)
-            return False
+            logger.error("what is not needed any more cannot be deleted: %s", problem)
+            return 0
+
+    def _forget(self, count_max: int) -> int:
+        producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, count_max)
+        return max(producers, self._writer.forget_requests(count_max))
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         return await self._write(lambda: self._writer.trim(cuts, count_max))

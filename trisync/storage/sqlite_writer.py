@@ -286,11 +286,12 @@ class Writer:
 
     def forget_idle_producers(self, idle_s: float, count_max: int) -> int:
         """Delete producers that settled nothing for `idle_s` seconds, at most so many; returns how many."""
-        cursor = self._db.execute(
-            "DELETE FROM producers WHERE id IN (SELECT id FROM producers WHERE seen < ? LIMIT ?) RETURNING id",
-            (self._now_ms() - int(idle_s * 1000), count_max),
-        )
-        gone = [id for (id,) in cursor.fetchall()]
+        with _deletion(self._db):
+            cursor = self._db.execute(
+                "DELETE FROM producers WHERE id IN (SELECT id FROM producers WHERE seen < ? LIMIT ?) RETURNING id",
+                (self._now_ms() - int(idle_s * 1000), count_max),
+            )
+            gone = [id for (id,) in cursor.fetchall()]
         for id in gone:
             self._producers.pop(id, None)
         self.pages_written += len(gone)
@@ -298,10 +299,11 @@ class Writer:
 
     def forget_requests(self, count_max: int) -> int:
         """Delete Idempotency-Keys whose time is over, at most so many; returns how many."""
-        gone = self._db.execute(
-            "DELETE FROM idempotency WHERE id IN (SELECT id FROM idempotency WHERE time < ? LIMIT ?)",
-            (self._now_ms() - int(KEPT_REQUESTS_S * 1000), count_max),
-        ).rowcount
+        with _deletion(self._db):
+            gone = self._db.execute(
+                "DELETE FROM idempotency WHERE id IN (SELECT id FROM idempotency WHERE time < ? LIMIT ?)",
+                (self._now_ms() - int(KEPT_REQUESTS_S * 1000), count_max),
+            ).rowcount
         self.pages_written += gone
         return gone
 
