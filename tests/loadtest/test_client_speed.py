@@ -7,7 +7,8 @@ import pytest
 from click.testing import CliRunner
 
 from tests.loadtest.signalled import signalled
-from trisync.loadtest.cli import INTERRUPTED, NO_RUN, UNUSABLE
+from trisync.cli.errors import INTERRUPTED
+from trisync.loadtest.cli import NO_RUN, UNUSABLE
 from trisync.loadtest.client_speed import client_speed_command
 
 

@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.cli import main
-from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
+from trisync.cli.errors import INTERRUPTED
+from trisync.loadtest.cli import BROKEN, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
 from trisync.loadtest.compare_cli import compare_command
 from trisync.loadtest.options import write_output
 from trisync.loadtest.publishers import UNANSWERED_MAX

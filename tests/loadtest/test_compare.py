@@ -17,9 +17,10 @@ from click.testing import CliRunner, Result
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from tests.loadtest.signalled import INTERRUPTED_SAID, signalled
+from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest import compare as comparing
 from trisync.loadtest import peer_servers
-from trisync.loadtest.cli import BROKEN, INTERRUPTED
+from trisync.loadtest.cli import BROKEN
 from trisync.loadtest.compare import ROWS, Contender, Goal, Measurement, Row, measure, ratios, summarise
 from trisync.loadtest.compare_cli import compare_command
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect

@@ -19,9 +19,10 @@ from click.testing import CliRunner
 
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
+from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest import run as running
 from trisync.loadtest import target
-from trisync.loadtest.cli import BROKEN, INTERRUPTED, Interrupted, loadtest_command, run_until_signal
+from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
 from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed, environment
 from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
 from trisync.loadtest.recording import Recorder

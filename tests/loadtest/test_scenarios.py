@@ -16,7 +16,8 @@ from click.testing import CliRunner, Result
 
 from tests.harness import ServerProcess, server_process
 from tests.loadtest.signalled import INTERRUPTED_SAID, TOOLS, signalled
-from trisync.loadtest.cli import BROKEN, INTERRUPTED, NO_RUN, UNUSABLE, loadtest_command
+from trisync.cli.errors import INTERRUPTED
+from trisync.loadtest.cli import BROKEN, NO_RUN, UNUSABLE, loadtest_command
 from trisync.loadtest.plan import TRANSPORTS
 from trisync.loadtest.problems import KINDS
 from trisync.loadtest.scenarios import SCENARIOS

@@ -13,7 +13,7 @@ import trio
 from click.core import ParameterSource
 from rich.console import Console
 
-from trisync.cli.errors import first_of, in_words
+from trisync.cli.errors import INTERRUPTED, first_of, in_words
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.options import SHOWN, STANDARD_OUTPUT, Output, unwritten, write_output
 from trisync.loadtest.plan import Plan, Transport
@@ -28,9 +28,9 @@ from trisync.loadtest.target import Target, TargetRefused, resolve, usage
 
 T = TypeVar("T")
 
-BROKEN, UNUSABLE, NO_RUN, UNWRITTEN, INTERRUPTED = 1, 2, 3, 4, 130
+BROKEN, UNUSABLE, NO_RUN, UNWRITTEN = 1, 2, 3, 4
 """Exit status: a check failed; the command line is wrong (click's own); the run could not be made; all was kept, and
-a file could not be written; a signal ended it."""
+a file could not be written. INTERRUPTED where a signal ended it."""
 
 
 class NotRun(click.ClickException):
