@@ -10,6 +10,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner, Result
@@ -76,24 +77,26 @@ def fake_redis(withheld: int) -> Iterator[int]:
         thread.join(PATIENCE_S)
 
 
+def load_of(port: int, **changes: Any) -> Load:
+    """A load that is over soon, of one publisher."""
+    return Load(
+        host="127.0.0.1",
+        port=port,
+        pid=os.getpid(),
+        publishers=1,
+        window=8,
+        warmup_s=0.05,
+        duration_s=0.2,
+        message_bytes=SIZE,
+        **changes,
+    )
+
+
 @pytest.mark.parametrize("sweep_s", [0.0, 0.02])
 @pytest.mark.parametrize(("withheld", "kinds"), [(0, set()), (40, {"lost"})])
 def test_who_drops_a_message_does_not_win_by_it(withheld: int, kinds: set[str], sweep_s: float) -> None:
     with fake_redis(withheld) as port:
-        load = Load(
-            peer="redis-pubsub",
-            host="127.0.0.1",
-            port=port,
-            pid=os.getpid(),
-            publishers=1,
-            subscribers=3,
-            window=8,
-            warmup_s=0.05,
-            duration_s=0.2,
-            message_bytes=SIZE,
-            sweep_s=sweep_s,
-        )
-        outcome = Generator(load).run()
+        outcome = Generator(load_of(port, peer="redis-pubsub", subscribers=3, sweep_s=sweep_s)).run()
     assert {problem.kind for problem in outcome.problems} == kinds
     assert outcome.sent > 40
     assert outcome.delivered == 3 * outcome.sent - len(kinds)
@@ -113,19 +116,8 @@ def test_who_drops_a_message_does_not_win_by_it(withheld: int, kinds: set[str], 
 )
 def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: int) -> None:
     with fake_server(fault) as fake:
-        load = Load(
-            transport="lines",
-            host="127.0.0.1",
-            port=fake.port,
-            pid=os.getpid(),
-            publishers=1,
-            subscribers=subscribers,
-            window=8,
-            warmup_s=0.05,
-            duration_s=0.2,
-            message_bytes=SIZE,
-            patience_s=0.6 if kinds else PATIENCE_S,  # where all is well, a slow machine is no fault
-        )
+        patience_s = 0.6 if kinds else PATIENCE_S  # where all is well, a slow machine is no fault
+        load = load_of(fake.port, transport="lines", subscribers=subscribers, patience_s=patience_s)
         outcome = Generator(load).run()
     found = {problem.kind for problem in outcome.problems}
     assert kinds <= found
@@ -135,19 +127,7 @@ def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: i
 
 def test_who_never_answers_is_given_up_and_it_is_said_how_many_waited() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        load = Load(
-            peer="nats",
-            host="127.0.0.1",
-            port=silent.getsockname()[1],
-            pid=None,
-            publishers=1,
-            subscribers=2,
-            window=8,
-            warmup_s=0.05,
-            duration_s=0.2,
-            message_bytes=SIZE,
-            patience_s=0.1,
-        )
+        load = load_of(silent.getsockname()[1], peer="nats", subscribers=2, patience_s=0.1)
         outcome = Generator(load).run()
     problems = {problem.kind: problem for problem in outcome.problems}
     assert {kind: problem.count for kind, problem in problems.items()} == {"stalled": 1, "unanswered": 3}
