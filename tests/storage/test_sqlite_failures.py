@@ -61,6 +61,13 @@ async def test_messages_that_damage_keeps_from_being_cut_stay_and_publishes_go_o
             assert await put(log, publish(channel="other")) == [offset]
 
 
+async def test_a_fault_of_ours_is_not_taken_for_damage(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        log._connection.close()
+        with pytest.raises(sqlite3.ProgrammingError):
+            await log.trim({"lobby": 1}, 1)
+
+
 async def test_what_damage_keeps_from_being_purged_stays_is_said_and_no_batch_waits_for_another_try(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -155,8 +155,9 @@ def open_writer(
 
 
 def primary_code(error: sqlite3.Error) -> int:
-    """SQLite's own code of an error. What is not UTF-8 has none, as sqlite3 finds it: it counts as damage."""
-    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_CORRUPT) & 0xFF
+    """SQLite's own code of an error. What sqlite3 itself finds has none: what is not UTF-8 counts as damage."""
+    found = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.ProgrammingError) else sqlite3.SQLITE_CORRUPT
+    return getattr(error, "sqlite_errorcode", found) & 0xFF
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
