@@ -159,6 +159,8 @@ async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: 
                     await call()
             with pytest.raises(TypeError, match="a key is a string, not "):
                 await server.word("lobby", wrong)
+        with pytest.raises(ValueError, match="a key is UTF-8, not "):
+            await server.word("lobby", "\ud800")
         with pytest.raises(TypeError, match="since is an integer, not '1'"):
             await server.history("lobby", since="1")  # type: ignore[arg-type]
 

@@ -22,6 +22,7 @@ from trisync.wire.protocol import (
     channel_is_valid,
     check_integer,
     check_text,
+    check_utf8,
     compose_publish,
     decode_request,
 )
@@ -114,7 +115,7 @@ class Embedding:
 
     async def word(self, channel: str, key: str) -> Entry | None:
         """The newest word on a key, None where there is no such key."""
-        check_text("a key", key)
+        check_utf8("a key", key)
         with _log_needed():
             page = await self._serving(channel).word(channel, key)
         return _entries(page).get(key)
