@@ -15,7 +15,7 @@ from trio.testing import MockClock
 from tests.broker_world import World, a_world, events, publish
 from tests.fakes import publishes
 from tests.harness import PATIENCE_S, Running, running_server
-from tests.sqlite_logs import Clock, opened, put
+from tests.sqlite_logs import Clock, a_log, damage, opened, put
 from tests.sqlite_logs import publish as stored
 from trisync.core import channels
 from trisync.core.broker import Broker
@@ -23,6 +23,7 @@ from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PE
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Submission
+from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
 
@@ -300,6 +301,26 @@ async def test_an_oldest_message_of_which_damage_took_only_the_note_is_found_aga
         await Retention(log, broker, Rules(["lobby age_s=60"]), PATIENCE_S)._enforce(await log.describe(["lobby"]))
         assert await log.describe(["lobby"]) == whole
         nursery.cancel_scope.cancel()
+
+
+async def test_channels_that_damage_keeps_from_being_cut_hold_up_no_others(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    await a_log(tmp_path, *("x" * 3000 for _ in range(100)))  # the damage is among these
+    async with opened(tmp_path) as log:
+        for channel in "abc":
+            await put(log, stored(channel=channel), stored(channel=channel))
+    damage(tmp_path / FILE_NAME)
+    async with opened(tmp_path) as log, trio.open_nursery() as nursery:
+        broker = Broker(log, Settings(), timer=trio.current_time)
+        nursery.start_soon(broker.run)
+        names = ["a", "lobby", "b", "c"]
+        retention = Retention(log, broker, Rules(["** messages=1"]), PATIENCE_S)
+        for _ in range(2):
+            await retention._enforce(await log.describe(names))
+        assert [(await held(log, name)).trimmed for name in names] == [1, 0, 1, 1]
+        nursery.cancel_scope.cancel()
+    assert caplog.messages == ["retention passes over channels that are damaged: database disk image is malformed"]
 
 
 async def until_trimmed(server: Running, channel: str, offset: int) -> dict[str, Any]:

@@ -13,7 +13,7 @@ import trio
 from trisync.core.broker import Broker
 from trisync.core.troubles import Troubles
 from trisync.retention_rules import LIMIT_MAX, Rules
-from trisync.storage.log import ChannelInfo, Log, LogUnavailable, Run
+from trisync.storage.log import ChannelInfo, Log, LogDamaged, LogUnavailable, Run
 
 logger = logging.getLogger(__name__)
 
@@ -101,10 +101,20 @@ class Retention:
             rows = min(2 * rows, ROWS_PER_STEP_MAX)
 
     async def _cut(self, over: Sequence[ChannelInfo], rows: int) -> list[str]:
-        """Cut so many messages of these channels, a share of each; returns those that may have more to be cut."""
+        """Cut so many messages of these channels, a share of each; returns those that may have more to be cut.
+
+        A channel that damage keeps from being cut is passed over, and holds up no other.
+        """
         share = rows // len(over)
-        cuts = {info.name: await self._surplus(info, share) for info in over}
-        extents = await self._broker.trim(cuts, rows)
+        try:
+            cuts = {info.name: await self._surplus(info, share) for info in over}
+            extents = await self._broker.trim(cuts, rows)
+        except LogDamaged as problem:
+            if len(over) == 1:
+                self._troubles.note("retention passes over channels that are damaged", problem)
+                return []
+            half = len(over) // 2
+            return await self._cut(over[:half], rows // 2) + await self._cut(over[half:], rows // 2)
         return [
             info.name
             for info in over

@@ -20,6 +20,10 @@ class LogUnavailable(Exception):
     """The store cannot take or give anything now (disk full, locked, read-only). Nothing was stored."""
 
 
+class LogDamaged(LogUnavailable):
+    """A LogUnavailable that will not pass: what was asked for can be neither read nor deleted. All else may be."""
+
+
 class LogRefused(Exception):
     """The store must not be opened: not a database, of a newer version, in use by another server."""
 
@@ -347,7 +351,7 @@ class Log(ABC):
 
         At most so many messages in all, and about as many bytes as four batches have, channel after channel: later ones
         may be cut in part or not at all. The states stay. Returns the extents of those channels that there are. Raises
-        LogUnavailable.
+        LogUnavailable; where damage keeps one of them from being cut, none is.
         """
 
     @abstractmethod

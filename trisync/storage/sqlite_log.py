@@ -22,6 +22,7 @@ from trisync.storage.log import (
     ChannelInfo,
     Extent,
     Log,
+    LogDamaged,
     LogGone,
     LogUnavailable,
     OldMessage,
@@ -192,7 +193,7 @@ class SqliteLog(Log):
     def _tidy(self, delete: Callable[[int], int]) -> int:
         try:
             return delete(ROWS_DELETED_PER_STEP)
-        except LogUnavailable as problem:  # for damage: each batch would wait for another try
+        except LogDamaged as problem:  # each batch would wait for another try
             logger.error("what is not needed any more cannot be deleted: %s", problem)
             return 0
 
@@ -279,12 +280,16 @@ class SqliteLog(Log):
             self._broken = True
             raise
 
-    def _say_unless_passing(self, error: sqlite3.Error) -> None:
-        """Say, once, what will not be better the next time: whoever wants those messages goes on waiting for them."""
+    def _unreadable(self, error: sqlite3.Error) -> LogUnavailable:
+        """What to raise for a read that failed. What will not be better the next time is said, once: whoever wants
+        those messages goes on waiting for them."""
+        if passing := unavailable(error):
+            return passing
         name = getattr(error, "sqlite_errorname", "no SQLite code")  # what is not UTF-8 has none: sqlite3 finds it
-        if unavailable(error) is None and name not in self._said:
+        if name not in self._said:
             self._said.add(name)
             logger.error("the log cannot be read where it may be damaged: %s (%s)", error, name)
+        return LogDamaged(str(error))
 
     async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
         async with self._reading:
@@ -300,8 +305,7 @@ class SqliteLog(Log):
                     finally:
                         reader.execute("COMMIT")
                 except sqlite3.Error as error:
-                    self._say_unless_passing(error)
-                    raise LogUnavailable(str(error)) from error
+                    raise self._unreadable(error) from error
 
             try:
                 return await self._executor(run)

@@ -13,7 +13,7 @@ from cachetools import TTLCache
 
 from trisync.settings import Settings
 from trisync.storage.deciding import ROW, Batch, Head
-from trisync.storage.log import Extent, LogUnavailable, Run, Submission
+from trisync.storage.log import Extent, LogDamaged, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.storage.sqlite_opening import primary_code, read_meta, transaction, write_meta
@@ -115,14 +115,14 @@ def _memory_of(producer: Producer) -> int:
 
 @contextmanager
 def _deletion(connection: sqlite3.Connection) -> Iterator[None]:
-    """transaction(), for what may stay where damage is in its way. Raises LogUnavailable."""
+    """transaction(), for what may stay where damage is in its way. Raises LogDamaged."""
     try:
         with transaction(connection):
             yield
     except sqlite3.DatabaseError as error:
         if primary_code(error) != sqlite3.SQLITE_CORRUPT:
             raise
-        raise LogUnavailable(str(error)) from error
+        raise LogDamaged(str(error)) from error
 
 
 class Writer:
