@@ -1,6 +1,7 @@
 """Cursors: resuming, going live and falling behind, with nothing missed and nothing twice."""
 
 import gc
+import math
 from random import Random
 
 import pytest
@@ -191,12 +192,18 @@ async def test_a_channel_that_cannot_be_read_holds_up_no_other(autojump_clock: M
         assert tries == 10
 
 
-async def test_who_subscribes_again_and_again_to_what_cannot_be_read_takes_no_more_memory() -> None:
+@pytest.mark.parametrize("is_slow", [False, True])
+async def test_who_subscribes_again_and_again_to_what_cannot_be_read_takes_no_more_memory(is_slow: bool) -> None:
     def in_memory() -> int:
         gc.collect()
         return sum(type(each) is Subscription for each in gc.get_objects())
 
+    asked, failing = trio.open_memory_channel[trio.Event](math.inf)
+
     async def fail(channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+        asked.send_nowait(fails := trio.Event())
+        if is_slow:
+            await fails.wait()
         raise LogUnavailable("disk I/O error")
 
     async with a_world(cache_bytes_max=1) as world:
@@ -205,7 +212,9 @@ async def test_who_subscribes_again_and_again_to_what_cannot_be_read_takes_no_mo
         _, subscriptions = await world.subscriber(since=0)
         counts = set()
         for _ in range(5):
+            read = await failing.receive()
             await subscriptions.subscribe(Subscribe(channel="lobby", since=0))
+            read.set()
             await wait_all_tasks_blocked()
             counts.add(in_memory())
         assert len(counts) == 1

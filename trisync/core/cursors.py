@@ -146,6 +146,7 @@ class Subscriptions:
         failed: set[Subscription] = set()  # since the last success: where one cannot be read, others are not held up
         try:
             while self._behind:
+                failed &= self._behind.keys()  # without what has ended meanwhile
                 for subscription in list(self._behind):
                     await trio.lowlevel.checkpoint()  # neither room() nor what is cached lets others have a turn
                     await self._outlet.room()
@@ -155,7 +156,6 @@ class Subscriptions:
                     except LogUnavailable:
                         failed.add(subscription)
                         if self._behind.keys() <= failed:
-                            failed = set(self._behind)  # without what has ended meanwhile
                             with trio.CancelScope() as self._pause:
                                 await trio.sleep(LOG_RETRY_S)
         finally:
