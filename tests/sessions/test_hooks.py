@@ -216,15 +216,22 @@ async def test_a_hook_may_refuse_from_inside_a_nursery() -> None:
     assert (error.code, error.message) == ("limit", "not you")
 
 
-@pytest.mark.parametrize("other", [ValueError("oops"), Refuse("nor you")])
-async def test_a_refusal_that_comes_with_something_else_is_a_bug(
-    other: Exception, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize(
+    "raised",
+    [
+        [Refuse("not you"), ValueError("oops")],
+        [Refuse("not you"), Refuse("nor you")],
+        [WireError("draining", "the server is stopping"), ValueError("oops")],
+    ],
+)
+async def test_what_is_no_bug_by_itself_is_one_where_it_comes_with_something_else(
+    raised: list[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
     hooks = some_hooks()
 
     @hooks.on_publish
     async def judge(publish: PublishRequest) -> None:
-        raise ExceptionGroup("both", [Refuse("not you"), other])
+        raise ExceptionGroup("both", raised)
 
     logged_bug(await refusal(hooks), caplog)
 
