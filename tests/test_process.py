@@ -312,4 +312,4 @@ def test_an_output_without_space_is_one_line(command: str) -> None:
             timeout=PATIENCE_S,
             check=False,
         )
-    assert (failed.returncode, failed.stderr) == (1, "Error: No space left on device\n")
+    assert (failed.returncode, failed.stderr) == (1, "Error: standard output: No space left on device\n")

@@ -55,7 +55,7 @@ class _Commands(click.Group):
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise  # an --app's module may raise it
-            click.echo(f"Error: {in_words(error)}", err=True)
+            click.echo(f"Error: standard output: {in_words(error)}", err=True)  # what was asked for may be done
             sys.exit(1)
 
 
