@@ -141,24 +141,29 @@ async def test_what_was_copied_by_hand_to_the_name_of_a_backup_is_no_part_of_it(
         assert await data_of(log) == ["old", "new"]
 
 
+@pytest.mark.parametrize("in_wal", [False, True])
 @pytest.mark.parametrize("step", range(12))
-async def test_a_backup_that_is_cut_short_leaves_the_older_copy_whole_or_none(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+async def test_a_backup_that_is_cut_short_leaves_the_older_copy_whole_or_none_where_it_has_a_wal(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int, in_wal: bool
 ) -> None:
     """Each time it touches a name, it is stopped there."""
     await a_log(tmp_path / "data", "new")
     file = tmp_path / FILE_NAME
     async with opened(tmp_path / "older") as log:
-        await put(log, publish("in the WAL"))
-        for name in (FILE_NAME, f"{FILE_NAME}-wal"):
-            shutil.copy(tmp_path / "older" / name, tmp_path)
+        await put(log, publish("old"))
+        if in_wal:
+            for name in (FILE_NAME, f"{FILE_NAME}-wal"):
+                shutil.copy(tmp_path / "older" / name, tmp_path)
+    if not in_wal:
+        shutil.copy(tmp_path / "older" / FILE_NAME, tmp_path)
     with monkeypatch.context() as patched:
         cut_short_at(step, patched)
         with suppress(KeyboardInterrupt):
             backup(tmp_path / "data", file, replace=True)
+    assert file.exists() or in_wal
     if file.exists():
         async with opened(tmp_path) as log:
-            assert await data_of(log) in (["in the WAL"], ["new"])
+            assert await data_of(log) in (["old"], ["new"])
 
 
 async def test_a_backup_replaces_a_copy_that_somebody_who_looked_into_it_leaves_just_then(
