@@ -7,7 +7,7 @@ from msgspec.structs import replace
 
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
 from trisync.storage.log import Duplicate, Extent, Refused
-from trisync.storage.sqlite_log import FORGET_EVERY_S
+from trisync.storage.sqlite_log import FORGET_EVERY_S, ROWS_DELETED_PER_STEP
 from trisync.storage.sqlite_writer import _memory_of
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import UNANSWERED_MAX, Publish
@@ -149,6 +149,20 @@ async def test_producers_that_are_idle_are_forgotten_and_others_are_not(tmp_path
         assert (await log.settled_seq("idle" * 4), await log.settled_seq("busy" * 4)) == (0, 1)
         assert await put(log, publish(seq=1), producer="idle" * 4) == [3]  # forgotten by the writer too
         assert await put(log, publish(seq=1), producer="busy" * 4) == [Duplicate(2)]
+
+
+@pytest.mark.parametrize("table", ["producers", "idempotency"])
+async def test_however_many_are_to_be_forgotten_none_waits_until_they_are_looked_for_again(
+    tmp_path: Path, table: str
+) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as log:
+        rows = [(f"{number}", 1, b"", -1e15) for number in range(ROWS_DELETED_PER_STEP + 1)]
+        log._connection.executemany(f"INSERT INTO {table} VALUES (?, ?, ?, ?)", rows)
+        clock.s += FORGET_EVERY_S
+        while await log.maintain():
+            pass
+        assert log._connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
 async def test_what_producers_verdicts_take_in_memory_is_bounded(tmp_path: Path) -> None:
