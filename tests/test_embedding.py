@@ -241,12 +241,14 @@ async def test_trisync_serve_runs_a_program_s_server(tmp_path: Path, monkeypatch
         ("my_app:not_a_server", "my_app:not_a_server is no trisync.Server"),
         ("broken:server", "AttributeError: module 'trisync' has no attribute 'Sever'"),
         ("lost:server", "No module named 'not_installed'"),
+        ("unread:server", "No such file or directory: 'not_there'"),
     ],
 )
 def test_what_cannot_be_served_is_said_clearly(tmp_path: Path, app: str, said: str) -> None:
     (tmp_path / "my_app.py").write_text(PROGRAM)
     (tmp_path / "broken.py").write_text("import trisync\nserver = trisync.Sever()\n")
     (tmp_path / "lost.py").write_text("import not_installed\n")
+    (tmp_path / "unread.py").write_text("open('not_there')\n")
     refused = subprocess.run(
         [sys.executable, "-m", "trisync", "serve", "--app", app, "--tcp-port", "0", "--web-port", "0"],
         cwd=tmp_path,
@@ -258,7 +260,7 @@ def test_what_cannot_be_served_is_said_clearly(tmp_path: Path, app: str, said: s
     assert refused.returncode != 0
     assert said in " ".join(refused.stderr.split())
     # Where it is the program that fails, its programmer sees where; else nobody needs a traceback.
-    assert ("Traceback" in refused.stderr) == (app.split(":")[0] in ("broken", "lost"))
+    assert ("Traceback" in refused.stderr) == (app.split(":")[0] in ("broken", "lost", "unread"))
 
 
 @pytest.mark.parametrize(
