@@ -395,6 +395,7 @@ def test_what_a_server_has_removed_is_not_outstanding() -> None:
     assert [sample.backlog for sample in recorded(*ticks).series] == [2, 3, 4, 5]
 
 
+@pytest.mark.parametrize(("publishers", "workers"), [(1, 4), (4, 1)])
 @pytest.mark.parametrize(
     ("rate", "measured_s", "acked", "said"),
     [
@@ -407,12 +408,13 @@ def test_what_a_server_has_removed_is_not_outstanding() -> None:
     ],
 )
 def test_a_rate_is_kept_where_what_was_due_was_acknowledged_save_for_parts_of_a_message(
-    rate: float, measured_s: float, acked: int, said: str | None
+    rate: float, measured_s: float, acked: int, said: str | None, publishers: int, workers: int
 ) -> None:
     recorder = recorded()
     recorder.measure(10_000_000)
     recorder.add(tick(10))
     recorder.add(tick(10 + measured_s, acked=acked))
-    remarks = on_the_rate(Plan(scenario="latency", publishers=1, workers=4, rate=rate), recorder.throughput())
+    plan = Plan(scenario="latency", publishers=publishers, workers=workers, rate=rate)
+    remarks = on_the_rate(plan, recorder.throughput())
     whole = f"The rate was not kept: {said} were acknowledged while it was measured."
     assert remarks == ([] if said is None else [whole])
