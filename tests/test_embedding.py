@@ -13,6 +13,8 @@ import trio
 from tests.embedded import a_server
 from tests.harness import PATIENCE_S, Json, LinesPeer, server_process, serving, settings_for
 from trisync import Entry, PublishRequest, Server, Settings, WireError
+from trisync.storage.log import LogUnavailable
+from trisync.storage.sqlite_log import SqliteLog
 
 # What the program says and reads itself
 
@@ -163,6 +165,30 @@ async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: 
             await server.word("lobby", "\ud800")
         with pytest.raises(TypeError, match="since is an integer, not '1'"):
             await server.history("lobby", since="1")  # type: ignore[arg-type]
+
+
+async def test_where_the_log_cannot_be_had_a_program_is_told_what_a_client_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(log: SqliteLog, call: object) -> None:
+        raise LogUnavailable("database is locked")
+
+    server = a_server(tmp_path)
+    async with serving(server):
+        with monkeypatch.context() as patched:
+            for way in ("_read", "_write"):
+                patched.setattr(SqliteLog, way, fail)
+            for call in (
+                lambda: server.publish("lobby", 1),
+                lambda: server.history("lobby"),
+                lambda: server.state("lobby"),
+                lambda: server.word("lobby", "k"),
+                lambda: server.clear("lobby"),
+            ):
+                with pytest.raises(WireError, match="database is locked") as refused:
+                    await call()
+                assert refused.value.code == "unavailable"
+        assert await server.publish("lobby", 1) == 1
 
 
 async def test_before_and_after_it_serves_a_server_cannot_be_asked(tmp_path: Path) -> None:
