@@ -26,7 +26,7 @@ from tests.sqlite_logs import (
     submission,
 )
 from trisync.settings import Settings
-from trisync.storage.log import Duplicate, Extent, LogUnavailable
+from trisync.storage.log import Duplicate, Extent, LogDamaged, LogUnavailable
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
@@ -59,6 +59,15 @@ async def test_messages_that_damage_keeps_from_being_cut_stay_and_publishes_go_o
             with pytest.raises(LogUnavailable, match="malformed"):
                 await log.trim({"lobby": 90}, 90)
             assert await put(log, publish(channel="other")) == [offset]
+
+
+async def test_what_is_not_what_was_stored_cannot_be_read_and_no_more(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        log._connection.execute("UPDATE messages SET time = 'other'")  # as where a page has another's content
+        with pytest.raises(LogDamaged):
+            await log.oldest("lobby", 10)
+        assert await put(log, publish()) == [2]
 
 
 async def test_a_fault_of_ours_is_not_taken_for_damage(tmp_path: Path) -> None:

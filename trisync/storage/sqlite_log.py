@@ -14,6 +14,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
+import msgspec
 import trio
 
 from trisync.settings import Settings
@@ -280,7 +281,7 @@ class SqliteLog(Log):
             self._broken = True
             raise
 
-    def _unreadable(self, error: sqlite3.Error) -> LogUnavailable:
+    def _unreadable(self, error: Exception) -> LogUnavailable:
         """What to raise for a read that failed. What will not be better the next time is said, once: whoever wants
         those messages goes on waiting for them."""
         if passing := unavailable(error):
@@ -304,7 +305,7 @@ class SqliteLog(Log):
                         return call(reader)
                     finally:
                         reader.execute("COMMIT")
-                except sqlite3.Error as error:
+                except (sqlite3.Error, msgspec.DecodeError) as error:  # the latter where a page has another's content
                     raise self._unreadable(error) from error
 
             try:

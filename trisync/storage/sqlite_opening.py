@@ -154,7 +154,7 @@ def open_writer(
     return connection
 
 
-def primary_code(error: sqlite3.Error) -> int:
+def primary_code(error: Exception) -> int:
     """SQLite's own code of an error. What sqlite3 itself finds has none: what is not UTF-8 counts as damage."""
     found = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.ProgrammingError) else sqlite3.SQLITE_CORRUPT
     return getattr(error, "sqlite_errorcode", found) & 0xFF

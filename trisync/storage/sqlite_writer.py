@@ -30,7 +30,7 @@ _UNAVAILABLE = {
 """Primary result codes after which nothing was stored and the database is whole."""
 
 
-def unavailable(error: sqlite3.Error) -> LogUnavailable | None:
+def unavailable(error: Exception) -> LogUnavailable | None:
     """The LogUnavailable for an error that surely left nothing behind, else None."""
     return LogUnavailable(str(error)) if primary_code(error) in _UNAVAILABLE else None
 
