@@ -28,6 +28,7 @@ from trisync.wire.protocol import (
     Subscribe,
     Unsubscribe,
     channel_is_valid,
+    compose_publish,
     data_text,
     decode_request,
 )
@@ -198,10 +199,29 @@ def test_what_cannot_be_read_of_a_refused_request_is_left_out() -> None:
     assert refusal(b'{"id":3}').id == 3
 
 
-@pytest.mark.parametrize("data", [b'"\xff"', b"[" * 64 + b"]" * 64], ids=["not-utf-8", "too-deep"])
+@pytest.mark.parametrize(
+    "data", [b'"\xff"', rb'"\ud800"', b"[" * 64 + b"]" * 64], ids=["not-utf-8", "lone-surrogate", "too-deep"]
+)
 def test_what_is_no_json_is_that_whatever_its_seq_is(data: bytes) -> None:
     bad = refusal(b'{"op":"publish","id":1,"channel":"a","seq":7,"data":%b}' % data)
     assert (bad.error.code, bad.op, bad.id, bad.seq) == ("bad_json", "publish", 1, UNSET)
+
+
+@pytest.mark.parametrize("half", [rb"\ud83d", rb"\uD83D", rb"\ude00", rb"a\ud83d\ud83db", rb"\\\ud83d"])
+def test_a_lone_surrogate_is_called_that(half: bytes) -> None:
+    for payload in (b'{"op":"ping","id":"\\u00e9","x":"%b"}' % half, b'{"op":5,"id":"\\u00e9","%b":1}' % half):
+        bad = refusal(payload)
+        assert (bad.error.code, bad.id) == ("bad_json", "é")
+        assert "surrogate" in bad.error.message
+    with pytest.raises(BadRequest, match="surrogate"):
+        compose_publish(b'"%b"' % half, channel="a")
+
+
+@pytest.mark.parametrize("id", [rb'"\ud83d"', rb'"\ud83d\ude00"'], ids=["lone", "pair"])
+def test_beside_a_lone_surrogate_no_other_id_is_read_than_was_sent(id: bytes) -> None:
+    for value in (b'"\\ud800"', b"[" * 64 + b'"\\ud800"' + b"]" * 64):
+        assert refusal(b'{"op":"ping","id":%b,"x":%b}' % (id, value)).id is UNSET
+    assert refusal(b'{"op":"ping","\\ud069d":7,"x":"\\ud800"}').id is UNSET  # U+D069, which is no surrogate
 
 
 def test_only_a_publish_has_a_seq() -> None:

@@ -216,7 +216,8 @@ def compose_publish(data: bytes, **fields: Any) -> Publish:
     try:
         _decode_raw(data)  # one value, so that nothing in it can end the field and begin another
     except msgspec.DecodeError as error:
-        raise BadRequest(WireError("bad_json", str(error)), "publish") from None
+        problem = str(error) if _with_surrogates_replaced(data) is None else _LONE_SURROGATE
+        raise BadRequest(WireError("bad_json", problem), "publish") from None
     except RecursionError:
         raise BadRequest(WireError("bad_json", _TOO_DEEP), "publish") from None
     request = decode_request(msgspec.json.encode({"op": "publish", **fields, "data": Raw(data)}))
@@ -250,6 +251,20 @@ def shortened(text: str, length: int) -> str:
     return text if len(text) <= length else text[:length] + "…"
 
 
+def _with_surrogates_replaced(payload: bytes) -> bytes | None:
+    """The payload with other escapes in place of those of surrogates, or None if it is no JSON even so.
+
+    What only a lone one spoils is JSON by its grammar (RFC 8259 8.2), and says who asked.
+    """
+    payload = payload.replace(rb"\ud", rb"\uc").replace(rb"\uD", rb"\uc")
+    try:
+        _decode_raw(payload)
+    except (msgspec.DecodeError, RecursionError):
+        return None
+    return payload
+
+
+_LONE_SURROGATE = r"a lone surrogate escape, such as \ud800"
 _TOO_DEEP = f"nested more than {DEPTH_MAX} deep"
 _RULES = {
     "name": "name is 1-64 characters, none of them a control character",
@@ -273,21 +288,27 @@ def _broken_rule(problem: msgspec.ValidationError) -> str:
 
 def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     """The BadRequest for a payload that does not decode, with the op, id and seq that can be read of it."""
+    readable = payload
     try:
         _decode_raw(payload)
-    except msgspec.DecodeError as error:
-        problem = f"a request is one JSON object, whole on its line where lines are read: {error}"
-        return BadRequest(WireError("bad_json", problem))  # a wrong type may have been met first
+    except msgspec.DecodeError as error:  # a wrong type may have been met first
+        replaced = _with_surrogates_replaced(payload)
+        if replaced is None:
+            problem = f"a request is one JSON object, whole on its line where lines are read: {error}"
+            return BadRequest(WireError("bad_json", problem))
+        readable, code, problem = replaced, "bad_json", _LONE_SURROGATE
     except RecursionError:
         return BadRequest(WireError("bad_json", _TOO_DEEP))
     if problem is not _TOO_DEEP and is_deeper_than(payload, DEPTH_MAX):
         code, problem = "bad_json", _TOO_DEEP
     try:
-        envelope = _decode_envelope(payload)
+        envelope = _decode_envelope(readable)
     except msgspec.ValidationError:
         return BadRequest(WireError(code, problem))
     op = _read_field(envelope.op, str)
     id = _read_field(envelope.id, Id)
+    if readable is not payload and rb"\uc" in bytes(envelope.id):
+        id = UNSET  # it may have been one of those replaced
     if code == "bad_request" and op is not UNSET and op not in OPERATIONS:
         return BadRequest(WireError("unknown_op", f"there is no operation {shortened(op, 40)!r}"), op, id)
     seq = _read_field(envelope.seq, Seq) if op == "publish" and code == "bad_request" else UNSET
