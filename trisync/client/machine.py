@@ -85,6 +85,8 @@ class Machine:
         """What the server said of the connection as a whole, as it does before it ends one."""
         self.last_words: list[bytes] = []
         """What is still to be sent once it is closed: that it leaves its channels, so that others see it go at once."""
+        self.connect_at = -math.inf
+        """When the next connection should be opened, while there is none."""
         self.on_change: Callable[[], None] = lambda: None
         self.on_status: Callable[[], None] = lambda: None
         self._timer = timer
@@ -92,7 +94,6 @@ class Machine:
         self._subscriptions = Subscriptions(self._say_now, self._changed, timer, random)
         self._watchdog = Watchdog(timer)
         self._backoff = Backoff(random, BACKOFF_S_BASE, BACKOFF_S_MAX, least=0)
-        self._retry_at = -math.inf
         self._goodbye_s: float | None = None
         self._online_at: float | None = None
         self._epoch = ""
@@ -189,7 +190,7 @@ class Machine:
         """The network may be back: connect at once, or see whether the connection is still one."""
         self._backoff.reset()
         if self.status.state is State.OFFLINE:
-            self._retry_at = -math.inf
+            self.connect_at = -math.inf
         elif self.status.state is State.ONLINE and not self._watchdog.is_answer_due:
             self._probe()
         self.on_change()
@@ -205,11 +206,6 @@ class Machine:
         is_reading = self._is_awaiting or not self._subscriptions.all_full
         self._watchdog.reading(is_reading)
         return is_reading
-
-    @property
-    def connect_at(self) -> float:
-        """When the next connection should be opened, while there is none."""
-        return self._retry_at
 
     def connecting(self, where: str) -> None:
         """A connection is being opened."""
@@ -240,7 +236,7 @@ class Machine:
         pause_s = self._backoff.failed()
         if self._goodbye_s is not None:
             pause_s, self._goodbye_s = self._goodbye_s, None
-        self._retry_at = now + pause_s
+        self.connect_at = now + pause_s
         self._watchdog.answered()
         self.hang_up = None
         in_doubt = self.publishes.in_flight
