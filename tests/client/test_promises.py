@@ -4,6 +4,7 @@ Nothing is missed without a word, nothing comes twice, what is published is stor
 of a state ends up as the server has it.
 """
 
+import math
 from random import Random
 from typing import Any
 
@@ -295,7 +296,7 @@ class Promises(RuleBasedStateMachine):
             if not self.server.connected:
                 self.now = max(self.now, self.machine.connect_at)
                 self.connect(greet=False)
-            self.now += 0.01 if not self.machine.publishes.resend_at else 10.0
+            self.now += 0.01 if self.machine.publishes.resend_at == math.inf else 10.0
             self.machine.tick()
             self.carry_up(1000)
             while any(reader.take() for reader in self.readers.values()):

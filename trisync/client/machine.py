@@ -278,9 +278,8 @@ class Machine:
 
     def deadline(self) -> float:
         """When tick() is to be called, on the timer's scale, while there is a connection."""
-        resend_at = self.publishes.resend_at
-        at = min(math.inf if resend_at is None else resend_at, self._subscriptions.retry_at)
-        return min(at, self._watchdog.deadline(awaiting=self._is_awaiting))
+        silent_at = self._watchdog.deadline(awaiting=self._is_awaiting)
+        return min(self.publishes.resend_at, self._subscriptions.retry_at, silent_at)
 
     def tick(self) -> None:
         """A deadline may have come; on_change is called if one has."""

@@ -5,6 +5,7 @@ of connections, it is stored once. Only what the server is known not to have may
 """
 
 import logging
+import math
 from collections import deque
 from collections.abc import Callable
 from random import Random
@@ -68,7 +69,7 @@ class Publishes:
         self.window = UNANSWERED_MAX
         self.message_bytes_max = MESSAGE_BYTES_MAX
         self.in_flight = 0
-        self.resend_at: float | None = None
+        self.resend_at = math.inf
         """When sending goes on after the server could not take one."""
         self._count_max = count_max
         self._bytes_max = bytes_max
@@ -263,10 +264,9 @@ class Publishes:
         self._holding = True
 
     def _resume_if_all_answered(self) -> None:
-        if self._holding and not self.in_flight and self.resend_at is None:
+        if self._holding and not self.in_flight:
             if self._expected:
                 self._continue_behind(self._expected - 1)
-                self._expected = 0
             if self._pause_s is None:
                 self._release()
             else:
@@ -274,13 +274,13 @@ class Publishes:
 
     def tick(self, now: float) -> None:
         """Go on if a pause is over."""
-        if self.resend_at is not None and now >= self.resend_at:
+        if now >= self.resend_at:
             self._release()
 
     def _release(self) -> None:
         self._holding = False
         self._pause_s = None
-        self.resend_at = None
+        self.resend_at = math.inf
         self._expected = 0
 
     def fail(self, error: ClientError) -> int:
