@@ -10,14 +10,13 @@ from trisync.client.wire import Ok, Pong, encode_request
 class Request:
     """A request that is answered by `ok` or `error`; asked again on the next connection, unless `once`."""
 
-    __slots__ = ("error", "fields", "on_done", "once", "op", "reply", "sent")
+    __slots__ = ("error", "fields", "on_done", "once", "op", "reply")
 
     def __init__(self, op: str, fields: dict[str, Any], on_done: Callable[["Request"], None], *, once: bool) -> None:
         self.op = op
         self.fields = fields
         self.on_done = on_done
         self.once = once
-        self.sent = False
         self.reply: Ok | Pong | None = None
         self.error: ClientError | None = None
 
@@ -49,19 +48,17 @@ class Requests:
     def take_output(self, *, greeted: bool) -> list[bytes]:
         """The payloads to send now. Before the server has greeted, nothing but the hello."""
         output: list[bytes] = []
-        if self._unsent:
-            for id, request in list(self._unsent.items()):
-                if greeted or request.op == "hello":
-                    del self._unsent[id]
-                    request.sent = True
-                    self.awaited += 1
-                    output.append(encode_request(request.op, id, request.fields))
+        for id, request in list(self._unsent.items()):
+            if greeted or request.op == "hello":
+                del self._unsent[id]
+                self.awaited += 1
+                output.append(encode_request(request.op, id, request.fields))
         return output
 
     def answered(self, id: int | str | None, reply: Ok | Pong | None, error: ClientError | None) -> None:
         """An answer has come. Raises ProtocolError where it is none."""
         request = self._all.get(str(id))
-        if request is None or not request.sent:
+        if request is None or str(id) in self._unsent:
             raise ProtocolError(f"the server answered a request that it was not asked: {id}")
         if reply is not None and (type(reply) is Pong) is not (request.op == "ping"):
             raise ProtocolError(f"the server answered {request.op} as if it were another request")
@@ -73,8 +70,6 @@ class Requests:
     def lost(self, reason: str) -> None:
         """The connection is gone: what is asked once has failed, the rest will be asked again."""
         self.awaited = 0
-        for request in self._all.values():
-            request.sent = False
         failed = [request for request in self._all.values() if request.once]
         self._all = {id: request for id, request in self._all.items() if not request.once}
         self._unsent = dict(self._all)
