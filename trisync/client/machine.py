@@ -310,11 +310,10 @@ class Machine:
         said = decode(payload)
         if type(said) is Message or type(said) is GapNotice or type(said) is StatePage or type(said) is PresenceNotice:
             self._subscriptions.take(said)
+        elif type(said) is Ok and type(said.id) is int:
+            self.publishes.accepted(said)
         elif type(said) is Ok or type(said) is Pong:
-            if type(said) is Ok and type(said.id) is int:
-                self.publishes.accepted(said)
-            else:
-                self._requests.answered(said.id, said, None)
+            self._requests.answered(said.id, said, None)
         elif type(said) is Refusal:
             self._take_refusal(said, payload)
         elif type(said) is Goodbye:
@@ -322,19 +321,20 @@ class Machine:
             logger.debug("the server is stopping (%s); come back in %.2f s", said.code, self._goodbye_s)
 
     def _take_refusal(self, said: Refusal, payload: bytes) -> None:
+        error = refusal(said.code, said.message, said.retry, details_of(payload))
         if said.code == "fenced":
-            self.close("another client uses this producer", refusal(said.code, said.message))
+            self.close("another client uses this producer", error)
         elif said.id is None:
             self.complaint = f"{said.message} ({said.code})"
             # It was not asked for more than to come. A hello that the network cut in half is a bad_request.
             if self.status.state is State.CONNECTING and not said.retry and said.code != "bad_request":
-                self._turned_away(refusal(said.code, said.message, details=details_of(payload)))
+                self._turned_away(error)
             else:
                 logger.warning("the server said: %s", self.complaint)
         elif type(said.id) is int:
-            self.publishes.refused(said, details_of(payload))
+            self.publishes.refused(said, error)
         else:
-            self._requests.answered(said.id, None, refusal(said.code, said.message, said.retry, details_of(payload)))
+            self._requests.answered(said.id, None, error)
 
     def _say_now(self, op: str, fields: dict[str, Any], on_done: Callable[[Request], None]) -> None:
         """Ask on this connection, or not at all."""

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from random import Random
 
 from trisync.client.backoff import Backoff, pause_of
-from trisync.client.errors import ClientError, ProtocolError, QueueFull, publishes, refusal
+from trisync.client.errors import ClientError, ProtocolError, QueueFull, Refused, publishes
 from trisync.client.wire import Ok, Refusal, check_size
 from trisync.wire.protocol import UNANSWERED_MAX
 
@@ -218,8 +218,8 @@ class Publishes:
         publish.settle(ok.offset)
         self._resume_if_all_answered()
 
-    def refused(self, answer: Refusal, details: dict[str, object]) -> None:
-        """A publish is not stored: for good, or to be sent again. Raises ProtocolError for an answer to none."""
+    def refused(self, answer: Refusal, error: Refused) -> None:
+        """A publish has failed for good, or is to be sent again. Raises ProtocolError for an answer to none."""
         publish = self._find(answer.id)
         if answer.retry:
             self._hold(answer)
@@ -228,8 +228,7 @@ class Publishes:
                 self._settled_seq = publish.seq
             self._remove(publish)
             # In place of a conflict too, which would have no data here, as if there were no such key.
-            too_large = check_size(publish.body, self.message_bytes_max)
-            publish.settle(0, too_large or refusal(answer.code, answer.message, False, details))
+            publish.settle(0, check_size(publish.body, self.message_bytes_max) or error)
         self._resume_if_all_answered()
 
     def _find(self, seq: int | str | None) -> Publish:

@@ -120,7 +120,7 @@ class Pong(Incoming, tag="pong"):
 
 
 class Refusal(Incoming, tag="error"):
-    """An error; `details` are all its other fields."""
+    """An error; details_of() has what else is in it."""
 
     code: str
     message: str
