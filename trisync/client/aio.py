@@ -352,7 +352,7 @@ class Client:
         check_channel(channel)
         check_start(since, None, None)
         check_integer("limit", limit, 1, HISTORY_LIMIT_MAX)
-        fields = {"channel": channel, "limit": limit} | ({} if since is None else {"since": since})
+        fields = {"channel": channel, "limit": limit, "since": since}
         return history_of(channel, since, limit, await ask(self._entered(), "history", fields))
 
     def state(self, channel: str) -> Document:

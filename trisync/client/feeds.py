@@ -51,11 +51,8 @@ class Inbox:
         self._items: deque[tuple[Message | Gap, str]] = deque()  # with the epoch of the log that each is of
         self._bytes = 0
 
-    def request(self) -> dict[str, Any]:
-        """What a subscribe says of where to begin."""
-        return {name: value for name, value in self._next_start()._asdict().items() if value is not None}
-
-    def _next_start(self) -> Start:
+    def next_start(self) -> Start:
+        """Where the next subscription begins."""
         return self._start if self.cursor is None else Start(self.cursor, self.epoch)
 
     def begin(self, ok: Ok) -> bool:
@@ -65,7 +62,7 @@ class Inbox:
         where it does, and only the first message tells.
         """
         is_new = self.cursor is None
-        since, epoch, last = self._next_start()
+        since, epoch, last = self.next_start()
         self.epoch = ok.epoch
         self.overflowed = False
         origin, is_exact = (since, ok.epoch), True
@@ -223,7 +220,7 @@ class Feed:
         fields: dict[str, Any] = {"channel": self.channel}
         self.parked = self.inbox is not None and self.inbox.is_overflowing
         if self.inbox is not None and not self.parked:
-            fields |= self.inbox.request()
+            fields |= self.inbox.next_start()._asdict()
         if self.replica is not None:
             fields["state"] = True
         if self.members is not None:

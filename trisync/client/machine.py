@@ -342,8 +342,7 @@ class Machine:
             self.request(op, fields, on_done, once=True)
 
     def _greet(self) -> None:
-        hello = {"producer": self.producer} | ({} if self.name is None else {"name": self.name})
-        self._say_now("hello", hello, self._on_hello)
+        self._say_now("hello", {"producer": self.producer, "name": self.name}, self._on_hello)
 
     def _on_hello(self, request: Request) -> None:
         if self.error is not None or isinstance(request.error, NotConnected):

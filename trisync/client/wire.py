@@ -267,9 +267,10 @@ def check_start(since: int | None, epoch: str | None, last: int | None) -> None:
 
 def check_hello(name: str | None, producer: str | None) -> None:
     """Raises TypeError and ValueError, BadRequest among them, for what a server refuses a client for."""
-    said = {field: value for field, value in (("name", name), ("producer", producer)) if value is not None}
+    said = {"name": name, "producer": producer}
     for field, value in said.items():
-        check_utf8(field, value)
+        if value is not None:
+            check_utf8(field, value)
     _check_request(encode_request("hello", "", said))
 
 
@@ -292,5 +293,6 @@ def check_size(body: bytes, message_bytes_max: int) -> TooLarge | None:
 
 
 def encode_request(op: str, id: str, fields: dict[str, Any]) -> bytes:
-    """A request that is not a publish."""
-    return msgspec.json.encode({"op": op, "id": id, **fields})
+    """A request that is not a publish; fields that are None are left out."""
+    said = {name: value for name, value in fields.items() if value is not None}
+    return msgspec.json.encode({"op": op, "id": id, **said})
