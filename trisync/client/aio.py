@@ -99,7 +99,7 @@ class Client:
         address, tls = options.address, options.tls
         self._driver = Driver(self._machine, lambda: open_transport(address, tls), str(address))
         self._audience: Audience[Status] = Audience(lambda: self._machine.error)
-        self._machine.on_status = self._on_status
+        self._machine.on_status = lambda status: self._audience.tell("", status)
         self._tasks: anyio.abc.TaskGroup | None = None
         self._stopped = False
 
@@ -187,10 +187,6 @@ class Client:
     def nudge(self) -> None:
         """Connect at once, or make sure that the connection is still one: for who knows that the network is back."""
         self._machine.nudge()
-
-    def _on_status(self) -> None:
-        self._audience.tell("", self._machine.status)
-        self._driver.changed.fire()
 
     # Publishing
 

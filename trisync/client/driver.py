@@ -48,7 +48,7 @@ class Driver:
         self._open = open_transport
         self._where = where
         self._ending = ""
-        machine.on_change = machine.on_status = self.changed.fire
+        machine.on_change = self.changed.fire
 
     async def run(self) -> None:
         """Connect, again and again, until the machine is closed. Cancelled, the connection is ended at once."""

@@ -57,8 +57,8 @@ def make_producer() -> str:
 class Machine:
     """The conversation. Nothing here waits, blocks, or raises for what a server does.
 
-    `timer` gives seconds that only grow; `on_change` is called when take_output(), deadline(), may_read() or status
-    may have changed other than by the driver's own calls.
+    `timer` gives seconds that only grow; `on_change` is called when take_output(), deadline() or may_read() may have
+    changed other than by the driver's own calls, and with each status.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class Machine:
         self.connect_at = -math.inf
         """When the next connection should be opened, while there is none."""
         self.on_change: Callable[[], None] = lambda: None
-        self.on_status: Callable[[], None] = lambda: None
+        self.on_status: Callable[[Status], None] = lambda status: None
         self._timer = timer
         self._requests = Requests()
         self._subscriptions = Subscriptions(self._say_now, self._changed, timer, random)
@@ -385,4 +385,5 @@ class Machine:
     def _set_status(self, status: Status) -> None:
         if status != self.status:
             self.status = status
-            self.on_status()
+            self.on_status(status)
+            self.on_change()
