@@ -10,7 +10,7 @@ import anyio
 import anyio.abc
 
 from trisync.client.documents import Document, Roster
-from trisync.client.driver import Driver, Signal
+from trisync.client.driver import Driver
 from trisync.client.errors import Gap, NotConnected, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, make_producer
@@ -225,9 +225,8 @@ class Client:
         if ephemeral:
             if key is not None or expect is not None or merge:
                 raise ValueError("an ephemeral message has no key: it is not stored")
-            signal = Signal()
-            request = self._entered().flash(channel, data, lambda _: signal.fire())
-            await answer_to(self._machine, request, signal)
+            machine = self._entered()
+            await answer_to(machine, lambda on_done: machine.flash(channel, data, on_done))
             return 0
         return await self.post(channel, data, key=key, expect=expect, merge=merge)
 

@@ -1,7 +1,7 @@
 """What a program holds of a publish, or of another request, that is under way."""
 
 import logging
-from collections.abc import Generator
+from collections.abc import Callable, Generator
 from typing import Any
 
 from trisync.client.driver import Signal
@@ -90,13 +90,13 @@ async def until_settled(publish: Publish) -> None:
 
 async def ask(machine: Machine, op: str, fields: dict[str, Any]) -> Ok:
     """Ask, on as many connections as it takes. Raises Refused and Closed; cancelled, it is not asked again."""
+    return await answer_to(machine, lambda on_done: machine.request(op, fields, on_done))
+
+
+async def answer_to(machine: Machine, send: Callable[[Callable[[Request], None]], Request]) -> Ok:
+    """Send a request, with what is called when it is done, and wait for its answer. Raises what it failed with."""
     signal = Signal()
-    request = machine.request(op, fields, lambda _: signal.fire())
-    return await answer_to(machine, request, signal)
-
-
-async def answer_to(machine: Machine, request: Request, signal: Signal) -> Ok:
-    """Wait for the answer to a request, which fires the signal. Raises what the request failed with."""
+    request = send(lambda _: signal.fire())
     try:
         while request.reply is None and request.error is None:
             await signal.wait()
