@@ -63,16 +63,15 @@ class Document(LiveMapping[Any]):
         self.channel = channel
         self._machine = machine
         self._live: Replica | None = None
-        self._signal = Signal()
         self._audience: Audience[Change] = Audience(lambda: None if self._live is None else self._live.error)
         self._receipts: deque[Receipt] = deque()
         self._refused: Receipt | None = None  # the first that flush() has yet to raise
 
     async def __aenter__(self) -> Self:
         replica = self._live = self._machine.replicate(self.channel)
-        replica.on_ready = self._on_ready
+        replica.on_ready = self._audience.signal.fire
         replica.on_change = lambda change: self._audience.tell(change.key, change)
-        await _until_ready(replica, self._signal, lambda: self._machine.leave(self.channel, replica))
+        await _until_ready(replica, self._audience.signal, lambda: self._machine.leave(self.channel, replica))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -83,10 +82,6 @@ class Document(LiveMapping[Any]):
         if self._live is None:
             raise RuntimeError("a document is entered first: async with client.state(…) as doc")
         return self._live
-
-    def _on_ready(self) -> None:
-        self._signal.fire()
-        self._audience.wake()
 
     def __repr__(self) -> str:
         return f"Document({self.channel!r}, {'not entered' if self._live is None else dict(self)})"
@@ -199,14 +194,13 @@ class Roster(LiveMapping[Member]):
         self.channel = channel
         self._machine = machine
         self._live: Members | None = None
-        self._signal = Signal()
         self._audience: Audience[PresenceChange] = Audience(lambda: None if self._live is None else self._live.error)
 
     async def __aenter__(self) -> Self:
         members = self._live = self._machine.watch(self.channel)
-        members.on_ready = self._on_ready
+        members.on_ready = self._audience.signal.fire
         members.on_change = lambda change: self._audience.tell(change.member.member, change)
-        await _until_ready(members, self._signal, lambda: self._machine.leave(self.channel, members))
+        await _until_ready(members, self._audience.signal, lambda: self._machine.leave(self.channel, members))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -217,10 +211,6 @@ class Roster(LiveMapping[Member]):
         if self._live is None:
             raise RuntimeError("presence is entered first: async with client.presence(…) as members")
         return self._live
-
-    def _on_ready(self) -> None:
-        self._signal.fire()
-        self._audience.wake()
 
     @property
     def me(self) -> str:

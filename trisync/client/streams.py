@@ -114,20 +114,16 @@ class Changes(Generic[Item]):
     Of what changed more than once before it was taken, only the newest change is told: so it cannot grow without end.
     """
 
-    def __init__(self, error: Callable[[], ClientError | None]) -> None:
+    def __init__(self, signal: Signal, error: Callable[[], ClientError | None]) -> None:
+        """`signal` is fired behind each put(), and when it may have ended."""
+        self._signal = signal
         self._error = error
-        self._signal = Signal()
         self._items: dict[str, Item] = {}
 
     def put(self, of: str, item: Item) -> None:
         """Something has changed."""
         self._items.pop(of, None)
         self._items[of] = item
-        self._signal.fire()
-
-    def wake(self) -> None:
-        """It may have ended."""
-        self._signal.fire()
 
     def __aiter__(self) -> Self:
         return self
@@ -145,12 +141,14 @@ class Audience(Generic[Item]):
     """All those who iterate over changes of one thing, for as long as they are used."""
 
     def __init__(self, error: Callable[[], ClientError | None]) -> None:
+        self.signal = Signal()
+        """Fired at each change; to be fired when there is an error, too."""
         self._error = error
         self._all: WeakSet[Changes[Item]] = WeakSet()
 
     def join(self) -> Changes[Item]:
         """Another one, from now on."""
-        changes: Changes[Item] = Changes(self._error)
+        changes: Changes[Item] = Changes(self.signal, self._error)
         self._all.add(changes)
         return changes
 
@@ -158,8 +156,4 @@ class Audience(Generic[Item]):
         """Something has changed."""
         for changes in list(self._all):
             changes.put(of, item)
-
-    def wake(self) -> None:
-        """It may have ended."""
-        for changes in list(self._all):
-            changes.wake()
+        self.signal.fire()
