@@ -7,29 +7,16 @@ from typing import Any, Self, TypeVar
 
 from msgspec import Raw
 
-from trisync.client.driver import Signal
 from trisync.client.errors import Conflict
 from trisync.client.feeds import Members, PresenceChange
 from trisync.client.machine import Machine
 from trisync.client.receipts import Receipt, until_settled
 from trisync.client.replica import Change, Entry, Replica
-from trisync.client.streams import Audience, Changes
+from trisync.client.streams import Audience, Changes, until_ready
 from trisync.client.wire import Member
 from trisync.wire.data import decode_data, encode_data
 
 Item = TypeVar("Item")
-
-
-async def _until_ready(part: Replica | Members, signal: Signal, leave: Callable[[], None]) -> None:
-    """Wait until what was entered is there. Where it will not be, or nobody waits any more, it is left again."""
-    try:
-        while not part.ready:
-            if part.error is not None:
-                raise part.error.with_traceback(None)
-            await signal.wait()
-    except BaseException:
-        leave()
-        raise
 
 
 class LiveMapping(Mapping[str, Item]):
@@ -71,7 +58,7 @@ class Document(LiveMapping[Any]):
         replica = self._live = self._machine.replicate(self.channel)
         replica.on_ready = self._audience.signal.fire
         replica.on_change = lambda change: self._audience.tell(change.key, change)
-        await _until_ready(replica, self._audience.signal, lambda: self._machine.leave(self.channel, replica))
+        await until_ready(self._machine, self.channel, replica, self._audience.signal)
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -200,7 +187,7 @@ class Roster(LiveMapping[Member]):
         members = self._live = self._machine.watch(self.channel)
         members.on_ready = self._audience.signal.fire
         members.on_change = lambda change: self._audience.tell(change.member.member, change)
-        await _until_ready(members, self._audience.signal, lambda: self._machine.leave(self.channel, members))
+        await until_ready(self._machine, self.channel, members, self._audience.signal)
         return self
 
     async def __aexit__(self, *_: object) -> None:

@@ -51,6 +51,11 @@ class Inbox:
         self._items: deque[tuple[Message | Gap, str]] = deque()  # with the epoch of the log that each is of
         self._bytes = 0
 
+    @property
+    def ready(self) -> bool:
+        """Whether its subscription was there once."""
+        return self.cursor is not None
+
     def next_start(self) -> Start:
         """Where the next subscription begins."""
         return self._start if self.cursor is None else Start(self.cursor, self.epoch)

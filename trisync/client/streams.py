@@ -6,11 +6,24 @@ from weakref import WeakSet
 
 from trisync.client.driver import Signal
 from trisync.client.errors import ClientError, Gap
-from trisync.client.feeds import Inbox, Start
+from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.machine import Machine
+from trisync.client.replica import Replica
 from trisync.client.wire import Message
 
 Item = TypeVar("Item")
+
+
+async def until_ready(machine: Machine, channel: str, part: Inbox | Replica | Members, signal: Signal) -> None:
+    """Wait until what was entered is there. Where it will not be, or nobody waits any more, it is left again."""
+    try:
+        while not part.ready:
+            if part.error is not None:
+                raise part.error.with_traceback(None)
+            await signal.wait()
+    except BaseException:
+        machine.leave(channel, part)
+        raise
 
 
 class Taker(Generic[Item]):
@@ -58,21 +71,11 @@ class Subscription(Taker[Item]):
     async def __aenter__(self) -> Self:
         inbox = self._inbox = self._machine.subscribe(self.channel, self._start)
         inbox.on_item = self._signal.fire
-        try:
-            while inbox.cursor is None:
-                if inbox.error is not None:
-                    raise inbox.error.with_traceback(None)
-                await self._signal.wait()
-        except BaseException:
-            self._leave()
-            raise
+        await until_ready(self._machine, self.channel, inbox, self._signal)
         self.offset, self.epoch = inbox.origin
         return self
 
     async def __aexit__(self, *_: object) -> None:
-        self._leave()
-
-    def _leave(self) -> None:
         if self._inbox is not None:
             self._machine.leave(self.channel, self._inbox)
 
