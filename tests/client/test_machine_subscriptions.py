@@ -233,7 +233,7 @@ def test_a_state_that_is_read_anew_changes_in_one_step() -> None:
     talk.say("gap", channel="doc", reason="trimmed", **{"from": 1, "to": 2})
     assert dict.fromkeys(replica.shown_keys()) == {"a": None, "b": None}
     talk.say("state", channel="doc", entries={}, more=False)
-    assert list(replica.shown_keys()) == []
+    assert replica.shown_keys() == []
     assert {(change.key, change.value) for change in changes} == {("a", None), ("b", None)}
 
 

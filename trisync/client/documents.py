@@ -80,10 +80,10 @@ class Document(LiveMapping[Any]):
         return value
 
     def __iter__(self) -> Iterator[str]:
-        return self._replica.shown_keys()
+        return iter(self._replica.shown_keys())
 
     def __len__(self) -> int:
-        return len(list(self._replica.shown_keys()))
+        return len(self._replica.shown_keys())
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._receipts.append(self._write(key, value))

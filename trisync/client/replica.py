@@ -4,7 +4,7 @@ Sans-IO. Reads see a write at once; its verdict confirms it or takes it back. Wh
 reconnect or a gap, the copy stays as it was, and then changes in one step.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 from trisync.client.errors import ClientError
@@ -75,9 +75,9 @@ class Replica:
         """What the server has confirmed; with offset 0 where that is no such key."""
         return self._confirmed.get(key, NO_ENTRY)
 
-    def shown_keys(self) -> Iterator[str]:
+    def shown_keys(self) -> list[str]:
         """The keys that a reader sees, in no particular order."""
-        yield from [key for key in self._confirmed.keys() | self._writes.keys() if self.value(key) is not None]
+        return [key for key in self._confirmed.keys() | self._writes.keys() if self.value(key) is not None]
 
     def writes_on(self, key: str) -> list[Publish]:
         """This client's writes on a key that have no verdict yet."""
