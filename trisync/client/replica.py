@@ -131,9 +131,7 @@ class Replica:
         if self._fresh is None:
             return
         for key, word in page.entries.items():
-            known = self._fresh.get(key)
-            if known is None or known.offset < word.offset:
-                self._fresh[key] = Entry(word.offset, word.data)
+            _apply(self._fresh, key, Entry(word.offset, word.data))
         if not page.more:
             self._pages_done = True
             self._finish_if_complete()
