@@ -10,7 +10,7 @@ from concurrent.futures import CancelledError
 from copy import deepcopy
 from inspect import isawaitable
 from threading import Lock
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import Any, Generic, Self, TypeVar, cast, overload
 
 import anyio
 from anyio.from_thread import BlockingPortal
@@ -27,6 +27,8 @@ from trisync.client.wire import Member, Message
 
 T = TypeVar("T")
 Item = TypeVar("Item")
+Inner = TypeVar("Inner", bound=Subscription[Message | Gap] | Document | Roster)
+InnerMapping = TypeVar("InnerMapping", bound=Document | Roster)
 
 TAKEN_AT_ONCE = 1000
 """Messages carried over together: a call into the other thread costs about 100 µs."""
@@ -124,37 +126,36 @@ class SyncReceipt:
         return self._receipt.result()
 
 
-class _Entered:
+class _Entered(Generic[Inner]):
     """Something of the asynchronous client that is entered and left in its thread.
 
     No task there waits for its end, so that a client can be closed without it.
     """
 
-    def __init__(self, inner: Subscription[Message | Gap] | Document | Roster, bridge: Bridge) -> None:
+    def __init__(self, inner: Inner, bridge: Bridge) -> None:
         self.channel = inner.channel
-        self._entering = inner
+        self._inner = inner
         self._bridge = bridge
 
     def __enter__(self) -> Self:
-        self._bridge.call(self._entering.__aenter__)
+        self._bridge.call(self._inner.__aenter__)
         return self
 
     def __exit__(self, *error: Any) -> None:
         try:
-            self._bridge.call(self._entering.__aexit__, *error)
+            self._bridge.call(self._inner.__aexit__, *error)
         except Closed:
             pass  # it has ended with its client
 
     def __repr__(self) -> str:
-        inner = self._entering
         try:
-            text = self._bridge.call(repr, inner)
+            text = self._bridge.call(repr, self._inner)
         except Closed:
-            text = repr(inner)
-        return text.replace(type(inner).__name__, type(self).__name__, 1)
+            text = repr(self._inner)
+        return text.replace(type(self._inner).__name__, type(self).__name__, 1)
 
 
-class SyncSubscription(_Entered, Taker[Item]):
+class SyncSubscription(_Entered[Subscription[Message | Gap]], Taker[Item]):
     """A channel's messages, each once and in order. As Subscription; threads that share it share the messages out.
 
     `offset` is then of the newest that any of them has taken, and others may still be at work on earlier ones.
@@ -163,7 +164,6 @@ class SyncSubscription(_Entered, Taker[Item]):
     def __init__(self, inner: Subscription[Message | Gap], bridge: Bridge, *, raise_gaps: bool) -> None:
         _Entered.__init__(self, inner, bridge)
         Taker.__init__(self, raise_gaps=raise_gaps)
-        self._inner = inner
         self._taken: deque[tuple[Message | Gap, str]] = deque()
         self._taking = Lock()  # so that `offset` does not go back
 
@@ -198,16 +198,14 @@ class SyncSubscription(_Entered, Taker[Item]):
         self._taken.extend(await self._inner.take_some(TAKEN_AT_ONCE, self._taken))
 
 
-class _SyncMapping(_Entered, LiveMapping[Item]):
+class _SyncMapping(_Entered[InnerMapping], LiveMapping[Item]):
     """A mapping that changes by itself, at which each look is a call."""
-
-    _inner: LiveMapping[Item]
 
     def _now(self) -> dict[str, Item]:
         return self._bridge.call(self._inner._now)
 
     def __getitem__(self, key: str) -> Item:
-        return self._bridge.call(self._inner.__getitem__, key)
+        return cast("Item", self._bridge.call(self._inner.__getitem__, key))
 
     def __iter__(self) -> Iterator[str]:
         return iter(self._now())
@@ -216,14 +214,8 @@ class _SyncMapping(_Entered, LiveMapping[Item]):
         return self._bridge.call(len, self._inner)
 
 
-class SyncDocument(_SyncMapping[Any]):
+class SyncDocument(_SyncMapping[Document, Any]):
     """A channel's state, live. As Document, but where its client is closed, reading raises Closed too."""
-
-    _inner: Document
-
-    def __init__(self, inner: Document, bridge: Bridge) -> None:
-        super().__init__(inner, bridge)
-        self._inner = inner
 
     def __setitem__(self, key: str, value: Any) -> None:
         self._bridge.call(self._inner.__setitem__, key, value)
@@ -264,14 +256,8 @@ class SyncDocument(_SyncMapping[Any]):
         return Blocking(self._bridge, self._bridge.call(self._inner.changes))
 
 
-class SyncRoster(_SyncMapping[Member]):
+class SyncRoster(_SyncMapping[Roster, Member]):
     """Who is in a channel, live. As Roster."""
-
-    _inner: Roster
-
-    def __init__(self, inner: Roster, bridge: Bridge) -> None:
-        super().__init__(inner, bridge)
-        self._inner = inner
 
     @property
     def me(self) -> str:
