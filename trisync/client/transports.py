@@ -152,27 +152,6 @@ async def _connect_tls(address: Address, context: ssl.SSLContext) -> anyio.abc.B
         raise TransportError(f"in the TLS handshake, {_broken(error)}") from error
 
 
-async def _receive(stream: anyio.abc.ByteStream) -> bytes:
-    try:
-        return await stream.receive(RECEIVE_BYTES)
-    except anyio.EndOfStream:
-        raise TransportError("the server closed the connection") from None
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
-        raise TransportError(_broken(error)) from error
-
-
-async def _send(stream: anyio.abc.ByteStream, data: bytes, on_part: Callable[[], None] = lambda: None) -> None:
-    try:
-        for start in range(0, len(data), SEND_BYTES):
-            if start:
-                on_part()
-            await stream.send(data[start : start + SEND_BYTES])
-    except anyio.EndOfStream:  # of TLS, where receive() has met the end of it
-        raise TransportError("the server closed the connection") from None
-    except (anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError) as error:
-        raise TransportError(_broken(error)) from error
-
-
 def reason_of(error: BaseException) -> str:
     """Why there is no connection: of the attempts at all of a host's addresses, why the first one failed."""
     if isinstance(error, OSError) and error.errno is None and error.__cause__ is not None:
@@ -184,22 +163,59 @@ def reason_of(error: BaseException) -> str:
     return error.strerror if isinstance(error, OSError) and error.strerror else str(error)
 
 
+_ENDS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError)
+"""What a stream raises when it is at its end, the first of these of TLS in a send too, where a receive has met it."""
+
+
 def _broken(error: Exception) -> str:
+    if isinstance(error, anyio.EndOfStream):
+        return "the server closed the connection"
     return f"the connection broke: {reason_of(error.__cause__ or error) or type(error).__name__}"
 
 
-class FramesTransport:
+class _OverStream:
+    """What both transports do with the stream beneath them."""
+
+    def __init__(self, stream: anyio.abc.ByteStream) -> None:
+        self.on_part: Callable[[], None] = lambda: None
+        self._stream = stream
+
+    async def _read(self) -> bytes:
+        try:
+            return await self._stream.receive(RECEIVE_BYTES)
+        except _ENDS as error:
+            raise TransportError(_broken(error)) from error
+
+    async def _write(self, data: bytes) -> None:
+        try:
+            for start in range(0, len(data), SEND_BYTES):
+                if start:
+                    self.on_part()
+                await self._stream.send(data[start : start + SEND_BYTES])
+        except _ENDS as error:
+            raise TransportError(_broken(error)) from error
+
+    async def aclose(self) -> None:
+        try:
+            await self._stream.aclose()
+        except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
+            pass  # its other side is gone, and it is closed all the same
+
+    async def abort(self) -> None:
+        await anyio.aclose_forcefully(self._stream)
+
+
+class FramesTransport(_OverStream):
     """Length-prefixed payloads over TCP."""
 
     owes = False
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._splitter = FrameSplitter(PAYLOAD_BYTES_MAX)
-        self.on_part: Callable[[], None] = lambda: None
 
     async def receive(self) -> list[bytes]:
-        data = await _receive(self._stream)
+        data = await self._read()
         payloads = self._splitter.feed(data)
         if self._splitter.failed is not None:
             hint = "; it speaks HTTP, as a web door does, which is for ws://" if data.startswith(b"HTTP/") else ""
@@ -207,20 +223,14 @@ class FramesTransport:
         return payloads
 
     async def send(self, payloads: Sequence[bytes]) -> None:
-        await _send(self._stream, join_frames(payloads), self.on_part)
-
-    async def aclose(self) -> None:
-        await _aclose(self._stream)
-
-    async def abort(self) -> None:
-        await anyio.aclose_forcefully(self._stream)
+        await self._write(join_frames(payloads))
 
 
-class WebSocketTransport:
+class WebSocketTransport(_OverStream):
     """A payload in each WebSocket text message. handshake() comes first."""
 
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
-        self._stream = stream
+        super().__init__(stream)
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._parts: list[str] = []
         self._size = 0
@@ -228,7 +238,6 @@ class WebSocketTransport:
         self._owed = b""  # a pong, or the answer to a close
         self._end: TransportError | None = None  # that the server has said; what it said before is taken in first
         self._sending = False
-        self.on_part: Callable[[], None] = lambda: None
 
     @property
     def owes(self) -> bool:
@@ -237,10 +246,10 @@ class WebSocketTransport:
     async def handshake(self, address: Address) -> None:
         """Upgrade. Raises TransportError where the server does not."""
         host = f"{_bracketed(address.host)}:{address.port}"
-        await _send(self._stream, self._protocol.send(Request(host=host, target=address.path)))
+        await self._write(self._protocol.send(Request(host=host, target=address.path)))
         while True:
             try:
-                data = await _receive(self._stream)
+                data = await self._read()
             except TransportError as error:
                 raise TransportError(f"{error} in the WebSocket handshake; a TCP door is for tcp://") from error
             self._take(data)
@@ -254,12 +263,12 @@ class WebSocketTransport:
     async def receive(self) -> list[bytes]:
         payloads, self._early = self._early, []
         if not payloads and self._end is None:
-            self._take(await _receive(self._stream))
+            self._take(await self._read())
             payloads = self._take_events()
         if not payloads and self._end is not None:
             answer, self._owed = self._owed, b""
             if not self._sending:
-                await _send(self._stream, answer)
+                await self._write(answer)
             raise self._end
         return payloads
 
@@ -308,26 +317,15 @@ class WebSocketTransport:
             raise self._end or TransportError("the WebSocket is closed") from None
         owed, self._owed = self._owed, b""
         self._sending = True
-        await _send(self._stream, b"".join([owed, *frames]), self.on_part)
+        await self._write(b"".join([owed, *frames]))
         self._sending = False  # unless that failed, and the connection with it
 
     async def aclose(self) -> None:
         try:
             if self._end is None:
-                await _send(self._stream, self._protocol.send(CloseConnection(code=1000)))
+                await self._write(self._protocol.send(CloseConnection(code=1000)))
             while True:
                 await self.receive()
         except TransportError:
             pass  # it is closed now, which is all that is wanted
-        await _aclose(self._stream)
-
-    async def abort(self) -> None:
-        await anyio.aclose_forcefully(self._stream)
-
-
-async def _aclose(stream: anyio.abc.ByteStream) -> None:
-    """Close a stream, whose other side may be gone."""
-    try:
-        await stream.aclose()
-    except (OSError, anyio.BrokenResourceError, anyio.ClosedResourceError):
-        pass  # it is closed all the same
+        await super().aclose()
