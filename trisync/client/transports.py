@@ -234,7 +234,7 @@ class WebSocketTransport(_OverStream):
         self._protocol = WSConnection(ConnectionType.CLIENT)
         self._parts: list[str] = []
         self._size = 0
-        self._early: list[bytes] = []
+        self._payloads: list[bytes] = []  # that have come; in the handshake too
         self._owed = b""  # a pong, or the answer to a close
         self._end: TransportError | None = None  # that the server has said; what it said before is taken in first
         self._sending = False
@@ -255,16 +255,16 @@ class WebSocketTransport(_OverStream):
             self._take(data)
             for event in self._protocol.events():
                 if isinstance(event, AcceptConnection):
-                    self._early = self._take_events()
+                    self._take_events()
                     return
                 if isinstance(event, RejectConnection):
                     raise TransportError(f"the server refuses the WebSocket with HTTP status {event.status_code}")
 
     async def receive(self) -> list[bytes]:
-        payloads, self._early = self._early, []
-        if not payloads and self._end is None:
+        if not self._payloads and self._end is None:
             self._take(await self._read())
-            payloads = self._take_events()
+            self._take_events()
+        payloads, self._payloads = self._payloads, []
         if not payloads and self._end is not None:
             answer, self._owed = self._owed, b""
             if not self._sending:
@@ -278,12 +278,11 @@ class WebSocketTransport(_OverStream):
         except RemoteProtocolError as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
 
-    def _take_events(self) -> list[bytes]:
-        payloads: list[bytes] = []
+    def _take_events(self) -> None:
         try:
             for event in self._protocol.events():
                 if isinstance(event, TextMessage):
-                    self._take_text(event, payloads)
+                    self._take_text(event)
                 elif isinstance(event, Ping):
                     # Another task may be sending now. The newest ping counts (RFC 6455, section 5.5.3).
                     self._owed = self._protocol.send(event.response())
@@ -295,18 +294,17 @@ class WebSocketTransport(_OverStream):
                     raise TransportError("the server sent a binary message")
         except (RemoteProtocolError, LocalProtocolError) as error:
             raise TransportError(f"the server does not speak WebSocket: {error}") from error
-        return payloads
 
-    def _take_text(self, event: TextMessage, payloads: list[bytes]) -> None:
+    def _take_text(self, event: TextMessage) -> None:
         if event.message_finished and not self._parts:
-            payloads.append(event.data.encode())
+            self._payloads.append(event.data.encode())
             return
         self._parts.append(event.data)
         self._size += len(event.data)
         if self._size > PAYLOAD_BYTES_MAX:
             raise TransportError("the server sent a message that is larger than any may be")
         if event.message_finished:
-            payloads.append("".join(self._parts).encode())
+            self._payloads.append("".join(self._parts).encode())
             self._parts.clear()
             self._size = 0
 
