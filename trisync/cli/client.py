@@ -33,13 +33,18 @@ _url_option = click.option(
 )
 
 
-def _run(talk: Callable[[], Awaitable[None]]) -> None:
-    """Run a client command; what goes wrong is one line for a person, and exit status 1."""
+def _run(url: str, talk: Callable[[Client], Awaitable[None]], name: str | None = None) -> None:
+    """Run a client command on a connection; what goes wrong is one line for a person, and exit status 1."""
+
+    async def connected() -> None:
+        async with connect(url, name=name, wait_s=0) as client:
+            await talk(client)
+
     # That a connection was lost and is back is said on standard error; meanwhile the command waits.
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(message)s")
     try:
         # Ctrl-C then comes where the command waits, not in the middle of what the client or Trio is doing.
-        trio.run(talk, restrict_keyboard_interrupt_to_checkpoints=True)
+        trio.run(connected, restrict_keyboard_interrupt_to_checkpoints=True)
     except BrokenPipeError:
         raise  # of standard output, which `head` closes: click ends a command quietly for that
     except (ClientError, OSError, ValueError) as error:
@@ -98,16 +103,15 @@ def publish_command(
     if data is None and expect is not None:
         raise click.UsageError("--expect is for one message, with DATA")
 
-    async def talk() -> None:
-        async with connect(url, name=name, wait_s=0) as client:
-            if data is not None:
-                publish = client.publish(channel, _as_data(data), key=key, expect=expect)
-                click.echo(await _answer(client, publish))
-                return
-            async for first, lines in _lines_of_input():
-                await _publish_lines(client, channel, key, first, lines)
+    async def talk(client: Client) -> None:
+        if data is not None:
+            publish = client.publish(channel, _as_data(data), key=key, expect=expect)
+            click.echo(await _answer(client, publish))
+            return
+        async for first, lines in _lines_of_input():
+            await _publish_lines(client, channel, key, first, lines)
 
-    _run(talk)
+    _run(url, talk, name)
 
 
 async def _publish_lines(client: Client, channel: str, key: str | None, first: int, lines: list[str]) -> None:
@@ -192,11 +196,8 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
     if since is not None and last is not None:
         raise click.UsageError("--since and --last do not go together")
 
-    async def talk() -> None:
-        async with (
-            connect(url, wait_s=0) as client,
-            client.subscribe(channel, since=since, last=last, gaps="yield") as messages,
-        ):
+    async def talk(client: Client) -> None:
+        async with client.subscribe(channel, since=since, last=last, gaps="yield") as messages:
             left = -1 if count is None else count
             async for item in messages:
                 click.echo(item.to_json())
@@ -204,7 +205,7 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
                 if not left:
                     break
 
-    _run(talk)
+    _run(url, talk)
 
 
 @click.command("history")
@@ -222,15 +223,14 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
       trisync history lobby --since 1000 --limit 500
     """
 
-    async def talk() -> None:
-        async with connect(url, wait_s=0) as client:
-            page = await _answer(client, client.history(channel, since=since, limit=limit))
-            if page.gap is not None:
-                click.echo(page.gap.to_json())
-            for message in page.messages:
-                click.echo(message.to_json())
+    async def talk(client: Client) -> None:
+        page = await _answer(client, client.history(channel, since=since, limit=limit))
+        if page.gap is not None:
+            click.echo(page.gap.to_json())
+        for message in page.messages:
+            click.echo(message.to_json())
 
-    _run(talk)
+    _run(url, talk)
 
 
 @click.command("state")
@@ -247,19 +247,18 @@ def state_command(channel: str, key: str | None, url: str) -> None:
       trisync state lamp kitchen
     """
 
-    async def talk() -> None:
-        async with connect(url, wait_s=0) as client:
-            if key is None:
-                words = await _answer(client, client.words(channel))
-                for name, word in words.items():
-                    click.echo(msgspec.json.encode({"key": name, "offset": word.offset, "data": word.json}))
-                return
-            found = await _answer(client, client.word(channel, key))
-            if found is None:
-                raise click.ClickException(f"there is no key {key!r} in {channel}")
-            click.echo(bytes(found.json))
+    async def talk(client: Client) -> None:
+        if key is None:
+            words = await _answer(client, client.words(channel))
+            for name, word in words.items():
+                click.echo(msgspec.json.encode({"key": name, "offset": word.offset, "data": word.json}))
+            return
+        found = await _answer(client, client.word(channel, key))
+        if found is None:
+            raise click.ClickException(f"there is no key {key!r} in {channel}")
+        click.echo(bytes(found.json))
 
-    _run(talk)
+    _run(url, talk)
 
 
 @click.command("delete")
