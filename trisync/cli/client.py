@@ -7,7 +7,7 @@ import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http.client import HTTPException, InvalidURL
 from typing import TypeVar
-from urllib.error import HTTPError, URLError
+from urllib.error import HTTPError
 from urllib.parse import quote
 from urllib.request import Request, urlopen
 
@@ -290,6 +290,12 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
         if sys.stdin is None:
             raise click.UsageError("standard input is closed, so nobody can be asked; --yes deletes without")
         click.confirm(f"Delete all messages and the state of {channel}?", abort=True)
+    offset = _empty(web, channel)
+    click.echo(f"{channel} is empty; its offsets go on behind {offset}")
+
+
+def _empty(web: str, channel: str) -> int:
+    """Have a web door empty a channel; returns the offset behind which it goes on. Raises click.ClickException."""
     try:
         request = Request(f"{web.rstrip('/')}/channels/{quote(channel, safe='')}", method="DELETE")
         if not request.selector.isascii():
@@ -298,17 +304,16 @@ def delete_command(channel: str, web: str, yes: bool) -> None:
             answer = response.read()
     except HTTPError as error:
         raise click.ClickException(_reason(error)) from None
-    except (URLError, OSError, ValueError) as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(f"{web}: {in_words(getattr(error, 'reason', error))}") from None
     except InvalidURL as error:
         raise click.ClickException(f"{web}: {error}") from None
     except HTTPException:
         raise click.ClickException(f"{web}: no whole HTTP response came") from None
     try:
-        offset = json.loads(answer)["offset"]
+        return int(json.loads(answer)["offset"])
     except (ValueError, KeyError, TypeError):
         raise click.ClickException(f"{web}: what is there is no web door of trisync") from None
-    click.echo(f"{channel} is empty; its offsets go on behind {offset}")
 
 
 def _reason(error: HTTPError) -> str:
