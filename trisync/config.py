@@ -17,7 +17,7 @@ PREFIX = "TRISYNC_"
 OTHER_VARIABLES = {"TRISYNC_CONFIG", "TRISYNC_URL", "TRISYNC_WEB"}
 """Variables of the command line that are no settings of the server."""
 
-_TYPES = get_type_hints(Settings)  # msgspec sorts the words of a Literal
+_TYPES = get_type_hints(Settings)  # plain ones, in which the words of a Literal are in order: msgspec sorts them
 
 
 class ConfigError(ValueError):
@@ -50,10 +50,7 @@ def choices(field: msgspec.inspect.Field) -> list[str]:
 
 def is_list(field: msgspec.inspect.Field) -> bool:
     """Whether a setting is a list; on the command line repeated, in the environment separated by commas."""
-    kind = field.type
-    while isinstance(kind, msgspec.inspect.Metadata):
-        kind = kind.type
-    return isinstance(kind, msgspec.inspect.ListType)
+    return get_origin(_TYPES[field.name]) is list
 
 
 def load_settings(
