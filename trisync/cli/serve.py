@@ -155,13 +155,13 @@ async def _serve(server: Server) -> int:
                     server.drain()
 
     async with trio.open_nursery() as nursery:
-        await nursery.start(lambda task_status: heed_signals(task_status))
+        await nursery.start(heed_signals)
 
         async def run(task_status: trio.TaskStatus[Address]) -> None:
             await server.serve(task_status=task_status)
             nursery.cancel_scope.cancel()
 
-        _announce(await nursery.start(lambda task_status: run(task_status)))
+        _announce(await nursery.start(run))
     return status
 
 
