@@ -72,7 +72,7 @@ class Embedding:
         server drains, too, so that on_disconnect can write down who has gone.
         """
         fields: dict[str, Any] = {"channel": channel, "ephemeral": ephemeral, "merge": merge}
-        fields |= {name: value for name, value in (("key", key), ("expect", expect)) if value is not None}
+        fields |= {field: value for field, value in (("key", key), ("expect", expect)) if value is not None}
         broker = self._serving(channel)
         try:
             request = compose_publish(encode_data(data), **fields)
