@@ -91,7 +91,7 @@ class Machine:
         self.on_status: Callable[[Status], None] = lambda status: None
         self._timer = timer
         self._requests = Requests()
-        self._subscriptions = Subscriptions(self._say_now, self._changed, timer, random)
+        self._subscriptions = Subscriptions(self._say_now, lambda: self.on_change(), timer, random)
         self._watchdog = Watchdog(timer)
         self._backoff = Backoff(random, BACKOFF_S_BASE, BACKOFF_S_MAX, least=0)
         self._goodbye_s: float | None = None
@@ -195,9 +195,6 @@ class Machine:
             self._probe()
         self.on_change()
 
-    def _changed(self) -> None:
-        self.on_change()
-
     # What a driver does
 
     def may_read(self) -> bool:
@@ -229,10 +226,9 @@ class Machine:
             return
         self.problem = reason
         now = self._timer()
-        was_online = self._online_at is not None
-        if self._online_at is not None and now - self._online_at >= STABLE_S:
+        online_at, self._online_at = self._online_at, None
+        if online_at is not None and now - online_at >= STABLE_S:
             self._backoff.reset()
-        self._online_at = None
         pause_s = self._backoff.failed()
         if self._goodbye_s is not None:
             pause_s, self._goodbye_s = self._goodbye_s, None
@@ -243,7 +239,7 @@ class Machine:
         self.publishes.lost()
         self._subscriptions.lost()
         logger.log(
-            logging.INFO if was_online else logging.DEBUG,
+            logging.DEBUG if online_at is None else logging.INFO,
             "%s; %s in doubt, queued %d, subscribed to %d; next attempt in %.2f s",
             *(reason, publishes(in_doubt), len(self.publishes), len(self._subscriptions), pause_s),
         )
@@ -347,13 +343,13 @@ class Machine:
     def _on_hello(self, request: Request) -> None:
         if self.error is not None or isinstance(request.error, NotConnected):
             return
-        ok = request.reply
         if request.error is not None:
             if getattr(request.error, "retry", False):
                 self.hang_up = str(request.error)
             else:
                 self._turned_away(request.error)
             return
+        ok = request.reply
         assert type(ok) is Ok
         self.publishes.window = min(UNANSWERED_MAX, ok.limits.get("unanswered_max", UNANSWERED_MAX))
         self.publishes.message_bytes_max = ok.limits.get("message_bytes_max", self.publishes.message_bytes_max)
