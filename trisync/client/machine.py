@@ -15,7 +15,7 @@ from typing import Any
 from msgspec import Raw
 
 from trisync.client.backoff import Backoff, pause_of
-from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, publishes, refusal
+from trisync.client.errors import ClientError, Closed, Fenced, NotConnected, ProtocolError, Refused, publishes, refusal
 from trisync.client.feeds import Inbox, Members, Start
 from trisync.client.publishes import Publish, Publishes
 from trisync.client.replica import Replica
@@ -344,7 +344,7 @@ class Machine:
         if self.error is not None or isinstance(request.error, NotConnected):
             return
         if request.error is not None:
-            if getattr(request.error, "retry", False):
+            if isinstance(request.error, Refused) and request.error.retry:
                 self.hang_up = str(request.error)
             else:
                 self._turned_away(request.error)

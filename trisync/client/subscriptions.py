@@ -11,7 +11,7 @@ from random import Random
 from typing import Any
 
 from trisync.client.backoff import Backoff
-from trisync.client.errors import ClientError, NotConnected
+from trisync.client.errors import ClientError, NotConnected, Refused
 from trisync.client.feeds import Feed, Inbox, Members, Start
 from trisync.client.replica import Replica
 from trisync.client.requests import Request
@@ -153,7 +153,7 @@ class Subscriptions:
         self._say("subscribe", fields, on_done)
 
     def _refused(self, feed: Feed, error: ClientError) -> None:
-        if getattr(error, "retry", False):
+        if isinstance(error, Refused) and error.retry:
             self._to_retry.add(feed.channel)
             if self.retry_at == math.inf:
                 self.retry_at = self._timer() + self._backoff.failed()
