@@ -148,7 +148,7 @@ class Machine:
         self._requests.forget(request)
 
     def subscribe(self, channel: str, start: Start) -> Inbox:
-        """Want a channel's messages. Raises BadRequest, Closed, and RuntimeError where they are wanted already."""
+        """Want a channel's messages. Raises Closed, and RuntimeError where they are wanted already."""
         self.check_open()
         return self._subscriptions.subscribe(channel, start)
 

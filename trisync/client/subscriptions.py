@@ -15,7 +15,7 @@ from trisync.client.errors import ClientError, NotConnected, Refused
 from trisync.client.feeds import Feed, Inbox, Members, Start
 from trisync.client.replica import Replica
 from trisync.client.requests import Request
-from trisync.client.wire import GapNotice, Message, Ok, PresenceNotice, StatePage, check_channel
+from trisync.client.wire import GapNotice, Message, Ok, PresenceNotice, StatePage
 
 logger = logging.getLogger("trisync.client")
 
@@ -60,7 +60,7 @@ class Subscriptions:
     # What is wanted
 
     def subscribe(self, channel: str, start: Start) -> Inbox:
-        """Want a channel's messages. Raises BadRequest, and RuntimeError where they are wanted already."""
+        """Want a channel's messages. Raises RuntimeError where they are wanted already."""
         feed = self._feed(channel)
         if feed.inbox is not None:
             raise RuntimeError(f"this client is subscribed to {channel} already")
@@ -106,7 +106,6 @@ class Subscriptions:
         self._on_change()
 
     def _feed(self, channel: str) -> Feed:
-        check_channel(channel)
         return self._feeds.setdefault(channel, Feed(channel))
 
     def _want(self, feed: Feed) -> None:
