@@ -47,7 +47,6 @@ class Driver:
         self._machine = machine
         self._open = open_transport
         self._where = where
-        self._ending = ""
         machine.on_change = self.changed.fire
 
     async def run(self) -> None:
@@ -84,30 +83,33 @@ class Driver:
         transport.on_part = machine.sent_part
         try:
             machine.connected()
-            await self._converse(transport)
+            ending = await self._converse(transport)
             if machine.error is not None:
                 await self._part(transport)
         finally:
             await transport.abort()
         # Who opened a connection and does not say hello is seldom a server, and it helps to know who that was.
         greeted = machine.status.state is not State.CONNECTING
-        machine.lost(self._ending if greeted else f"no connection to {self._where}: {self._ending}")
+        machine.lost(ending if greeted else f"no connection to {self._where}: {ending}")
 
-    async def _converse(self, transport: Transport) -> None:
-        """Read and write until the connection ends, or the machine wants to hang up."""
+    async def _converse(self, transport: Transport) -> str:
+        """Read and write until the connection ends, or the machine wants to hang up. Returns why."""
+        ending = ""
         async with anyio.create_task_group() as tasks:
 
             async def until_end(work: Callable[[Transport], Awaitable[None]]) -> None:
+                nonlocal ending
                 try:
                     await work(transport)
-                    self._ending = self._machine.hang_up or ""
+                    ending = self._machine.hang_up or ""
                 except TransportError as error:
-                    self._ending = self._machine.complaint or str(error)
+                    ending = self._machine.complaint or str(error)
                 tasks.cancel_scope.cancel()
 
             tasks.start_soon(until_end, self._write)
             tasks.start_soon(until_end, self._watch)
             await until_end(self._read)
+        return ending
 
     async def _part(self, transport: Transport) -> None:
         """Say the last words, and end the connection in good order if the other side is still there for that."""
