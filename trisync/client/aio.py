@@ -1,32 +1,24 @@
 """The client, for asyncio and Trio alike: `connect`, and what can be done with a connection."""
 
-import logging
-import math
 import random
 import ssl
 from typing import Any, Literal, Self, overload
 
 import anyio
-import anyio.abc
 
 from trisync.client.documents import Document, Roster
 from trisync.client.driver import Driver
-from trisync.client.errors import Gap, NotConnected, Unsettled
+from trisync.client.errors import Gap, Unsettled
 from trisync.client.feeds import Start
 from trisync.client.machine import Machine, make_producer
 from trisync.client.options import Options
 from trisync.client.pages import read_members, read_words
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
-from trisync.client.status import State, Status
+from trisync.client.status import Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
 from trisync.client.wire import History, Member, Message, Word, check_channel, check_start, history_of
 from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_utf8
-
-logger = logging.getLogger("trisync.client")
-
-LINGER_S = 2.0
-"""How long leaving a client may take to end its connection in good order."""
 
 
 def connect(
@@ -100,23 +92,19 @@ class Client:
         self._driver = Driver(self._machine, lambda: open_transport(address, tls), str(address))
         self._audience: Audience[Status] = Audience(lambda: self._machine.error)
         self._machine.on_status = lambda status: self._audience.tell("", status)
-        self._tasks: anyio.abc.TaskGroup | None = None
-        self._stopped = False
 
     def __repr__(self) -> str:
         return f"<Client: {self.status.state.value}, {self.status.reason}>"
 
     async def __aenter__(self) -> Self:
-        if self._tasks is not None:
+        if self._driver.started:
             raise RuntimeError("a client is entered once; connect() makes another one")
-        self._tasks = anyio.create_task_group()
-        await self._tasks.__aenter__()
-        self._tasks.start_soon(self._run)
+        await self._driver.start()
         try:
             if self._wait_s is not None:
-                await self._first_connection(self._wait_s)
+                await self._driver.first_connection(self._wait_s)
         except BaseException:
-            await self._stop("there was no connection")
+            await self._driver.stop("there was no connection")
             raise
         return self
 
@@ -127,51 +115,16 @@ class Client:
                 with anyio.move_on_after(self._close_s):
                     await self.flush()
         finally:
-            left = await self._stop("the program closed it")
+            left = await self._driver.stop("the program closed it")
         if earlier is not None:
             left = self._machine.publishes.untold
         if left and kind is None:
             raise Unsettled(left) from earlier
 
     def _entered(self) -> Machine:
-        if self._tasks is None:
+        if not self._driver.started:
             raise RuntimeError("a client is entered first: async with trisync.connect(…) as client")
         return self._machine
-
-    async def _run(self) -> None:
-        try:
-            await self._driver.run()
-        finally:
-            self._stopped = True
-            self._driver.changed.fire()
-
-    async def _stop(self, reason: str) -> int:
-        """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
-        assert self._tasks is not None
-        is_alone = self._machine.status.state in (State.CONNECTING, State.OFFLINE)  # with nothing to end in good order
-        left = self._machine.close(reason)
-        try:
-            with anyio.move_on_after(0 if is_alone else LINGER_S, shield=True):
-                while not self._stopped:
-                    await self._driver.changed.wait()
-        finally:  # against task.cancel() of asyncio there is no shield
-            self._tasks.cancel_scope.cancel()
-            # Without the exception that may be under way: it is the program's own, and must not come out in a group.
-            await self._tasks.__aexit__(None, None, None)
-        return left
-
-    async def _first_connection(self, wait_s: float) -> None:
-        machine = self._machine
-        give_up_at = anyio.current_time() + wait_s
-        with anyio.CancelScope(deadline=give_up_at if wait_s else math.inf):
-            while machine.status.state is not State.ONLINE:
-                machine.check_open()
-                if machine.status.state is State.OFFLINE and machine.connect_at >= give_up_at:
-                    break
-                await self._driver.changed.wait()
-        machine.check_open()
-        if machine.status.state is not State.ONLINE:
-            raise NotConnected(machine.problem or f"{machine.status.reason}: no answer within {wait_s:g} s")
 
     # How it is connected
 

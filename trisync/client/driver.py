@@ -4,17 +4,22 @@ What is said, and when to connect, is the machine's; how bytes get there is in t
 """
 
 import logging
+import math
 from collections.abc import Awaitable, Callable
 
 import anyio
+import anyio.abc
 
-from trisync.client.errors import Closed
+from trisync.client.errors import Closed, NotConnected
 from trisync.client.machine import Machine
 from trisync.client.status import State
 from trisync.client.transports import CLOSE_S, Transport, TransportError, reason_of
 from trisync.client.watchdog import ANSWER_S
 
 logger = logging.getLogger("trisync.client")
+
+LINGER_S = 2.0
+"""How long stopping may take to end a connection in good order."""
 
 
 class Signal:
@@ -39,7 +44,7 @@ class Signal:
 
 
 class Driver:
-    """Runs one machine."""
+    """Runs one machine, in a task of its own from start() to stop(), which one task calls."""
 
     def __init__(self, machine: Machine, open_transport: Callable[[], Awaitable[Transport]], where: str) -> None:
         self.changed = Signal()
@@ -47,7 +52,49 @@ class Driver:
         self._machine = machine
         self._open = open_transport
         self._where = where
+        self._tasks: anyio.abc.TaskGroup | None = None
+        self._ended = False
         machine.on_change = self.changed.fire
+
+    @property
+    def started(self) -> bool:
+        """Whether it was started, be it that it has stopped since."""
+        return self._tasks is not None
+
+    async def start(self) -> None:
+        """Begin to connect. The next duty is stop(), whatever happens."""
+        self._tasks = anyio.create_task_group()
+        await self._tasks.__aenter__()
+        self._tasks.start_soon(self.run)
+
+    async def first_connection(self, wait_s: float) -> None:
+        """Wait until there is a connection. Raises NotConnected, after the first attempt where `wait_s` is 0."""
+        machine = self._machine
+        give_up_at = anyio.current_time() + wait_s
+        with anyio.CancelScope(deadline=give_up_at if wait_s else math.inf):
+            while machine.status.state is not State.ONLINE:
+                machine.check_open()
+                if machine.status.state is State.OFFLINE and machine.connect_at >= give_up_at:
+                    break
+                await self.changed.wait()
+        machine.check_open()
+        if machine.status.state is not State.ONLINE:
+            raise NotConnected(machine.problem or f"{machine.status.reason}: no answer within {wait_s:g} s")
+
+    async def stop(self, reason: str) -> int:
+        """End the connection, in good order if that is quick. Returns how many publishes were not settled."""
+        assert self._tasks is not None
+        is_alone = self._machine.status.state in (State.CONNECTING, State.OFFLINE)  # with nothing to end in good order
+        left = self._machine.close(reason)
+        try:
+            with anyio.move_on_after(0 if is_alone else LINGER_S, shield=True):
+                while not self._ended:
+                    await self.changed.wait()
+        finally:  # against task.cancel() of asyncio there is no shield
+            self._tasks.cancel_scope.cancel()
+            # Without the exception that may be under way: it is the program's own, and must not come out in a group.
+            await self._tasks.__aexit__(None, None, None)
+        return left
 
     async def run(self) -> None:
         """Connect, again and again, until the machine is closed. Cancelled, the connection is ended at once."""
@@ -59,6 +106,9 @@ class Driver:
         except Exception as error:
             logger.exception("a fault of the client")
             self._machine.close(f"a fault of the client: {error!r}", Closed(f"a fault of the client: {error!r}"))
+        finally:
+            self._ended = True
+            self.changed.fire()
 
     async def _pause(self) -> None:
         while self._machine.error is None:
