@@ -242,10 +242,7 @@ class Publishes:
         raise ProtocolError(f"the server answered a publish that it was not asked: {seq}")
 
     def _remove(self, publish: Publish) -> None:
-        if self._sent[0] is publish:
-            self._sent.popleft()
-        else:
-            self._sent.remove(publish)
+        self._sent.remove(publish)
         self._bytes -= len(publish.body)
 
     # Pauses
