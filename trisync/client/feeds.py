@@ -92,18 +92,19 @@ class Inbox:
         """A message has come. Raises ProtocolError where one before it has not."""
         offset = message.offset
         assert self.cursor is not None
-        if offset is not None:
-            if offset <= self.cursor or self.overflowed:
-                return
-            if self._anchored and offset != self.cursor + 1:
-                raise ProtocolError(f"{self.channel} went from offset {self.cursor} to {offset} without a word")
-        if self.is_full(OVERFULL):
-            if offset is not None:
-                self.overflowed = True
-                self._on_flow()
+        if offset is None:  # an ephemeral one, which is lost where there is no room
+            if not self.is_full(OVERFULL):
+                self._put(message)
             return
-        if offset is not None:
-            self.cursor, self._anchored = offset, True
+        if offset <= self.cursor or self.overflowed:
+            return
+        if self._anchored and offset != self.cursor + 1:
+            raise ProtocolError(f"{self.channel} went from offset {self.cursor} to {offset} without a word")
+        if self.is_full(OVERFULL):
+            self.overflowed = True
+            self._on_flow()
+            return
+        self.cursor, self._anchored = offset, True
         self._put(message)
 
     @property
