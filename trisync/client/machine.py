@@ -354,16 +354,18 @@ class Machine:
         self.publishes.window = min(UNANSWERED_MAX, ok.limits.get("unanswered_max", UNANSWERED_MAX))
         self.publishes.message_bytes_max = ok.limits.get("message_bytes_max", self.publishes.message_bytes_max)
         is_same_log, self._epoch = self._epoch == ok.epoch, ok.epoch
-        if not self.publishes.greeted(ok.seq):
-            if is_same_log and self.publishes.is_ahead(ok.seq):
-                problem = f"somebody else has published as this producer: its seq is {ok.seq}"
-                self.close("another client uses this producer", Fenced("fenced", problem))
-            else:
-                logger.warning("the server does not know how far this client had got: it goes on as another producer")
-                self.producer = make_producer()
-                self.publishes.begin_anew()
-                self._greet()
-            return
+        if self.publishes.greeted(ok.seq):
+            self._go_online(ok)
+        elif is_same_log and self.publishes.is_ahead(ok.seq):
+            problem = f"somebody else has published as this producer: its seq is {ok.seq}"
+            self.close("another client uses this producer", Fenced("fenced", problem))
+        else:
+            logger.warning("the server does not know how far this client had got: it goes on as another producer")
+            self.producer = make_producer()
+            self.publishes.begin_anew()
+            self._greet()
+
+    def _go_online(self, ok: Ok) -> None:
         self._online_at = self._timer()
         self._watchdog.answered()
         logger.log(
