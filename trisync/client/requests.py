@@ -10,9 +10,12 @@ from trisync.client.wire import Ok, Pong, encode_request
 class Request:
     """A request that is answered by `ok` or `error`; asked again on the next connection, unless `once`."""
 
-    __slots__ = ("error", "fields", "on_done", "once", "op", "reply")
+    __slots__ = ("error", "fields", "id", "on_done", "once", "op", "reply")
 
-    def __init__(self, op: str, fields: dict[str, Any], on_done: Callable[["Request"], None], *, once: bool) -> None:
+    def __init__(
+        self, id: str, op: str, fields: dict[str, Any], on_done: Callable[["Request"], None], *, once: bool
+    ) -> None:
+        self.id = id
         self.op = op
         self.fields = fields
         self.on_done = on_done
@@ -33,26 +36,25 @@ class Requests:
 
     def ask(self, op: str, fields: dict[str, Any], on_done: Callable[[Request], None], *, once: bool) -> Request:
         """Ask as soon as there is a connection; on_done is called with the answer."""
-        request = Request(op, fields, on_done, once=once)
         self._last_id += 1
-        id = f"r{self._last_id}"
-        self._all[id] = self._unsent[id] = request
+        request = Request(f"r{self._last_id}", op, fields, on_done, once=once)
+        self._all[request.id] = self._unsent[request.id] = request
         return request
 
     def forget(self, request: Request) -> None:
         """Nobody waits for a request any more: do not ask again."""
         request.once = True
-        for id in [id for id, other in self._unsent.items() if other is request]:
-            del self._all[id], self._unsent[id]
+        if self._unsent.pop(request.id, None) is not None:
+            del self._all[request.id]
 
     def take_output(self, *, greeted: bool) -> list[bytes]:
         """The payloads to send now. Before the server has greeted, nothing but the hello."""
         output: list[bytes] = []
-        for id, request in list(self._unsent.items()):
+        for request in list(self._unsent.values()):
             if greeted or request.op == "hello":
-                del self._unsent[id]
+                del self._unsent[request.id]
                 self.awaited += 1
-                output.append(encode_request(request.op, id, request.fields))
+                output.append(encode_request(request.op, request.id, request.fields))
         return output
 
     def answered(self, id: int | str | None, reply: Ok | Pong | None, error: ClientError | None) -> None:
