@@ -251,7 +251,7 @@ class Client:
         epoch: str | None = None,
         last: int | None = None,
         gaps: Literal["raise", "yield"] = "raise",
-    ) -> Subscription[Message] | Subscription[Message | Gap]:
+    ) -> Subscription[Any]:
         """A channel's messages, live: those behind offset `since`, or the `last` so many (1 to 1000), or the new ones.
 
         Each comes once and in order, over any number of connections. Where messages are gone, a Gap is raised in their
@@ -276,10 +276,7 @@ class Client:
         check_start(since, epoch, last)
         if gaps not in ("raise", "yield"):
             raise ValueError(f"gaps is 'raise' or 'yield', not {gaps!r}")
-        start = Start(since, epoch, last)
-        if gaps == "raise":
-            return Subscription[Message](self._entered(), channel, start, raise_gaps=True)
-        return Subscription[Message | Gap](self._entered(), channel, start, raise_gaps=False)
+        return Subscription(self._entered(), channel, Start(since, epoch, last), raise_gaps=gaps == "raise")
 
     async def history(self, channel: str, *, since: int | None = None, limit: int = HISTORY_LIMIT_DEFAULT) -> History:
         """Stored messages, oldest first: the newest `limit` (1 to 1000), or those behind offset `since`.

@@ -196,7 +196,7 @@ class SyncClient:
         epoch: str | None = ...,
         last: int | None = ...,
         gaps: Literal["raise"] = ...,
-    ) -> "SyncSubscription[Message]": ...
+    ) -> SyncSubscription[Message]: ...
 
     @overload
     def subscribe(
@@ -207,7 +207,7 @@ class SyncClient:
         epoch: str | None = ...,
         last: int | None = ...,
         gaps: Literal["yield"],
-    ) -> "SyncSubscription[Message | Gap]": ...
+    ) -> SyncSubscription[Message | Gap]: ...
 
     def subscribe(
         self,
@@ -217,13 +217,11 @@ class SyncClient:
         epoch: str | None = None,
         last: int | None = None,
         gaps: Literal["raise", "yield"] = "raise",
-    ) -> "SyncSubscription[Message] | SyncSubscription[Message | Gap]":
+    ) -> SyncSubscription[Any]:
         """A channel's messages, live: a context manager and an iterator. As Client.subscribe()."""
         bridge = self._bridge
         inner = bridge.client.subscribe(channel, since=since, epoch=epoch, last=last, gaps="yield")
-        if gaps == "raise":
-            return SyncSubscription[Message](inner, bridge, raise_gaps=True)
-        return SyncSubscription[Message | Gap](inner, bridge, raise_gaps=False)
+        return SyncSubscription(inner, bridge, raise_gaps=gaps == "raise")
 
     def state(self, channel: str) -> SyncDocument:
         """A channel's state as a live mapping. As Client.state().
