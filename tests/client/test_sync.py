@@ -209,6 +209,8 @@ def test_what_goes_wrong_is_raised_as_it_is(tcp_url: str, channel: str) -> None:
             assert (both.offset, both.epoch) == (7, "another")
             assert isinstance(next(both), Gap)
             assert (both.offset, len(both.epoch)) == (0, 16)
+        with pytest.raises(ValueError, match="gaps is 'raise' or 'yield', not 'skip'"):
+            client.subscribe(channel, gaps="skip")  # type: ignore[call-overload]
     with pytest.raises(NotConnected), trisync.connect_sync(NOBODY, wait_s=0):
         pass
     with pytest.raises(ZeroDivisionError), trisync.connect_sync(tcp_url):

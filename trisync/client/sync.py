@@ -17,6 +17,7 @@ from trisync.client.loop_thread import LoopThread
 from trisync.client.options import Options
 from trisync.client.receipts import Receipt
 from trisync.client.status import Status
+from trisync.client.streams import Subscription
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message, Word
@@ -220,7 +221,7 @@ class SyncClient:
     ) -> SyncSubscription[Any]:
         """A channel's messages, live: a context manager and an iterator. As Client.subscribe()."""
         bridge = self._bridge
-        inner = bridge.client.subscribe(channel, since=since, epoch=epoch, last=last, gaps="yield")
+        inner: Subscription[Any] = bridge.client.subscribe(channel, since=since, epoch=epoch, last=last, gaps=gaps)
         return SyncSubscription(inner, bridge, raise_gaps=gaps == "raise")
 
     def state(self, channel: str) -> SyncDocument:
