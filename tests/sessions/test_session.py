@@ -11,7 +11,7 @@ from tests.broker_world import World, a_world
 from tests.turns import counted_turns
 from trisync.sessions.connection import Connection
 from trisync.sessions.console_session import ConsoleSession
-from trisync.sessions.hook_requests import PublishRequest
+from trisync.sessions.hook_requests import PublishRequest, Refuse, SubscribeRequest
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.session import SUBMISSION_BYTES_MAX, TURN_REQUESTS, Session
 from trisync.storage.log import CONDITIONAL_BYTES
@@ -161,6 +161,21 @@ async def test_what_a_person_typed_behind_quit_is_not_said() -> None:
         await console.receive([b"said", b"/quit", b"not said"])
         await world.broker.settled()
         assert [len(lines) for lines in world.log.messages.values()] == [1]
+
+
+async def test_what_a_person_typed_who_is_refused_the_first_channel_is_not_said_there() -> None:
+    async with a_world() as world:
+        hooks = Hooks()
+
+        @hooks.on_subscribe
+        async def refuse(subscribe: SubscribeRequest) -> None:
+            raise Refuse("for the staff")
+
+        session = a_session(world, hooks)
+        console = ConsoleSession(session, session._connection)
+        await console.receive([b"not said", b"/set key not_set", b"nor this"])
+        await world.broker.settled()
+        assert not world.log.messages
 
 
 async def test_what_a_person_said_is_seen_before_what_they_are_told_behind_it() -> None:

@@ -2,6 +2,7 @@
 
 import json
 import unicodedata
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -18,11 +19,11 @@ from trisync.wire.replies import encode_gap, encode_goodbye, encode_reply, encod
 def begun() -> Console:
     """A console whose first line was read."""
     console = Console()
-    console.read("")
+    list(console.read(""))
     return console
 
 
-def said(actions: list[Action]) -> str:
+def said(actions: Iterable[Action]) -> str:
     """What a line was answered with, where that is all it did."""
     (say,) = actions
     assert isinstance(say, Say)
@@ -49,14 +50,14 @@ def test_the_first_line_whatever_it_is_lets_people_see_what_is_said_in_the_lobby
 @pytest.mark.parametrize("line", ["/join", "/join bad!", "/join $x", "/join lobby none", "/join lobby 0"])
 def test_a_first_line_that_fails_still_lets_people_see_what_is_said(line: str) -> None:
     console = Console()
-    actions = console.read(line)
+    actions = list(console.read(line))
     assert Subscribe(id="begin", channel=FIRST_CHANNEL) in actions
     assert console.channel == FIRST_CHANNEL
 
 
 def test_who_begins_by_joining_elsewhere_is_there_and_not_in_the_lobby() -> None:
     console = Console()
-    actions = console.read("/join kitchen")
+    actions = list(console.read("/join kitchen"))
     assert Subscribe(id="/join", channel="kitchen") in actions
     assert Subscribe(id="begin", channel=FIRST_CHANNEL) not in actions
     console.render(encode_reply("ok", "/join", offset=0))
@@ -74,7 +75,7 @@ def test_enter_alone_shows_where_one_is_and_the_help() -> None:
         text = said(console.read(line))
         assert "#lobby" in text
         assert text.endswith(HELP)
-    console.read("/leave")
+    list(console.read("/leave"))
     assert "no channel" in said(console.read(""))
 
 
@@ -137,14 +138,14 @@ def test_help_names_every_command() -> None:
 )
 def test_joining_leaves_the_channel_before(line: str, channel: str, last: Any) -> None:
     console = begun()
-    assert console.read(line) == [Unsubscribe(channel="lobby"), Subscribe(id="/join", channel=channel, last=last)]
+    assert list(console.read(line)) == [Unsubscribe(channel="lobby"), Subscribe(id="/join", channel=channel, last=last)]
     console.render(encode_reply("ok", "/join", offset=0))
     assert console.channel == channel
 
 
 def test_a_join_that_is_refused_leaves_one_in_no_channel_and_says_so() -> None:
     console = begun()
-    console.read("/join staff")
+    list(console.read("/join staff"))
     refused = WireError("forbidden", "for the staff").encode("/join")
     assert console.render(refused) == "! for the staff (forbidden)\n* you are in no channel\n"
     assert said(console.read("is anybody here?")) == "! you are in no channel: /join one\n"
@@ -152,14 +153,16 @@ def test_a_join_that_is_refused_leaves_one_in_no_channel_and_says_so() -> None:
 
 def test_who_is_refused_the_first_channel_is_in_none_and_told_so() -> None:
     console = Console()
-    console.read("is anybody here?")
+    actions = console.read("is anybody here?")
+    assert next(actions) == Subscribe(id="begin", channel=FIRST_CHANNEL)
     refused = WireError("forbidden", "for the staff").encode("begin")
     assert console.render(refused) == "! for the staff (forbidden)\n* you are in no channel\n"
+    assert said(actions) == "! you are in no channel: /join one\n"
     assert said(console.read("is anybody here?")) == "! you are in no channel: /join one\n"
 
     elsewhere = Console()
-    elsewhere.read("is anybody here?")
-    elsewhere.read("/join kitchen")
+    list(elsewhere.read("is anybody here?"))
+    list(elsewhere.read("/join kitchen"))
     elsewhere.render(encode_reply("ok", "/join", offset=0))
     elsewhere.render(refused)
     assert elsewhere.channel == "kitchen"
@@ -167,13 +170,13 @@ def test_who_is_refused_the_first_channel_is_in_none_and_told_so() -> None:
 
 def test_who_is_refused_to_begin_anew_where_they_are_stays_there() -> None:
     console = begun()
-    console.read("/join lobby 1000")
+    list(console.read("/join lobby 1000"))
     assert console.render(WireError("forbidden", "too many").encode("/join")) == "! too many (forbidden)\n"
     assert console.channel == "lobby"
 
 
 def test_joining_where_one_is_already_begins_there_again() -> None:
-    assert begun().read("/join lobby 5") == [Subscribe(id="/join", channel="lobby", last=5)]
+    assert list(begun().read("/join lobby 5")) == [Subscribe(id="/join", channel="lobby", last=5)]
 
 
 NO_COUNTS = ["0", "1001", "-1", "x", "1.5", "+1", "٣", "²", "1 2", "1000000", "000019999", "00001" + "9" * 5000]
@@ -189,29 +192,29 @@ def test_a_count_is_one_to_a_thousand(count: str) -> None:
 
 def test_leaving_puts_one_in_no_channel() -> None:
     console = begun()
-    assert console.read("/leave") == [Unsubscribe(id="/leave", channel="lobby")]
+    assert list(console.read("/leave")) == [Unsubscribe(id="/leave", channel="lobby")]
     for line in ("/leave", "hello", "//x", "/history"):
         assert "no channel" in said(console.read(line))
-    assert console.read("/join lobby") == [Subscribe(id="/join", channel="lobby")]
+    assert list(console.read("/join lobby")) == [Subscribe(id="/join", channel="lobby")]
 
 
 def test_names_are_one_to_sixty_four_printable_characters() -> None:
     console = begun()
-    assert console.read("/name alice") == [Hello(id="/name", name="alice")]
-    assert console.read("/name  Zoë B. ") == [Hello(id="/name", name="Zoë B.")]
-    assert console.read("/name " + "x" * 64) == [Hello(id="/name", name="x" * 64)]
+    assert list(console.read("/name alice")) == [Hello(id="/name", name="alice")]
+    assert list(console.read("/name  Zoë B. ")) == [Hello(id="/name", name="Zoë B.")]
+    assert list(console.read("/name " + "x" * 64)) == [Hello(id="/name", name="x" * 64)]
     for name in ("", "x" * 65, "a\x1bb", "a\u2028b", "a\tb"):
         assert said(console.read(f"/name {name}")).startswith("! /name")
 
 
 def test_history_is_the_last_twenty_unless_said_otherwise() -> None:
     console = begun()
-    assert console.read("/history") == [History(id="/history", channel="lobby", limit=20)]
-    assert console.read("/history 3") == [History(id="/history", channel="lobby", limit=3)]
+    assert list(console.read("/history")) == [History(id="/history", channel="lobby", limit=20)]
+    assert list(console.read("/history 3")) == [History(id="/history", channel="lobby", limit=3)]
 
 
 def test_json_and_quit_end_the_console() -> None:
-    assert begun().read("/json") == [GoOnInJson()]
+    assert list(begun().read("/json")) == [GoOnInJson()]
     say, end = begun().read("/quit")
     assert isinstance(say, Say)
     assert end == Quit()

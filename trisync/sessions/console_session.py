@@ -26,12 +26,12 @@ class ConsoleSession:
             if number % TURN_REQUESTS == 0:
                 await trio.lowlevel.checkpoint()
             try:
-                actions = self._console.read(edited(line).decode())
+                typed = edited(line).decode()
             except UnicodeDecodeError:
                 await self._connection.answered()
                 self._connection.refuse(WireError("bad_json", "that was not UTF-8"))
                 continue
-            for action in actions:
+            for action in self._console.read(typed):
                 if type(action) is not Publish:
                     # People expect one thing after the other: what they said is seen before what they ask.
                     await self._connection.answered()

@@ -4,7 +4,7 @@ Sans-IO. A person is in one channel at a time; what is no command is published t
 wrote reaches a terminal as control characters or escapes.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import msgspec
@@ -125,14 +125,16 @@ class Console:
         self._name = NOBODY
         self._begun = False
 
-    def read(self, line: str) -> list[Action]:
-        """What one typed line asks for, in order."""
-        actions = self._understand(line.rstrip())
+    def read(self, line: str) -> Iterator[Action]:
+        """What one typed line asks for, in order; each is to be answered before the next is taken."""
+        line = line.rstrip()
+        actions = self._understand(line)
         if not self._begun:
             self._begun = True
             if self.channel == FIRST_CHANNEL and not any(isinstance(action, Subscribe | Quit) for action in actions):
-                return [Subscribe(id=_BEGIN, channel=FIRST_CHANNEL), *actions]
-        return actions
+                yield Subscribe(id=_BEGIN, channel=FIRST_CHANNEL)
+                actions = self._understand(line)  # again: who was refused there is in no channel now
+        yield from actions
 
     def _understand(self, line: str) -> list[Action]:
         if not line:
