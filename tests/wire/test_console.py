@@ -203,8 +203,19 @@ def test_names_are_one_to_sixty_four_printable_characters() -> None:
     assert list(console.read("/name alice")) == [Hello(id="/name", name="alice")]
     assert list(console.read("/name  Zoë B. ")) == [Hello(id="/name", name="Zoë B.")]
     assert list(console.read("/name " + "x" * 64)) == [Hello(id="/name", name="x" * 64)]
+    assert list(console.read("/name علی\u200cرضا")) == [Hello(id="/name", name="علی\u200cرضا")]  # needs its joiner
     for name in ("", "x" * 65, "a\x1bb", "a\u2028b", "a\tb"):
-        assert said(console.read(f"/name {name}")).startswith("! /name")
+        assert said(console.read(f"/name {name}")) == "! /name NAME: 1 to 64 printable characters\n"
+
+
+def test_keys_are_printable_and_without_a_space() -> None:
+    console = begun()
+    (publish,) = console.read("/set علی\u200cرضا 1")
+    assert isinstance(publish, Publish)
+    assert publish.key == "علی\u200cرضا"
+    for command in ("/set", "/set key", "/set a\u2028b 1", "/get two keys", "/get a\x1bb", "/get " + "é" * 257):
+        text = said(console.read(command))
+        assert text == "! /set KEY VALUE, /get [KEY]: a key is 1 to 512 printable bytes, no spaces\n"
 
 
 def test_history_is_the_last_twenty_unless_said_otherwise() -> None:

@@ -163,8 +163,8 @@ class Console:
         if command == "/leave":
             return self._leave()
         if command == "/name":
-            if not 1 <= len(rest) <= 64 or not rest.isprintable():
-                return [Say("! /name NAME: 1 to 64 characters\n")]
+            if not 1 <= len(rest) <= 64 or visible(rest) != rest:
+                return [Say("! /name NAME: 1 to 64 printable characters\n")]
             self._name = rest
             return [Hello(id="/name", name=rest)]
         if command == "/history":
@@ -212,8 +212,8 @@ class Console:
         key, _, value = rest.partition(" ")
         if command == "/get" and not rest:
             return [GetState(id="/get", channel=channel)]
-        if len(key.encode()) > KEY_BYTES_MAX or not key.isprintable() or (command == "/set") != bool(value.strip()):
-            return [Say(f"! /set KEY VALUE, /get [KEY]: a key is 1 to {KEY_BYTES_MAX} bytes without a space here\n")]
+        if len(key.encode()) > KEY_BYTES_MAX or visible(key) != key or (command == "/set") != bool(value.strip()):
+            return [Say(f"! /set KEY VALUE, /get [KEY]: a key is 1 to {KEY_BYTES_MAX} printable bytes, no spaces\n")]
         if command == "/get":
             return [GetState(id="/get", channel=channel, key=key)]
         try:
