@@ -32,6 +32,19 @@ def test_a_key_is_set_compared_read_and_deleted(url: str, channel: str) -> None:
     assert gone.stderr == f"Error: there is no key 'attic' in {channel}\n"
 
 
+def test_no_control_that_others_published_reaches_a_terminal_and_the_json_is_the_same(
+    tcp_url: str, channel: str
+) -> None:
+    data = json.dumps("\x9b2J \x7f \x85 \xc2 \xa0é😀", ensure_ascii=False)  # U+009B is as good as ESC [
+    trisync(tcp_url, "publish", channel, data, "--key", "k")
+    newest = ("--last", "1", "--count", "1")
+    for command, *options in (("state", "k"), ("state",), ("history",), ("subscribe", *newest)):
+        shown = trisync(tcp_url, command, channel, *options).stdout
+        assert r'"\u009b2J \u007f \u0085 ' in shown
+        found = json.loads(shown)
+        assert (found["data"] if isinstance(found, dict) else found) == json.loads(data)
+
+
 def test_lines_of_the_input_set_a_key_one_after_the_other(tcp_url: str, channel: str) -> None:
     assert trisync(tcp_url, "publish", channel, "--key", "progress", text="1\n2\n3\n").stdout == "1\n2\n3\n"
     assert trisync(tcp_url, "state", channel).stdout == '{"key":"progress","offset":3,"data":3}\n'

@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from http.client import HTTPException, InvalidURL
@@ -69,6 +70,15 @@ def _as_data(text: str) -> object:
         raise ValueError("the data is not UTF-8") from None
     except RecursionError:
         raise ValueError("the data is nested too deep") from None
+
+
+_UNESCAPED_CONTROLS = re.compile(rb"\x7f|\xc2[\x80-\x9f]")
+"""The controls that JSON need not escape (RFC 8259, section 7), as UTF-8. To many a terminal U+009B is ESC and [."""
+
+
+def _print_json(json: bytes) -> None:
+    """Print JSON that others have written, as the same JSON without any control in it."""
+    click.echo(_UNESCAPED_CONTROLS.sub(lambda control: b"\\u%04x" % ord(control[0].decode()), json))
 
 
 @click.command("publish")
@@ -200,7 +210,7 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
         async with client.subscribe(channel, since=since, last=last, gaps="yield") as messages:
             left = -1 if count is None else count
             async for item in messages:
-                click.echo(item.to_json())
+                _print_json(item.to_json())
                 left -= isinstance(item, Message)
                 if not left:
                     break
@@ -226,9 +236,9 @@ def history_command(channel: str, since: int | None, limit: int, url: str) -> No
     async def talk(client: Client) -> None:
         page = await _answer(client, client.history(channel, since=since, limit=limit))
         if page.gap is not None:
-            click.echo(page.gap.to_json())
+            _print_json(page.gap.to_json())
         for message in page.messages:
-            click.echo(message.to_json())
+            _print_json(message.to_json())
 
     _run(url, talk)
 
@@ -251,12 +261,12 @@ def state_command(channel: str, key: str | None, url: str) -> None:
         if key is None:
             words = await _answer(client, client.words(channel))
             for name, word in words.items():
-                click.echo(msgspec.json.encode({"key": name, "offset": word.offset, "data": word.json}))
+                _print_json(msgspec.json.encode({"key": name, "offset": word.offset, "data": word.json}))
             return
         found = await _answer(client, client.word(channel, key))
         if found is None:
             raise click.ClickException(f"there is no key {key!r} in {channel}")
-        click.echo(bytes(found.json))
+        _print_json(bytes(found.json))
 
     _run(url, talk)
 
