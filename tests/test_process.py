@@ -281,8 +281,10 @@ def test_the_list_of_commands_says_what_each_does_in_a_whole_sentence() -> None:
         assert not said.endswith("..."), said
 
 
-@pytest.mark.parametrize("imported", ["click", "trisync.cli.client"])
-def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(imported: str) -> None:
+@pytest.mark.parametrize(
+    ("command", "imported"), [("history", "click"), ("history", "trisync.cli.client"), ("--help", "trisync.cli.client")]
+)
+def test_ctrl_c_while_a_command_is_imported_ends_it_without_a_word(command: str, imported: str) -> None:
     start = f"""
 import sys
 
@@ -293,7 +295,7 @@ class Finder:
 
 sys.meta_path.insert(0, Finder)
 import trisync.cli
-trisync.cli.main(["history", "lobby"])
+trisync.cli.main([{command!r}, "lobby"])
 """
     ended = subprocess.run(
         [sys.executable, "-c", start], capture_output=True, text=True, timeout=PATIENCE_S, check=False

@@ -31,7 +31,8 @@ def running(url: str, *arguments: str) -> Iterator["subprocess.Popen[str]"]:
     # What a shell starts in the background ignores Ctrl-C, and so would its children.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = subprocess.Popen(
-        [sys.executable, "-m", "trisync", *arguments, "--url", url],
+        [sys.executable, "-m", "trisync", *arguments],
+        env={**os.environ, "TRISYNC_URL": url},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,6 +2,7 @@
 
 import json
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -93,6 +94,16 @@ def test_nothing_is_deleted_where_the_answer_is_not_yes(server: ServerProcess, s
     assert trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
     assert trisync("", "delete", "dear", "--web", web, text="y\n").returncode == 0
     assert '"gap"' in trisync(f"tcp://127.0.0.1:{server.tcp_port}", "history", "dear").stdout
+
+
+def test_ctrl_c_at_the_question_is_no_and_without_a_word() -> None:
+    with running("", "delete", "lobby", "--web", "http://127.0.0.1:9") as asking:
+        assert asking.stdout is not None
+        while asking.stdout.read(1) not in ("?", ""):
+            pass
+        asking.send_signal(signal.SIGINT)
+        _, said = asking.communicate(timeout=PATIENCE_S)
+    assert (asking.returncode, said) == (130, "")
 
 
 def test_who_cannot_be_asked_is_told_of_yes() -> None:

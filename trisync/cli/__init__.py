@@ -3,6 +3,8 @@
 import errno
 import importlib
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trisync.cli.errors import INTERRUPTED, first_of, in_words
@@ -26,6 +28,19 @@ _HOMES = {
 """The modules of the commands, imported only when one is asked for: `publish` has no use for a server."""
 
 
+@contextmanager
+def _quiet_at_ctrl_c() -> Iterator[None]:
+    """Ctrl-C ends what is done in it without a word."""
+    try:
+        yield
+    except BaseException as error:
+        # A question of click's makes an Abort of it, as of an answer that is no: what it was is the Abort's context.
+        cause = error.__context__ if isinstance(error, click.Abort) else first_of(error)
+        if isinstance(cause, KeyboardInterrupt):
+            sys.exit(INTERRUPTED)
+        raise
+
+
 class _Commands(click.Group):
     """The commands, each found where its home is."""
 
@@ -39,14 +54,15 @@ class _Commands(click.Group):
         assert isinstance(command, click.Command)
         return command
 
+    def make_context(self, *arguments: Any, **options: Any) -> click.Context:
+        """Find out what is asked for; --help is also given here, for which all commands are imported."""
+        with _quiet_at_ctrl_c():
+            return super().make_context(*arguments, **options)
+
     def invoke(self, context: click.Context) -> Any:
-        """Run the command that was asked for; Ctrl-C ends it without a word, also while it is imported."""
-        try:
+        """Run the command that was asked for, which is imported here."""
+        with _quiet_at_ctrl_c():
             return super().invoke(context)
-        except BaseException as error:
-            if isinstance(first_of(error), KeyboardInterrupt):
-                sys.exit(INTERRUPTED)
-            raise
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """As click's; a standard output that has no space left, as /dev/full has none, is one line too."""
