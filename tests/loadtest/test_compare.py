@@ -125,6 +125,33 @@ def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: i
     assert outcome.sent > 40
 
 
+@pytest.mark.parametrize("subscribers", [0, 2])
+def test_trisync_that_dies_is_not_said_to_have_broken_its_word(subscribers: int) -> None:
+    with fake_server("dies") as fake:
+        outcome = Generator(load_of(fake.port, transport="lines", subscribers=subscribers)).run()
+    found = {problem.kind for problem in outcome.problems}
+    assert "closed" in found
+    assert "unkept" not in found
+
+
+def test_a_peer_that_dies_is_not_said_to_have_broken_its_word() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def die() -> None:
+            connection, _ = server.accept()
+            with connection:
+                connection.recv(1 << 16)
+                connection.sendall(b"+PONG\r\n")
+                connection.recv(1 << 16)
+                connection.sendall(b"$3\r\n1-1\r\n")
+
+        thread = threading.Thread(target=die)
+        thread.start()
+        outcome = Generator(load_of(server.getsockname()[1], peer="redis-streams", subscribers=0)).run()
+        thread.join(PATIENCE_S)
+    assert {problem.kind for problem in outcome.problems} == {"closed"}
+
+
 def test_who_never_answers_is_given_up_and_it_is_said_how_many_waited() -> None:
     with socket.create_server(("127.0.0.1", 0)) as silent:
         load = load_of(silent.getsockname()[1], peer="nats", subscribers=2, patience_s=0.1)
