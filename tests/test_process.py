@@ -303,6 +303,21 @@ trisync.cli.main([{command!r}, "lobby"])
     assert (ended.returncode, ended.stdout, ended.stderr) == (130, "", "")
 
 
+def test_a_path_that_is_not_utf_8_is_printed_as_it_was_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PYTHONIOENCODING", "utf-8:strict")  # as in all locales but C
+    data, file = (str(tmp_path / os.fsdecode(name)) for name in (b"m\xfcsli", b"\xfcber.db"))
+    trisync = [sys.executable, "-m", "trisync"]
+    serve = [*trisync, "serve", "--data", data, "--tcp-port", "0", "--web-port", "0"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as server:
+        assert server.stdout is not None
+        ready = server.stdout.readline()
+        server.terminate()
+    assert ready.endswith(b" data=" + os.fsencode(data) + b"\n")
+    backup = [*trisync, "backup", file, "--data", data]
+    said = subprocess.run(backup, stdout=subprocess.PIPE, timeout=PATIENCE_S, check=True).stdout
+    assert said.startswith(b"%b is copied to %b, " % (os.fsencode(data), os.fsencode(file)))
+
+
 @pytest.mark.parametrize("command", ["--help", "publish --help", "--version"])
 def test_an_output_without_space_is_one_line(command: str) -> None:
     with open("/dev/full", "wb") as full:

@@ -5,6 +5,7 @@ import importlib
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from io import TextIOWrapper
 from typing import Any
 
 from trisync.cli.errors import INTERRUPTED, first_of, in_words
@@ -66,6 +67,8 @@ class _Commands(click.Group):
 
     def main(self, *arguments: Any, **options: Any) -> Any:
         """As click's; a standard output that has no space left, as /dev/full has none, is one line too."""
+        if isinstance(sys.stdout, TextIOWrapper):
+            sys.stdout.reconfigure(errors="surrogateescape")  # a path is printed as it was given, UTF-8 or not
         try:
             return super().main(*arguments, **options)
         except OSError as error:
