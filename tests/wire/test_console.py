@@ -272,6 +272,13 @@ def test_what_holds_letters_and_emoji_together_stays() -> None:
     assert shown("می\u200cخواهم") == "#lobby 12 anonymous: می\u200cخواهم\n"
 
 
+def test_spaces_that_are_not_ascii_stay_and_may_be_in_names() -> None:
+    for text in ("山田\u3000太郎", "10\u202f000\xa0€\u2009!"):
+        assert shown(text, sender=text) == f"#lobby 12 {text}: {text}\n"
+        assert list(begun().read(f"/name {text}")) == [Hello(id="/name", name=text)]
+    assert visible("\u3000\x1b\\") == "\u3000\\x1b\\"
+
+
 def test_beside_what_is_spelled_out_quotes_and_backslashes_stay() -> None:
     assert visible('\x07 it\'s "C:\\temp" \\x07 \\udc00 \\\n') == '\\x07 it\'s "C:\\temp" \\x07 \\udc00 \\\\n'
 

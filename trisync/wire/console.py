@@ -72,13 +72,14 @@ _NOW_NOWHERE = "* you are in no channel\n"
 
 # What repr() would spell out and need not, as lone surrogates, which no text has. The backslash is brought back last:
 # before that, each begins an escape.
-_KEPT = {"'": "\udc00", "\u200c": "\udc01", "\u200d": "\udc02", "\\": "\udc03"}
+_KEPT = {kept: chr(0xDC00 + place) for place, kept in enumerate("'\u200c\u200d\xa0\u2009\u202f\u3000\\")}
 
 
 def visible(text: str) -> str:
     """Text that is safe in a terminal and stays on its line: what is not printable is shown as an escape.
 
-    Joiners (U+200C, U+200D) stay: they hold emoji and scripts together and move nothing.
+    Joiners (U+200C, U+200D) stay: they hold emoji and scripts together and move nothing. So do the spaces that people
+    type: U+3000 stands between Japanese words and names, U+00A0, U+2009 and U+202F within French and numbers.
     """
     if text.isprintable():
         return text
