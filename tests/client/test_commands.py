@@ -29,6 +29,12 @@ def test_a_pipe_is_published_line_by_line_and_in_order(url: str, channel: str) -
     assert [json.loads(line)["data"]["n"] for line in shown] == list(range(3000))
 
 
+def test_lines_of_a_file_from_windows_are_published_without_their_ends(tcp_url: str, channel: str) -> None:
+    trisync(tcp_url, "publish", channel, text='one\r\n{"n": 2}\r\n\r\nin\rside\r\n')
+    shown = trisync(tcp_url, "history", channel).stdout.splitlines()
+    assert [json.loads(line)["data"] for line in shown] == ["one", {"n": 2}, "", "in\rside"]
+
+
 @pytest.mark.parametrize("end", [b"\nlater\n", b""])
 def test_the_lines_before_one_that_is_no_utf_8_are_published_and_that_one_is_named(
     tcp_url: str, channel: str, end: bytes

@@ -177,11 +177,11 @@ async def _lines_of_input() -> AsyncIterator[tuple[int, list[str]]]:
 
 
 def _decoded(lines: list[bytes]) -> list[str]:
-    """The lines up to the first that is no UTF-8."""
+    """The lines, ended by LF or CRLF, up to the first that is no UTF-8."""
     decoded: list[str] = []
     for line in lines:
         try:
-            decoded.append(line.decode())
+            decoded.append(line.removesuffix(b"\r").decode())
         except UnicodeDecodeError:
             break
     return decoded
