@@ -77,7 +77,7 @@ async def _history(table: Table) -> None:
         return  # not all of them would come
     table.say("a person types /history", count)
     await person.type(f"/history {count}")
-    if channel.trimmed:
+    if channel.trimmed and len(messages) == len(channel.log):
         await person.reads(f"* messages 1 to {channel.trimmed} are gone")
     for message in messages:
         await person.reads_message(message)

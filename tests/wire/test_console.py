@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from msgspec import UNSET
+from msgspec import UNSET, Raw
 
 from trisync.wire.console import FIRST_CHANNEL, HELP, Action, Console, GoOnInJson, Quit, Say, join_console, visible
 from trisync.wire.errors import WireError
@@ -359,6 +359,16 @@ def test_history_is_shown_as_the_messages_were() -> None:
     messages = b",".join([message('"one"'), message('{"n":2}', sender="bob\x07")])
     payload = b'{"op":"ok","id":"/history","offset":12,"messages":[' + messages + b"]}"
     assert begun().render(payload) == '#lobby 12 anonymous: one\n#lobby 12 bob\\x07: {"n":2}\n'
+
+
+def test_history_says_what_is_gone_only_where_that_would_come_next() -> None:
+    def told(**fields: Any) -> str:
+        return begun().render(encode_reply("ok", "/history", offset=12, **fields))
+
+    newest = [Raw(message('"one"'))]
+    assert told(messages=newest, trimmed=11) == "* messages 1 to 11 are gone\n#lobby 12 anonymous: one\n"
+    assert told(messages=newest, trimmed=10) == "#lobby 12 anonymous: one\n"
+    assert told(messages=[], trimmed=12) == "* messages 1 to 12 are gone\n* nothing yet\n"
 
 
 @pytest.mark.parametrize("number", ["1e400", "-" + "9" * 5000])

@@ -253,7 +253,9 @@ class Console:
             case "/history":
                 messages = msgspec.json.decode(payload, type=_HistoryReply).messages
                 lines = "".join([message_line(bytes(message)) for message in messages]) or "* nothing yet\n"
-                return (f"* messages 1 to {reply['trimmed']} are gone\n" if reply.get("trimmed") else "") + lines
+                before = reply["messages"][0]["offset"] - 1 if messages else reply["offset"]
+                gone = f"* messages 1 to {before} are gone\n" if before and before == reply.get("trimmed") else ""
+                return gone + lines
             case "/get":
                 entries = msgspec.json.decode(payload, type=_StateReply).entries
                 lines = "".join([f"{visible(key)} = {_shown(bytes(entry.data))}\n" for key, entry in entries.items()])
