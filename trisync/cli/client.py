@@ -105,6 +105,7 @@ def publish_command(
       trisync publish lobby '{"text": "hello"}'
       trisync publish lobby hello --name alice
       trisync publish lamp on --key kitchen
+      trisync publish room --key celsius -- -5
       dmesg | trisync publish logs
     """
 
