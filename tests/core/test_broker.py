@@ -5,7 +5,7 @@ import json
 import pytest
 import trio
 from msgspec import Raw
-from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import a_world, offsets
 from tests.fakes import publishes
@@ -284,7 +284,7 @@ async def test_a_publisher_is_not_read_from_while_the_queue_is_full() -> None:
             await trio.lowlevel.checkpoint()
 
 
-async def test_who_is_accepted_just_before_the_goodbyes_gets_one_too() -> None:
+async def test_who_is_accepted_just_before_the_goodbyes_gets_one_too(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         registry = Registry(10)
         door = TcpDoor(world.broker, registry, world.settings, Hooks())

@@ -5,7 +5,7 @@ from random import Random
 
 import pytest
 import trio
-from trio.testing import memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.broker_world import World, a_world
 from tests.turns import counted_turns
@@ -143,7 +143,7 @@ async def test_what_was_collected_before_others_have_a_turn_is_submitted_before_
         assert await world.log.settled_seq(producer) == taken_at > 0
 
 
-async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answers() -> None:
+async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answers(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         session = a_session(world, Hooks())
         world.log.gate = trio.Event()
@@ -178,7 +178,7 @@ async def test_what_a_person_typed_who_is_refused_the_first_channel_is_not_said_
         assert not world.log.messages
 
 
-async def test_what_a_person_said_is_seen_before_what_they_are_told_behind_it() -> None:
+async def test_what_a_person_said_is_seen_before_what_they_are_told_behind_it(autojump_clock: MockClock) -> None:
     async with a_world() as world:
         stream, terminal = memory_stream_pair()
         connection = Connection(stream, world.settings, "memory")
@@ -215,7 +215,7 @@ async def test_what_is_asked_of_a_connection_in_its_last_turn_harms_nobody() -> 
                 connection.start_soon(nothing)
             await trio.lowlevel.checkpoint()
 
-    async with a_world() as world, trio.open_nursery() as nursery:
+    async with a_world(linger_s=0.01) as world, trio.open_nursery() as nursery:
         for _ in range(100):
             connection = Connection(memory_stream_pair()[0], world.settings, "memory")
             serving[connection] = None
