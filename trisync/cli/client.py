@@ -5,7 +5,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from http.client import HTTPException, InvalidURL
 from typing import TypeVar
 from urllib.error import HTTPError
@@ -119,8 +120,9 @@ def publish_command(
             publish = client.publish(channel, _as_data(data), key=key, expect=expect)
             click.echo(await _answer(client, publish))
             return
-        async for first, lines in _lines_of_input():
-            await _publish_lines(client, channel, key, first, lines)
+        async with aclosing(_lines_of_input()) as chunks:
+            async for first, lines in chunks:
+                await _publish_lines(client, channel, key, first, lines)
 
     _run(url, talk, name)
 
@@ -159,7 +161,7 @@ def _print_offset(offset: int) -> None:
         os.close(nowhere)
 
 
-async def _lines_of_input() -> AsyncIterator[tuple[int, list[str]]]:
+async def _lines_of_input() -> AsyncGenerator[tuple[int, list[str]], None]:
     """The lines of standard input, as many together as there are at a time, with the number of the first.
 
     Raises ValueError for one that is no UTF-8, once those before it were taken.
