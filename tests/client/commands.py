@@ -1,28 +1,34 @@
 """Running the commands that talk to a server, and what answers them in the place of one."""
 
-import os
+import io
 import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
-from tests.harness import PATIENCE_S
+import pytest
+
+from trisync.cli import main
 
 
-def trisync(url: str, *arguments: str, text: str | None = None) -> subprocess.CompletedProcess[str]:
-    """Run a client command to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "trisync", *arguments],
-        env={**os.environ, "TRISYNC_URL": url},
-        input=text,
-        capture_output=True,
-        text=True,
-        timeout=PATIENCE_S,
-        check=False,
-    )
+def trisync(url: str, *arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run a client command to its end, in this process: to start one takes far longer than most commands do."""
+    with pytest.MonkeyPatch.context() as patch, tempfile.TemporaryFile("w+", encoding="utf-8") as stdin:
+        stdin.write(text)
+        stdin.seek(0)
+        stdout, stderr = (io.TextIOWrapper(io.BytesIO(), "utf-8", write_through=True) for _ in range(2))
+        for name, stream in (("stdin", stdin), ("stdout", stdout), ("stderr", stderr)):
+            patch.setattr(sys, name, stream)
+        patch.setenv("TRISYNC_URL", url)
+        with pytest.raises(SystemExit) as ended:
+            main(arguments, prog_name="trisync")
+    assert isinstance(ended.value.code, int)
+    said, complained = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))
+    return subprocess.CompletedProcess(arguments, ended.value.code, said, complained)
 
 
 @contextmanager
