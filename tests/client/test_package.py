@@ -14,7 +14,7 @@ import anyio
 import pytest
 
 import trisync
-from tests.harness import PATIENCE_S, ServerProcess
+from tests.harness import ServerProcess
 from trisync import client
 from trisync.client import aio, sync
 
@@ -113,15 +113,3 @@ def test_the_client_package_exports_what_it_says() -> None:
 def test_errors_come_back_from_other_processes_as_they_are(error: client.ClientError) -> None:
     for again in (pickle.loads(pickle.dumps(error)), copy.copy(error)):
         assert (type(again), str(again), vars(again)) == (type(error), str(error), vars(error))
-
-
-def test_the_measurement_of_its_speed_measures() -> None:
-    tool = Path(trisync.__file__).parent.parent / "tools" / "client_speed.py"
-    said = subprocess.run(
-        [sys.executable, str(tool), "--count", "500"],
-        capture_output=True,
-        text=True,
-        check=True,
-        timeout=3 * PATIENCE_S,
-    )
-    assert [line.split()[0] for line in said.stdout.splitlines()] == ["published", "received"]
