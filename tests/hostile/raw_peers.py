@@ -1,5 +1,7 @@
 """Clients that may send anything: raw bytes in each dialect of the TCP door, HTTP and WebSocket made by hand."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 import trio
@@ -66,6 +68,20 @@ class RawPeer(LinesPeer):
                 await self.send_raw(data)
         except trio.BrokenResourceError:
             pass
+
+    @asynccontextmanager
+    async def dripping(self, drop: bytes) -> AsyncIterator[None]:
+        """Send the same few bytes now and then, for the length of a block."""
+
+        async def drip() -> None:
+            while True:
+                await self.pour(drop, 1)
+                await trio.sleep(0.02)
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(drip)
+            yield
+            nursery.cancel_scope.cancel()
 
     async def refused(self, payload: bytes) -> Json:
         """Send a payload, which must be answered with an error; returns that."""

@@ -3,7 +3,6 @@
 import json
 
 import pytest
-import trio
 
 from tests.hostile.arena import MIB, Arena, Undisturbed, memory_bounded, reset
 from tests.hostile.raw_peers import NOT_UTF8, RawHttp
@@ -168,17 +167,9 @@ async def test_a_body_that_stops_half_way_gets_408(undisturbed: Undisturbed) -> 
 
 async def test_a_body_that_comes_drop_by_drop_has_no_more_time_than_one_that_stops(undisturbed: Undisturbed) -> None:
     async with undisturbed(half_message_s=0.3) as arena, arena.web() as peer:
-
-        async def drip() -> None:
-            await peer.send_raw(post("Content-Length: 1000000"))
-            while True:
-                await peer.pour(b"x", 1)
-                await trio.sleep(0.02)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
+        await peer.send_raw(post("Content-Length: 1000000"))
+        async with peer.dripping(b"x"):
             assert (await peer.get_response()).status == 408
-            nursery.cancel_scope.cancel()
 
 
 async def test_a_body_is_not_waited_for_when_the_server_stops(undisturbed: Undisturbed) -> None:

@@ -1,7 +1,6 @@
 """The frames dialect: lengths that lie, frames that do not end, and what arrives in pieces."""
 
 import pytest
-import trio
 
 from tests.harness import PATIENCE_S
 from tests.hostile.arena import LOWEST_LIMIT, MIB, Undisturbed, memory_bounded
@@ -71,18 +70,9 @@ async def test_a_frame_that_never_ends_is_refused_at_its_deadline(undisturbed: U
 async def test_a_frame_that_comes_drop_by_drop_has_no_more_time_than_one_that_stops(undisturbed: Undisturbed) -> None:
     async with undisturbed(half_message_s=0.3) as arena, arena.frames() as peer:
         await peer.still_served()
-
-        async def drip() -> None:
-            await peer.send_raw((MIB).to_bytes(4, "big"))
-            while True:
-                await peer.pour(b" ", 1)
-                await trio.sleep(0.02)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
-            error = await peer.receive_error()
-            nursery.cancel_scope.cancel()
-        assert error["code"] == "bad_request"
+        await peer.send_raw((MIB).to_bytes(4, "big"))
+        async with peer.dripping(b" "):
+            assert (await peer.receive_error())["code"] == "bad_request"
 
 
 async def test_whole_frames_give_the_next_one_its_own_time(undisturbed: Undisturbed) -> None:

@@ -348,17 +348,9 @@ async def test_a_head_that_stops_half_way_gets_408(undisturbed: Undisturbed, sen
 
 async def test_a_head_that_comes_drop_by_drop_has_no_more_time_than_one_that_stops(undisturbed: Undisturbed) -> None:
     async with undisturbed(handshake_s=0.3) as arena, arena.web() as peer:
-
-        async def drip() -> None:
-            await peer.send_raw(GET[:-2] + b"X: ")
-            while True:
-                await peer.pour(b"x", 1)
-                await trio.sleep(0.02)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
+        await peer.send_raw(GET[:-2] + b"X: ")
+        async with peer.dripping(b"x"):
             assert (await peer.get_response()).status == 408
-            nursery.cancel_scope.cancel()
 
 
 async def test_the_second_head_of_a_connection_has_the_same_deadline(undisturbed: Undisturbed) -> None:

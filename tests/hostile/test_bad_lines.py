@@ -1,7 +1,6 @@
 """The lines dialect and the console: lines that do not end, that are too long, and what is in them."""
 
 import pytest
-import trio
 
 from tests.hostile.arena import LOWEST_LIMIT, MIB, Undisturbed, memory_bounded
 from tests.hostile.raw_peers import RawPeer
@@ -68,17 +67,8 @@ async def test_a_line_that_stops_half_way_is_refused_at_its_deadline(undisturbed
 
 async def test_a_line_that_comes_drop_by_drop_has_no_more_time_than_one_that_stops(undisturbed: Undisturbed) -> None:
     async with undisturbed(half_message_s=0.3) as arena, arena.tcp() as peer:
-
-        async def drip() -> None:
-            while True:
-                await peer.pour(b"{", 1)
-                await trio.sleep(0.02)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(drip)
-            error = await peer.receive_error()
-            nursery.cancel_scope.cancel()
-        assert error["code"] == "bad_request"
+        async with peer.dripping(b"{"):
+            assert (await peer.receive_error())["code"] == "bad_request"
 
 
 async def test_a_client_that_hangs_up_within_a_line_has_asked_for_nothing(undisturbed: Undisturbed) -> None:

@@ -1,7 +1,6 @@
 """WebSocket clients that break RFC 6455 or the wire: each gets its close code, without an `error` before it."""
 
 import pytest
-import trio
 
 from tests.hostile.arena import LOWEST_LIMIT, MIB, Undisturbed, memory_bounded
 from tests.hostile.raw_peers import BINARY, CLOSE, CONTINUATION, FIN, NOT_UTF8, PING, PONG, TEXT, frame
@@ -185,17 +184,9 @@ async def test_a_frame_that_never_ends_is_refused_at_its_deadline(undisturbed: U
 
 async def test_pings_between_its_fragments_give_a_message_no_more_time(undisturbed: Undisturbed) -> None:
     async with undisturbed(half_message_s=0.3) as arena, arena.websocket() as peer:
-
-        async def ping_on() -> None:
-            await peer.send_raw(frame(TEXT, b"{"))
-            while True:
-                await peer.pour(frame(FIN | PONG), 1)
-                await trio.sleep(0.02)
-
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(ping_on)
+        await peer.send_raw(frame(TEXT, b"{"))
+        async with peer.dripping(frame(FIN | PONG)):
             assert (await peer.receive_error())["code"] == "bad_request"
-            nursery.cancel_scope.cancel()
 
 
 # What is allowed
