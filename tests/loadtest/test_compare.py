@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import socket
 import sys
@@ -195,6 +196,7 @@ async def test_a_peer_is_measured_keeps_everything_and_leaves_nothing_behind(
     assert found.problems == []
     assert found.per_s > 100
     assert os.listdir(temporary) == []
+    assert re.search(r"\d\.\d", PEERS[peer].version(NODE_MODULES))
 
 
 async def test_a_peer_is_ended_with_its_measurement(peer: PeerDialect) -> None:
@@ -223,6 +225,7 @@ def compare(*options: str) -> Result:
     return CliRunner().invoke(compare_command, ["--duration", "0.3", *options])
 
 
+@pytest.mark.parametrize("peer", ["redis-streams", "nats"], indirect=True)  # one that stores, and one that does not
 def test_the_whole_command_prints_ratios_and_writes_them_as_json(
     peer: PeerDialect, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
