@@ -191,7 +191,7 @@ def test_a_server_that_only_accepts_connections_is_no_run(scenario: str, transpo
 @pytest.mark.parametrize("transport", ["lines", "frames"])
 @pytest.mark.parametrize("scenario", ["fanout", "ingest"])
 def test_the_wrong_door_is_no_run(server: ServerProcess, scenario: str, transport: str) -> None:
-    options = ["--transport", transport, "--tcp", f"127.0.0.1:{server.web_port}", "--patience", "2"]
+    options = ["--transport", transport, "--tcp", f"127.0.0.1:{server.web_port}", "--patience", "0.3"]
     result = CliRunner().invoke(loadtest_command, [scenario, *BRIEF[scenario], *options, "--quiet"])
     assert result.exit_code == NO_RUN, result.output
     assert result.stderr.startswith("Error: nobody could connect to ")
