@@ -196,9 +196,9 @@ async def test_slow_watchers_of_a_restless_crowd_all_know_in_the_end_who_is_ther
 
 async def test_a_reader_that_never_reads_while_100_megabytes_pass_costs_the_process_nothing(tmp_path: Path) -> None:
     size, rounds = 500 * KIB, 200
-    options = ("--backlog-bytes-max", str(MIB), "--cache-bytes-max", str(8 * MIB), "--queue-bytes-max", str(4 * MIB))
+    limits = ("--backlog-bytes-max", str(MIB), "--cache-bytes-max", str(8 * MIB), "--queue-bytes-max", str(4 * MIB))
     offset = 0
-    with server_process(tmp_path, *options) as server:
+    with server_process(tmp_path, *limits, "--durability", "normal") as server:  # it is not asked about the disk
 
         async def pass_by(count: int) -> None:
             """Publish, each once the other reader has the one before."""
