@@ -342,6 +342,7 @@ def test_a_call_may_have_enough_of_waiting_and_what_it_publishes_is_published_al
         with pytest.raises(TimeoutError, match=r"^nothing came within 0\.2 s: .*connect"):
             ask()
     with server_process(tmp_path, tcp_port=port):
+        client.nudge()  # its pauses have become long by now
         client.close()
         with trisync.connect_sync(f"tcp://127.0.0.1:{port}") as other:
             assert [message.data for message in other.history("lobby").messages] == [1, 2, 3]
