@@ -336,8 +336,7 @@ export class Client extends Emitter {
   }
 
   nudge() {
-    if (this.#socket) this.#probe(PROBE_TICKS);
-    else if (this.state === "offline") this.#open();
+    this.state === "offline" ? this.#open() : this.#probe(PROBE_TICKS);
   }
 
   close(reason = "closed by the program") {
@@ -391,6 +390,7 @@ export class Client extends Emitter {
   }
 
   #lose(reason) {
+    if (!this.#socket) return; // it is lost
     const delay = this.#goodbyeMs ?? backoffMs(this.#attempt++);
     this.#abandon();
     this.#reopening = setTimeout(() => this.#open(), delay);
@@ -413,7 +413,6 @@ export class Client extends Emitter {
 
   // Ticks, no clock: a machine that slept has not listened.
   #tick() {
-    if (!this.#socket) return;
     if (this.#isGreeted && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
     if (++this.#quietTicks > QUIET_TICKS + ANSWER_TICKS) this.#lose("the server does not answer");
     else if (this.#quietTicks === QUIET_TICKS) this.#probe(ANSWER_TICKS);
@@ -465,7 +464,6 @@ export class Client extends Emitter {
     const name = this.#wanted;
     this.#agreed = undefined;
     this.#ask({ op: "hello", name, producer: queue.producer }, (error, ok) => {
-      if (!this.#socket) return;
       if (error?.retry) return this.#lose(error.message);
       if (error && name === this.name && name === this.#wanted) return this.close(error.message);
       this.#take(name, error);
@@ -511,8 +509,8 @@ export class Client extends Emitter {
     this.#ask(request, (error, ok) => {
       if (subscription._asked !== request) return; // left, or asked again
       if (ok) subscription._begin(ok);
-      else if (!error.retry) subscription._fail(error);
-      else if (this.#socket) this.#lose(error.message);
+      else if (error.retry) this.#lose(error.message);
+      else subscription._fail(error);
     });
   }
 
