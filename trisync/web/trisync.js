@@ -255,7 +255,6 @@ export class Client extends Emitter {
   #options;
   #log;
   #socket;
-  #isGreeted;
   #attempt = 0;
   #heldTicks = 0;
   #quietTicks = 0;
@@ -325,14 +324,14 @@ export class Client extends Emitter {
 
   request(op, fields) {
     return new Promise((resolve, reject) => {
-      if (!this.#isGreeted) throw failure("disconnected", "There is no connection.", { retry: true });
+      if (this.state !== "online") throw failure("disconnected", "There is no connection.", { retry: true });
       this.#ask({ ...fields, op }, (error, ok) => (error ? reject(error) : resolve(ok)));
     });
   }
 
   rename(name) {
     this.#wanted = name;
-    if (this.#isGreeted) this.#ask({ op: "hello", name }, (error) => error?.retry || this.#take(name, error));
+    if (this.state === "online") this.#ask({ op: "hello", name }, (error) => error?.retry || this.#take(name, error));
   }
 
   nudge() {
@@ -401,7 +400,7 @@ export class Client extends Emitter {
   #abandon() {
     const socket = this.#socket;
     const answers = this.#answers;
-    this.#socket = this.#goodbyeMs = this.#agreed = this.#isGreeted = undefined;
+    this.#socket = this.#goodbyeMs = this.#agreed = undefined;
     this.#answers = new Map();
     clearTimeout(this.#resending);
     this.#resending = this.#heldTicks = 0;
@@ -413,14 +412,14 @@ export class Client extends Emitter {
 
   // Ticks, no clock: a machine that slept has not listened.
   #tick() {
-    if (this.#isGreeted && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
+    if (this.state === "online" && ++this.#heldTicks === STABLE_TICKS) this.#attempt = 0;
     if (++this.#quietTicks > QUIET_TICKS + ANSWER_TICKS) this.#lose("the server does not answer");
     else if (this.#quietTicks === QUIET_TICKS) this.#probe(ANSWER_TICKS);
   }
 
   #probe(ticks) {
     this.#quietTicks = Math.max(this.#quietTicks, QUIET_TICKS + ANSWER_TICKS - ticks);
-    if (this.#isGreeted) this.#ask({ op: "ping" });
+    if (this.state === "online") this.#ask({ op: "ping" });
   }
 
   #change(state, reason, retryMs = 0) {
@@ -446,7 +445,7 @@ export class Client extends Emitter {
     const { op, id, code, channel } = message;
     if (!id && code === "bad_request") return this.#lose(message.message); // half of ours came
     // Before the greeting, an error is its answer.
-    const answer = this.#answers.get(id ?? (this.#isGreeted || this.#lastId));
+    const answer = this.#answers.get(id ?? (this.state === "online" || this.#lastId));
     this.#answers.delete(id);
     if (op === "error") (answer ?? ((error) => this._fail(error)))(new TrisyncError(message));
     else if (id) answer?.(null, message);
@@ -469,8 +468,8 @@ export class Client extends Emitter {
       this.#take(name, error);
       if (error) return this.#socket && this.#greet();
       Object.assign(this.limits, ok.limits);
-      const again = this.#isGreeted;
-      this.#isGreeted = true;
+      const again = this.state === "online";
+      this.state = "online";
       this.server = ok.server;
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
@@ -497,7 +496,7 @@ export class Client extends Emitter {
     if (this.#subscriptions.has(channel)) throw new Error(`#${channel} has a subscription.`);
     this.#subscriptions.set(channel, subscription);
     for (const { key } of this._pending(channel)) subscription._refresh?.(key);
-    if (this.#isGreeted) this._subscribe(subscription);
+    if (this.state === "online") this._subscribe(subscription);
     if (this.state === "closed") this._leave(subscription);
     return subscription;
   }
@@ -520,7 +519,7 @@ export class Client extends Emitter {
     const { channel } = subscription;
     if (this.#subscriptions.get(channel) !== subscription) return;
     this.#subscriptions.delete(channel);
-    if (this.#isGreeted) this.#ask({ op: "unsubscribe", channel });
+    if (this.state === "online") this.#ask({ op: "unsubscribe", channel });
   }
 
   _pending(channel) {
