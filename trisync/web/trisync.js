@@ -288,9 +288,7 @@ export class Client extends Emitter {
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
     this.name = this.#wanted = name;
     this.#log = debug === true ? console.debug.bind(console, "trisync:") : debug || (() => {});
-    // Only secure origins have locks.
-    const canShare = globalThis.navigator?.locks && globalThis.indexedDB;
-    this.#store = store ?? (canShare ? new IndexedDbStore(this.url) : new MemoryStore());
+    this.#store = store ?? new IndexedDbStore(this.url); // where it does not open, it is memory
     const { signal } = this.#listening;
     globalThis.addEventListener?.("online", () => this.nudge(), { signal });
     globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.nudge(), { signal });
