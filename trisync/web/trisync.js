@@ -160,7 +160,7 @@ export class Replica extends Subscription {
   async update(key, change) {
     await this.ready;
     let data = this.get(key);
-    let expect = this.#offsetOf(key);
+    let expect = this.entry(key)?.offset ?? 0;
     for (;;) {
       try {
         return await this.set(key, change(structuredClone(data ?? undefined)), { expect });
@@ -227,21 +227,16 @@ export class Replica extends Subscription {
   }
 
   _refresh(key, waiting = this._client._pending(this.channel)) {
-    const confirmed = this.#words.get(key)?.data ?? null;
+    const { data: confirmed = null, offset } = this.#words.get(key) ?? {};
     const items = waiting.filter((item) => item.key === key);
     const data = items.reduce((value, item) => (item.merge ? mergePatch(value, item.data) : item.data), confirmed);
     const before = this.entry(key);
     const pending = items.length > 0;
     if (data === null) this.#view.delete(key);
-    else this.#view.set(key, { data, pending, offset: this.#offsetOf(key) });
+    else this.#view.set(key, { data, pending, offset: confirmed === null ? 0 : offset });
     const entry = this.entry(key);
     if (JSON.stringify(entry) === JSON.stringify(before)) return;
     this._emit("change", { key, data: entry?.data, before: before?.data, pending });
-  }
-
-  #offsetOf(key) {
-    const { data = null, offset } = this.#words.get(key) ?? {};
-    return data === null ? 0 : offset;
   }
 }
 

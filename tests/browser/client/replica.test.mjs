@@ -197,6 +197,17 @@ test("updates of one key pile up on each other", async (t) => {
   assert.equal(doc.get("count"), 3);
 });
 
+test("an update behind a deletion of ours expects what that leaves", async (t) => {
+  const { socket, doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
+  doc.delete("count").catch(() => {});
+  const update = outcome(doc.update("count", (count) => count ?? "none"));
+  await settle();
+  const { data, expect } = socket.asked("publish").at(-1);
+  assert.deepEqual([data, expect], ["none", 0]);
+  socket.answer("publish", { offset: 12 });
+  assert.equal((await update).offset, 12);
+});
+
 test("an update goes on until it is the faster one", async (t) => {
   const { socket, doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
   const update = outcome(doc.update("count", (count) => count + 1));
