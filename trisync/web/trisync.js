@@ -101,12 +101,10 @@ export class Subscription extends Emitter {
 
   _message(message) {
     const { offset, key } = message;
-    if (offset !== undefined) {
-      if (offset <= this.offset) return;
-      if (offset > this._excused + 1) {
-        this._gap({ reason: "missed", from: this._excused + 1, to: offset - 1 });
-        if (!this.live) return;
-      }
+    if (offset <= this.offset) return;
+    if (offset > this._excused + 1) this._gap({ reason: "missed", from: this._excused + 1, to: offset - 1 });
+    if (!this.live) return;
+    if (offset) {
       this.offset = this._excused = offset;
       this.head = Math.max(this.head, offset);
       if (key !== undefined) this._word?.(message);
