@@ -433,14 +433,17 @@ export class Client extends Emitter {
   #receive(text) {
     this.#quietTicks = 0;
     const message = JSON.parse(text);
-    const { op, id, code, channel } = message;
-    if (!id && code === "bad_request") return this.#lose(message.message); // half of ours came
-    // Before the greeting, an error is its answer.
-    const answer = this.#answers.get(id ?? (this.state === "online" || this.#lastId));
-    this.#answers.delete(id);
-    if (op === "error") (answer ?? ((error) => this._fail(error)))(new TrisyncError(message));
-    else if (id) answer?.(null, message);
-    else if (op === "goodbye") {
+    const { op, id, channel } = message;
+    const error = op === "error" && new TrisyncError(message);
+    if (id) {
+      const answer = this.#answers.get(id);
+      this.#answers.delete(id);
+      error ? answer?.(error) : answer?.(null, message);
+    } else if (error) {
+      if (error.retry || error.code === "bad_request") this.#lose(error.message); // half of ours came
+      else if (this.state === "online") this._fail(error);
+      else this.close(error.message);
+    } else if (op === "goodbye") {
       this.#goodbyeMs = Math.min(message.reconnect_ms, PAUSE_MS_MAX);
       this.#probe(ANSWER_TICKS);
     } else {

@@ -189,6 +189,25 @@ test("who hears that half of what they sent has come, comes back: a network cut 
   assert.equal(client.state, "offline");
 });
 
+test("who is refused as a whole stays away for good, whatever name it was given meanwhile", async (t) => {
+  const client = await aClient(t);
+  FakeSocket.newest.accept();
+  client.rename("grace");
+  const refuse = () => FakeSocket.newest.say("error", { code: "forbidden", message: "members only", retry: false });
+  assert.deepEqual(await uncaught(refuse), []);
+  assert.deepEqual([client.state, client.reason], ["closed", "members only"]);
+});
+
+test("who hears of a fault of the server that ends the connection, comes back", async (t) => {
+  const { client, socket } = await anOnlineClient(t);
+  const fault = { code: "internal", message: "reference 17", retry: true };
+  assert.deepEqual(await uncaught(() => socket.say("error", fault)), []);
+  assert.deepEqual([client.state, client.reason], ["offline", "reference 17"]);
+  await pass(client.retryMs);
+  await greet();
+  assert.equal(client.state, "online");
+});
+
 test("an error that belongs to no request does not end a client that was greeted, and answers none", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   client.on("error", () => {});
