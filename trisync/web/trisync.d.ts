@@ -295,10 +295,9 @@ export interface Entry {
 }
 
 /**
- * A live copy of a channel's state. Reading is local. What is written shows at once (just behind `connect()`, as soon
- * as the queue is there) and is sent as by `publish()`: when the server has confirmed it, it stays; when it is refused,
- * it is rolled back to what the server has. Of two writers of one key the later one wins, unless `expect`, `merge` or
- * `update()` is used. Made by `client.replica()`.
+ * A live copy of a channel's state. Reading is local. What is written shows at once and is sent as by `publish()`: when
+ * the server has confirmed it, it stays; when it is refused, it is rolled back to what the server has. Of two writers of
+ * one key the later one wins, unless `expect`, `merge` or `update()` is used. Made by `client.replica()`.
  */
 export class Replica extends Subscription<ReplicaEvents> {
   /** Resolves when the whole state has come for the first time; rejects when it is refused, or closed before that. */

@@ -261,12 +261,11 @@ export class Client extends Emitter {
   #answers = new Map(); // by the request's id
   #subscriptions = new Map();
 
-  #store;
-  #opened;
-  #queues = [];
+  #store = new MemoryStore(); // until the other has opened
+  #queues = [newQueue()];
   #agreed; // the queue that the server takes items of
   #promises = new WeakMap(); // of publish(), by item
-  #unsaved = new Set(); // not in the store yet: a seq that was sent must not be forgotten
+  #unsaved = new Map(); // to the queue whose store lacks it: a seq that was sent must not be forgotten
   #sent = 0; // items of the first queue that are on their way
   #round = 0; // of sending them; an earlier one's failures count no more
   #failures = 0;
@@ -281,12 +280,11 @@ export class Client extends Emitter {
     if (!WebSocket) throw new TypeError("No WebSocket: pass one.");
     this.name = this.#wanted = name;
     this.#log = debug === true ? console.debug.bind(console, "trisync:") : debug || (() => {});
-    this.#store = store ?? new IndexedDbStore(this.url); // where it does not open, it is memory
     const { signal } = this.#listening;
     globalThis.addEventListener?.("online", () => this.nudge(), { signal });
     globalThis.document?.addEventListener("visibilitychange", () => document.hidden || this.nudge(), { signal });
     this.#ticker = setInterval(() => this.#tick(), TICK_MS);
-    (this.#opened = this.#start()).then().then(() => (this.#opened = undefined)); // what waits goes first
+    this.#start(store ?? new IndexedDbStore(this.url));
   }
 
   get queue() {
@@ -298,7 +296,6 @@ export class Client extends Emitter {
     const fault = this.#fault(item);
     if (fault) throw fault;
     if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
-    if (this.#opened) await this.#opened;
     if (this.state === "closed") throw failure("closed", this.reason);
     const { queueMax: value } = this.#options;
     if (this.queue.length >= value) throw failure("limit", `${value} are waiting.`, { limit: "queueMax", value });
@@ -343,15 +340,17 @@ export class Client extends Emitter {
 
   // -- the socket
 
-  async #start() {
-    const queues = await this.#keep(async () => [...(await this.#store.open()), await this.#store.create()]);
-    if (!queues) {
-      this.#store.close();
-      this.#store = new MemoryStore();
+  async #start(store) {
+    const queues = await this.#keep(async () => [...(await store.open()), await store.create()]);
+    if (!queues || this.state === "closed") store.close();
+    else {
+      const early = this.queue;
+      this.#store = store;
+      this.#queues = queues;
+      const found = this.queue;
+      for (const item of early) this.#add(queues.at(-1), item);
+      for (const item of found) this.#announce(item);
     }
-    this.#queues = queues ?? [newQueue()];
-    if (this.state === "closed") return this.#store.close();
-    for (const item of this.queue) this.#announce(item);
     this.#open();
   }
 
@@ -530,9 +529,9 @@ export class Client extends Emitter {
   async #add(queue, item) {
     item.seq = ++queue.seq;
     queue.items.push(item);
-    this.#unsaved.add(item);
+    this.#unsaved.set(item, queue);
     await this.#keep(() => this.#store.save(queue, item));
-    this.#unsaved.delete(item);
+    if (this.#unsaved.get(item) === queue) this.#unsaved.delete(item);
     this.#pump();
   }
 

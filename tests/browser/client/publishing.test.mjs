@@ -53,34 +53,33 @@ test("what is published offline waits, and is sent in order once the greeting is
   assert.deepEqual(client.queue, []);
 });
 
-test("what a listener of the first event publishes comes behind what was published before", async (t) => {
-  const earlier = await aClient(t);
-  earlier.close();
-  const client = connect("ws://server.example/", { WebSocket: FakeSocket });
-  t.after(() => client.close());
-  const publish = (data) => void client.publish("lobby", data).catch(() => {});
-  client.on("state", ({ state }) => state === "connecting" && publish("second"));
-  publish("first");
-  await settle();
-  assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second"]);
-});
-
-for (const [event, when] of [["state", "a moment later"], ["queued", "at once"]]) {
-  test(`what a listener of "${event}" publishes ${when} comes behind what was published before`, async (t) => {
-    (await aClient(t)).close();
-    const client = connect("ws://server.example/", { WebSocket: FakeSocket });
-    t.after(() => client.close());
-    const publish = (data) => void client.publish("lobby", data).catch(() => {});
-    const once = client.on(event, async () => {
-      once();
-      if (when !== "at once") await undefined;
-      publish("third");
+for (const event of ["state", "queued"]) {
+  for (const moments of [0, 1, 2]) {
+    test(`what a listener of "${event}" publishes ${moments} moments later is in its place among what others do`, async (t) => {
+      (await aClient(t)).close();
+      const store = new SlowStore({ producer: "gone", seq: 1, items: [{ seq: 1, channel: "lobby", data: "left" }] });
+      const client = connect("ws://server.example/", { WebSocket: FakeSocket, store });
+      t.after(() => client.close());
+      const called = [];
+      const publish = (data) => {
+        called.push(data);
+        client.publish("lobby", data).catch(() => {});
+      };
+      client.on(event, async () => {
+        const number = called.length;
+        if (number > 20) return;
+        for (let moment = 0; moment < moments; moment++) await undefined;
+        publish(`${event} ${number}`);
+        await undefined;
+        publish(`and ${number}`);
+      });
+      publish("first");
+      publish("second");
+      await settle();
+      assert.ok(called.length > 3);
+      assert.deepEqual(client.queue.map(({ data }) => data), ["left", ...called]);
     });
-    publish("first");
-    publish("second");
-    await settle();
-    assert.deepEqual(client.queue.map(({ data }) => data), ["first", "second", "third"]);
-  });
+  }
 }
 
 test("who hears that something is queued may close the client, and who published it is told", async (t) => {
@@ -279,6 +278,23 @@ test("nothing is sent before it is in the store: a number that was sent is never
   store.saving[0]();
   await settle();
   assert.deepEqual(seqs(socket), [1, 2]);
+});
+
+test("nothing is sent before it is in the store either if it was published while that opened", async (t) => {
+  for (let moments = 0; moments < 20; moments++) {
+    FakeSocket.opened = [];
+    const store = new SlowStore();
+    const client = connect("ws://server.example/", { WebSocket: FakeSocket, store });
+    t.after(() => client.close());
+    for (let moment = 0; moment < moments; moment++) await undefined;
+    client.publish("lobby", "a").catch(() => {});
+    await settle();
+    const socket = await greet();
+    assert.deepEqual([seqs(socket), store.saving.length], [[], 1], `after ${moments} moments`);
+    store.saving[0]();
+    await settle();
+    assert.deepEqual(seqs(socket), [1]);
+  }
 });
 
 test("a store that fails costs nothing but what a crash would", async (t) => {
