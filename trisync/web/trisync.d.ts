@@ -329,7 +329,10 @@ export interface Queue {
   items: Item[];
 }
 
-/** Where queues are kept. Methods may return promises. Nothing is sent before its `save` has ended, or failed. */
+/**
+ * Where queues are kept. Methods may return promises. Nothing is sent before its `save` has ended, or failed; where it
+ * does not open, or not within ten seconds, the queue is in memory.
+ */
 export interface Store {
   /** What clients that are gone have left: this one sends it as they would have, and adds nothing to it. */
   open(): Queue[] | Promise<Queue[]>;

@@ -3,6 +3,7 @@
 const BACKOFF_MS_BASE = 200;
 const BACKOFF_MS_MAX = 20_000;
 const PAUSE_MS_MAX = 60_000;
+const STORE_MS_MAX = 10_000;
 const TICK_MS = 1000;
 const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
@@ -341,8 +342,10 @@ export class Client extends Emitter {
   // -- the socket
 
   async #start(store) {
-    const queues = await this.#keep(async () => [...(await store.open()), await store.create()]);
-    if (!queues || this.state === "closed") store.close();
+    const opening = this.#keep(async () => [...(await store.open()), await store.create()]);
+    const late = new Promise((resolve) => (this.#reopening = setTimeout(resolve, STORE_MS_MAX)));
+    const queues = await Promise.race([opening, late]);
+    if (!queues || this.state === "closed") opening.then(() => store.close());
     else {
       const early = this.queue;
       this.#store = store;

@@ -317,6 +317,40 @@ test("a store that does not open costs nothing but what a crash would", async (t
   assert.equal(closed.mock.callCount(), 1, "it may have opened half");
 });
 
+test("a store that does not open in time costs nothing but what a crash would, and is let go of when it does", async (t) => {
+  const store = new SlowStore();
+  const closed = t.mock.method(store, "close");
+  let open;
+  store.open = () => new Promise((resolve) => (open = resolve));
+  const client = await aClient(t, { store });
+  client.publish("lobby", "a").catch(() => {});
+  await pass(9999);
+  assert.equal(FakeSocket.opened.length, 0);
+  await pass(1);
+  assert.deepEqual(seqs(await greet()), [1]);
+  assert.equal(closed.mock.callCount(), 0);
+  open([{ producer: "gone", seq: 1, items: [{ seq: 1, channel: "lobby", data: "left" }] }]);
+  await settle();
+  assert.equal(closed.mock.callCount(), 1);
+  assert.deepEqual(client.queue.map(({ data }) => data), ["a"]);
+});
+
+test("a client may be closed while its store opens", async (t) => {
+  const store = new SlowStore();
+  const closed = t.mock.method(store, "close");
+  let open;
+  store.open = () => new Promise((resolve) => (open = resolve));
+  const client = await aClient(t, { store });
+  const published = outcome(client.publish("lobby", "a"));
+  client.close();
+  assert.equal((await Promise.race([published, settle()]))?.code, "closed");
+  open([]);
+  await settle();
+  assert.equal(closed.mock.callCount(), 1);
+  await pass(10_000);
+  assert.equal(FakeSocket.opened.length, 0);
+});
+
 test("where a store makes no queue, none is kept in it that another tab would take too", async (t) => {
   const store = new SlowStore({ producer: "of-a-tab-before", seq: 1, items: [{ seq: 1, channel: "lobby", data: "old" }] });
   const closed = t.mock.method(store, "close");
