@@ -267,6 +267,25 @@ def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: 
         context.close()
 
 
+def test_where_storage_is_late_the_page_goes_on_without_it_and_says_so(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        context.clock.install()
+        context.add_init_script("LockManager.prototype.request = () => new Promise(() => {})")
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{net.port}/")
+        context.clock.fast_forward(10_000)
+        await_state(page, "online")
+        cut_off(page, net)
+        say(page, "not to be lost")
+        expect(page.locator("#banner")).to_contain_text("1 change waits to be sent; lost if you close this page.")
+        net.heal()
+        network_is_back(page)
+        await_head(page, 1)
+        context.close()
+
+
 def test_what_is_written_after_a_reload_is_not_taken_for_what_was_written_before(
     browser: Browser, tmp_path: Path
 ) -> None:

@@ -28,36 +28,37 @@ nameInput.value = rememberedName();
 const log = new Log(showTop, () => client.name);
 const board = new Board(() => (client.state === "closed" ? client.reason : ""));
 const url = `${location.protocol === "https:" ? "wss" : "ws"}://${location.host}/`;
-let keepsQueue = "locks" in navigator && "indexedDB" in window;
+let keepsQueue = false;
 
-/** Storage may be forbidden, or full. @param {Promise<any>} keeping */
-function watched(keeping) {
-  keeping.catch(() => {
-    keepsQueue = false;
-    showWaitingSoon();
-  });
-  return keeping;
-}
-
+/** Tells whether the queue is kept: storage may be forbidden, full, or late. */
 class WatchedStore extends IndexedDbStore {
-  open() {
-    return watched(super.open());
-  }
-
-  create() {
-    return watched(super.create());
+  async create() {
+    const queue = await super.create();
+    keepsQueue = true;
+    return queue;
   }
 
   /** @param {Queue} queue @param {Item} item */
-  save(queue, item) {
-    return watched(super.save(queue, item));
+  async save(queue, item) {
+    try {
+      await super.save(queue, item);
+    } catch (error) {
+      keepsQueue = false;
+      showWaitingSoon();
+      throw error;
+    }
+  }
+
+  close() {
+    keepsQueue &&= client.state === "closed"; // else it goes on without
+    super.close();
   }
 }
 
 const client = connect(url, {
   name: nameInput.value,
   debug: new URLSearchParams(location.search).has("debug"),
-  ...(keepsQueue ? { store: new WatchedStore(url) } : {}),
+  store: new WatchedStore(url),
 });
 
 /** @type {Replica | any} the one that is shown */
