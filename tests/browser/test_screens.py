@@ -108,3 +108,23 @@ def test_the_page_fits_and_asks_nobody_else_for_anything(
         assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{server.web_port}"}
         assert complaints == []
         context.close()
+
+
+def test_on_paper_all_messages_stand_that_the_page_has(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = Netcat(server.tcp_port, "grace")
+        grace.type("".join(f"line {number}\n" for number in range(100)))
+        context = browser.new_context()
+        page = open_page(context, server.web_port, "ada")
+        await_head(page, 100)
+        page.emulate_media(media="print")
+        rows = page.locator("#log .row")
+        first, last = (rows.nth(index).bounding_box() for index in (0, -1))
+        frame = page.locator("#log").bounding_box()
+        assert first
+        assert last
+        assert frame
+        assert frame["y"] <= first["y"] < last["y"] + last["height"] <= frame["y"] + frame["height"]
+        expect(page.locator("#composer")).to_be_hidden()
+        grace.close()
+        context.close()
