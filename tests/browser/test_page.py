@@ -310,6 +310,29 @@ def test_who_is_there_stands_in_the_order_in_which_people_count(browser: Browser
             other.close()
 
 
+LOOKS_AT_A_CROWD = """async () => {
+    const { showPeople } = await import("/people.js");
+    let looks = 0;
+    const members = new Map();
+    for (let index = 0; index < 20_000; index++) {
+        const number = (index * 7919) % 20_000;
+        members.set(number, { member: number, get name() { return looks++, `guest-${number}`; } });
+    }
+    showPeople({ members, member: 777 }, true);
+    const texts = (selector) => [...document.querySelectorAll(selector)].map((shown) => shown.textContent);
+    return [looks, texts("#people-title, #members .name, #members .more")];
+}"""
+
+
+def test_of_a_crowd_only_those_are_put_in_order_who_are_shown(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = a_page(browser, server, "ada")
+        looks, shown = page.evaluate(LOOKS_AT_A_CROWD)
+        assert shown == ["20000 here", *(f"guest-{number}" for number in (777, *range(49))), "and 19950 more"]
+        assert looks < 5 * 20_000  # to put all in order, it takes 26 at each
+        page.context.close()
+
+
 PRODUCER = """() => new Promise((resolve) => {
     const opening = indexedDB.open(`trisync ws://${location.host}/`);
     opening.onsuccess = () => {
