@@ -618,7 +618,7 @@ export class Client extends Emitter {
   }
 
   #fault(fields) {
-    if (!isReadable(fields)) return failure("bad_json", "Too deep, or half a character.");
+    if (!this.#promises.has(fields) && !isReadable(fields)) return failure("bad_json", "Too deep, or half a character.");
     const { message_bytes_max: value } = this.limits;
     const request = { op: "publish", ...fields, id: Number.MAX_VALUE };
     const bytes = new TextEncoder().encode(JSON.stringify(request)).length;

@@ -245,6 +245,15 @@ test("what a page before took and no server can read is refused under its number
   assert.deepEqual(refused, ["bad_json"]);
 });
 
+test("what was looked at when it was published is not looked at again when it is sent", async (t) => {
+  const client = await aClient(t);
+  client.publish("lobby", "a").catch(() => {});
+  const [item] = client.queue;
+  const looks = t.mock.method(Object, "entries");
+  assert.deepEqual(seqs(await greet()), [1]);
+  assert.ok(looks.mock.calls.every(({ arguments: [value] }) => value !== item));
+});
+
 test("what is published is what it was then, whatever becomes of the object", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const data = { text: "then" };
