@@ -155,6 +155,21 @@ def test_who_reads_back_by_keyboard_goes_on_with_the_same_key(browser: Browser, 
         page.context.close()
 
 
+def test_who_has_only_a_keyboard_need_not_go_through_the_links_to_write(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(viewport={"width": 400, "height": 700}), server.web_port, "ada")
+        page.reload()
+        page.keyboard.press("Tab")
+        skip = page.get_by_role("button", name="Write a message")
+        expect(skip).to_be_focused()
+        expect(skip).to_be_in_viewport(ratio=1)
+        page.click("#show-board")
+        skip.focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#composer")).to_be_focused()
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = talkative(server, 80)

@@ -349,6 +349,7 @@ onCommit(channelInput, commitChannel, () => composer.focus());
 onCommit(nameInput, commitName, () => composer.focus());
 window.addEventListener("hashchange", followHash);
 $("people-title").addEventListener("click", togglePeople);
+$("skip").addEventListener("click", () => (showView("chat"), composer.focus()));
 $("show-chat").addEventListener("click", () => showView("chat"));
 $("show-board").addEventListener("click", () => showView("board"));
 $("send").addEventListener("click", () => (publish(), composer.focus()));
