@@ -1,6 +1,7 @@
 """Running the commands that talk to a server, and what answers them in the place of one."""
 
 import io
+import os
 import signal
 import socket
 import subprocess
