@@ -98,6 +98,18 @@ def test_a_refusal_that_uses_up_no_seq_lets_the_rest_be_numbered_anew() -> None:
     assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 1), (2, 2)]
 
 
+def test_what_is_refused_for_good_behind_one_that_is_to_be_sent_again_is_not_sent_again() -> None:
+    talk = Talk()
+    publishes = [talk.machine.publish("lobby", number) for number in range(3)]
+    talk.heard()
+    talk.refuse(1, "unavailable", retry=True)
+    talk.refuse(2, "bad_json", retry=False)
+    talk.refuse(3, "out_of_sequence", retry=True, seq=0)
+    assert [publish.settled for publish in publishes] == [False, True, False]
+    talk.pass_time(talk.machine.deadline() - talk.now)
+    assert [request["data"] for request in talk.heard()] == [0, 2]
+
+
 @pytest.mark.parametrize(
     ("seq", "epoch"),
     [
