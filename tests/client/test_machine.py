@@ -151,8 +151,11 @@ def test_an_error_that_belongs_to_no_request_does_not_close_a_client_that_was_gr
 def test_what_no_server_says_ends_the_connection_and_what_a_later_one_may_say_does_not() -> None:
     for payload in (b"no json", b'{"op":"message"}', b'{"op":"ok","id":"r99"}', b'{"op":"ok","id":7}', b"[]", b"\xff"):
         talk = Talk()
+        unanswered = talk.machine.publish("lobby", 1)
+        talk.heard()
         talk.machine.receive([payload])
         assert talk.machine.hang_up is not None, payload
+        assert not unanswered.settled
     talk = Talk()
     talk.machine.receive([b'{"op":"of a later version","x":1}', b'{"op":"goodbye","why":"a new field"}'])
     talk.say("error", code="bad_request", message="without an id", retry=False)
