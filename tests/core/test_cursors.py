@@ -86,6 +86,18 @@ async def test_a_channel_trimmed_to_nothing_is_one_gap_and_then_live() -> None:
         assert events(outlet) == [("ok", 9), ("gap", "trimmed", 3, 9), 10]
 
 
+async def test_a_channel_trimmed_to_nothing_before_the_broker_is_told_of_it_is_one_gap_and_then_live() -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        outlet, _ = await world.subscriber()
+        outlet.slow = True
+        await publish(world, 5)
+        world.log.trimmed["lobby"] = 5
+        outlet.speed_up()
+        await wait_all_tasks_blocked()
+        await publish(world, 1)
+        assert events(outlet) == [("ok", 0), ("gap", "trimmed", 1, 5), 6]
+
+
 async def test_another_epoch_begins_again_from_the_beginning() -> None:
     async with a_world() as world:
         await publish(world, 3)
