@@ -165,13 +165,14 @@ async def test_however_many_are_to_be_forgotten_none_waits_until_they_are_looked
         assert log._connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
 
 
-async def test_what_producers_verdicts_take_in_memory_is_bounded(tmp_path: Path) -> None:
-    async with opened(tmp_path, producer_cache_bytes_max=20_000) as log:
+@pytest.mark.parametrize("bytes_max", [20_000, 2000], ids=["which is room for some", "of which one takes more"])
+async def test_what_producers_verdicts_take_in_memory_is_bounded(tmp_path: Path, bytes_max: int) -> None:
+    async with opened(tmp_path, producer_cache_bytes_max=bytes_max) as log:
         for number in range(50):
             many = [publish(seq=seq) for seq in range(1, UNANSWERED_MAX + 1)]
             assert len(await put(log, *many, producer=f"{number:016}")) == UNANSWERED_MAX
         kept = log._writer._producers
-        assert sum(map(_memory_of, kept.values())) <= 20_000
-        assert len(kept) > 0
+        assert sum(map(_memory_of, kept.values())) <= bytes_max
+        assert bool(kept) == (bytes_max == 20_000)
         again = await put(log, publish(seq=1), publish(seq=UNANSWERED_MAX + 1), producer="0" * 16)
         assert again == [Duplicate(1), 50 * UNANSWERED_MAX + 1]
