@@ -6,7 +6,7 @@ import pytest
 from msgspec.structs import replace
 
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
-from trisync.storage.log import Duplicate, Extent, Refused
+from trisync.storage.log import Duplicate, Extent, Once, Refused, Submission, Verdict
 from trisync.storage.sqlite_log import FORGET_EVERY_S, ROWS_DELETED_PER_STEP
 from trisync.storage.sqlite_writer import _memory_of
 from trisync.wire.errors import WireError
@@ -163,6 +163,31 @@ async def test_however_many_are_to_be_forgotten_none_waits_until_they_are_looked
         while await log.maintain():
             pass
         assert log._connection.execute(f"SELECT count(*) FROM {table}").fetchone() == (0,)
+
+
+async def test_an_idempotency_key_is_known_for_a_day_and_then_deleted(tmp_path: Path) -> None:
+    clock = Clock()
+
+    async def verdict_on_request() -> Verdict:
+        request = Submission(lambda _: None, once=Once(b"its key", b"the rest of it"))
+        request.add(publish(), 1)
+        await log.append([request])
+        return request.verdicts[0]
+
+    async def count_kept() -> int:
+        clock.s += FORGET_EVERY_S
+        await log.maintain()
+        (count,) = log._writer._db.execute("SELECT count(*) FROM idempotency").fetchone()
+        return int(count)
+
+    async with opened(tmp_path, clock) as log:
+        assert await verdict_on_request() == 1
+        clock.ms += 86_400_000
+        assert (await count_kept(), await verdict_on_request()) == (1, Duplicate(1))
+        clock.ms += 1
+        assert (await verdict_on_request(), await verdict_on_request()) == (2, Duplicate(2))
+        clock.ms += 86_400_001
+        assert await count_kept() == 0
 
 
 @pytest.mark.parametrize("bytes_max", [20_000, 2000], ids=["which is room for some", "of which one takes more"])
