@@ -20,7 +20,6 @@ class Talk:
 
     def __init__(self, *, online: bool = True, seed: int = 1) -> None:
         self.now = 100.0
-        self.changes = 0
         self.machine = Machine(producer="p" * 16, name="me", timer=lambda: self.now, random=Random(seed), queue_max=10)
         if online:
             self.come_online()
