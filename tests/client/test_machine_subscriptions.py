@@ -198,6 +198,21 @@ def test_leaving_the_last_part_of_a_channel_leaves_the_channel() -> None:
     assert [(request["op"], request["channel"]) for request in talk.heard()] == [("unsubscribe", "lobby")]
 
 
+def test_what_still_comes_of_a_part_that_was_left_is_let_go_of() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby")
+    replica, members = talk.machine.replicate("lobby"), talk.machine.watch("lobby")
+    for asked in talk.heard():
+        talk.say("ok", id=asked["id"], offset=0, epoch="e", member="1")
+    for part in (replica, members):
+        talk.machine.leave("lobby", part)
+    talk.say("state", channel="lobby", entries={"a": {"offset": 1, "data": 1}}, more=False)
+    talk.say("presence", channel="lobby", members=[{"member": "1"}])
+    talk.message("lobby", 1, key="a")
+    assert getattr(inbox.take(), "offset", None) == 1
+    assert (replica.ready, members.ready) == (False, False)
+
+
 def test_presence_is_told_as_what_has_changed_also_when_all_are_told_anew() -> None:
     talk = Talk()
     members = talk.machine.watch("lobby")
