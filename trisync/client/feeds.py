@@ -245,7 +245,7 @@ class Feed:
             if not exact and self.replica is not None:
                 return True
             assert self.inbox.cursor is not None
-            position = min(position, self.inbox.cursor)
+            position = self.inbox.cursor
         if self.replica is not None:
             self.replica.begin(ok.epoch, position, ok.offset)
         if self.members is not None:
