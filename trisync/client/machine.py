@@ -259,8 +259,6 @@ class Machine:
 
     def receive(self, payloads: Iterable[bytes]) -> None:
         """Take in what came. If hang_up is set behind it, the connection is to be ended."""
-        if self.error is not None:
-            return
         self._watchdog.heard()
         if self.status.state is State.ONLINE:
             self._watchdog.answered()
