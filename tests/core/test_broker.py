@@ -145,7 +145,7 @@ async def test_an_unknown_outcome_stops_the_broker_and_no_verdict_is_sent() -> N
     assert settled == []
 
 
-async def test_who_waits_for_what_is_done_between_two_batches_is_told_when_that_ends_the_broker() -> None:
+async def test_who_waits_for_what_is_done_between_two_batches_is_told_when_that_ends_the_broker_and_later() -> None:
     async def fail() -> None:
         await trio.lowlevel.checkpoint()
         raise RuntimeError("of an unknown outcome")
@@ -156,8 +156,10 @@ async def test_who_waits_for_what_is_done_between_two_batches_is_told_when_that_
 
             async def wait_for_it() -> None:
                 nonlocal world_ended
-                with trio.CancelScope(shield=True), trio.fail_after(10), pytest.raises(LogUnavailable):
-                    await world.broker.between_batches(fail)
+                with trio.CancelScope(shield=True), trio.fail_after(10):
+                    for _ in "when it ends", "and from then on":
+                        with pytest.raises(LogUnavailable):
+                            await world.broker.between_batches(fail)
                 world_ended = True
 
             outside.start_soon(wait_for_it)
