@@ -179,6 +179,14 @@ def test_what_is_too_large_is_refused_here_and_uses_up_no_seq() -> None:
         talk.machine.flash("lobby", "x" * 1000, lambda _: None)
 
 
+def test_what_is_refused_as_too_large_takes_no_room_in_the_queue_any_more() -> None:
+    talk = Talk(online=False)
+    talk.machine.publish("lobby", "x" * (16 << 20))
+    assert not talk.machine.publishes.has_room
+    talk.greet()
+    assert talk.machine.publishes.has_room
+
+
 def test_who_publishes_on_hearing_that_something_queued_is_too_large_comes_behind_all_that_is_queued() -> None:
     talk = Talk(online=False)
 
