@@ -12,6 +12,7 @@ import msgspec
 from trisync.core.broker import Broker
 from trisync.sessions.hooks import Hooks
 from trisync.storage.log import Duplicate, LogUnavailable, StatePage
+from trisync.wire.arguments import check_integer, check_text, check_utf8
 from trisync.wire.data import decode_data, encode_data
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import (
@@ -20,9 +21,6 @@ from trisync.wire.protocol import (
     OFFSET_MAX,
     BadRequest,
     channel_is_valid,
-    check_integer,
-    check_text,
-    check_utf8,
     compose_publish,
     decode_request,
 )

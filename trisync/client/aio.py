@@ -18,7 +18,8 @@ from trisync.client.status import Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
 from trisync.client.wire import History, Member, Message, Word, check_channel, check_start, history_of
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX, check_integer, check_utf8
+from trisync.wire.arguments import check_integer, check_utf8
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX
 
 
 def connect(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from trisync.client.transports import Address, parse_url
 from trisync.client.wire import check_hello
-from trisync.wire.protocol import check_integer, check_seconds
+from trisync.wire.arguments import check_integer, check_seconds
 
 
 @dataclass(frozen=True, kw_only=True)

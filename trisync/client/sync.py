@@ -21,7 +21,8 @@ from trisync.client.streams import Subscription
 from trisync.client.sync_feeds import Blocking, Bridge, SyncDocument, SyncReceipt, SyncRoster, SyncSubscription
 from trisync.client.transports import DEFAULT_URL
 from trisync.client.wire import History, Member, Message, Word
-from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, check_seconds
+from trisync.wire.arguments import check_seconds
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT
 
 T = TypeVar("T")
 

@@ -25,8 +25,9 @@ from wsproto.events import (
 )
 from wsproto.utilities import LocalProtocolError, RemoteProtocolError
 
+from trisync.wire.arguments import check_text
 from trisync.wire.framing import FrameSplitter, join_frames
-from trisync.wire.protocol import REPLY_HEADROOM_BYTES, check_text
+from trisync.wire.protocol import REPLY_HEADROOM_BYTES
 
 DEFAULT_URL = "tcp://localhost:2345"
 

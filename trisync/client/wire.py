@@ -11,6 +11,7 @@ import msgspec
 from msgspec import Raw, Struct
 
 from trisync.client.errors import BadRequest, Gap, ProtocolError, TooLarge
+from trisync.wire.arguments import check_integer, check_text, check_utf8
 from trisync.wire.data import decode_data, encode_data
 from trisync.wire.protocol import (
     DEPTH_MAX,
@@ -18,9 +19,6 @@ from trisync.wire.protocol import (
     KEY_BYTES_MAX,
     OFFSET_MAX,
     channel_is_valid,
-    check_integer,
-    check_text,
-    check_utf8,
     decode_request,
 )
 from trisync.wire.protocol import BadRequest as BadPayload

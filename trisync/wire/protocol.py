@@ -315,38 +315,6 @@ def _explain(payload: bytes, code: str, problem: str) -> BadRequest:
     return BadRequest(WireError(code, problem), "" if op is UNSET else op, id, seq)
 
 
-def check_integer(name: str, value: object, least: int, most: int | None = None) -> None:
-    """Raises TypeError for what a program gives that is no integer, and ValueError for what is out of range."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} is an integer, not {value!r}")
-    if value < least or (most is not None and value > most):
-        allowed = f"at least {least}" if most is None else f"{least}-{most}"
-        raise ValueError(f"{name} is {allowed}, not {value}")
-
-
-def check_seconds(name: str, value: object) -> None:
-    """Raises TypeError for what a program gives that is no number, and ValueError for one below 0, and NaN."""
-    if not isinstance(value, int | float):
-        raise TypeError(f"{name} is a number of seconds, not {value!r}")
-    if not value >= 0:
-        raise ValueError(f"{name} is at least 0, not {value}")
-
-
-def check_text(name: str, value: object) -> None:
-    """Raises TypeError for what a program gives that is no string."""
-    if not isinstance(value, str):
-        raise TypeError(f"{name} is a string, not {shortened(repr(value), 200)}")
-
-
-def check_utf8(name: str, value: str) -> None:
-    """As check_text(), and raises ValueError for a string with half a surrogate pair, which cannot be sent."""
-    check_text(name, value)
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError(f"{name} is UTF-8, not {shortened(repr(value), 200)}") from None
-
-
 def channel_is_valid(name: str) -> bool:
     """Whether `name` is 1-200 characters of ASCII letters, digits and `_ - . : / @ # =`."""
     return len(name) <= CHANNEL_LENGTH_MAX and _has_only_channel_characters(name)
