@@ -22,8 +22,9 @@ function firstInOrder({ members, member: me }) {
   const first = [];
   for (const each of members.values()) {
     if (first.length === SHOWN_MAX && inOrder(each, first[SHOWN_MAX - 1]) >= 0) continue;
-    first.push(each);
-    first.sort(inOrder).splice(SHOWN_MAX);
+    const place = first.findIndex((other) => inOrder(each, other) < 0);
+    first.splice(place < 0 ? SHOWN_MAX : place, 0, each);
+    first.splice(SHOWN_MAX);
   }
   return first;
 }
