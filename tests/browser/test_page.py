@@ -171,6 +171,20 @@ def test_who_has_only_a_keyboard_need_not_go_through_the_links_to_write(browser:
         page.context.close()
 
 
+def test_who_goes_to_the_composer_by_keyboard_does_not_lose_what_they_read(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        grace = talkative(server, 80)
+        page = a_page(browser, server, "ada")
+        await_head(page, 80)
+        page.locator("#log [data-offset='31']").scroll_into_view_if_needed()
+        page.locator("#skip").focus()
+        page.keyboard.press("Enter")
+        expect(page.locator("#composer")).to_be_focused()
+        expect(page.locator("#log [data-offset='31']")).to_be_in_viewport(ratio=1)
+        grace.close()
+        page.context.close()
+
+
 def test_history_other_channels_and_data_that_is_no_text_are_shown(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = talkative(server, 80)

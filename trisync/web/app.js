@@ -340,6 +340,7 @@ function togglePeople() {
 
 /** On narrow screens one of the two is shown. @param {"chat" | "board"} view */
 function showView(view) {
+  if (document.body.dataset.view === view) return;
   document.body.dataset.view = view;
   for (const each of ["chat", "board"]) $(`show-${each}`).ariaPressed = String(each === view);
   if (view === "chat") log.toEnd();

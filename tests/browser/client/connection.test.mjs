@@ -110,6 +110,7 @@ test("when the network is back, a client that waits tries at once", async (t) =>
   FakeSocket.newest.end();
   client.nudge();
   assert.equal(client.state, "connecting");
+  await pass(client.retryMs || 20_000);
   assert.equal(FakeSocket.opened.length, 11);
 });
 
