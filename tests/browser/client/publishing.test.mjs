@@ -77,7 +77,8 @@ for (const event of ["state", "queued"]) {
       publish("second");
       await settle();
       assert.ok(called.length > 3);
-      assert.deepEqual(client.queue.map(({ data }) => data), ["left", ...called]);
+      const own = called.map((data, index) => [index + 1, data]);
+      assert.deepEqual(client.queue.map(({ seq, data }) => [seq, data]), [[1, "left"], ...own]);
     });
   }
 }
@@ -342,6 +343,20 @@ test("a store that does not open in time costs nothing but what a crash would, a
   await settle();
   assert.equal(closed.mock.callCount(), 1);
   assert.deepEqual(client.queue.map(({ data }) => data), ["a"]);
+});
+
+test("a client whose store opens waits for it, though the network is back meanwhile", async (t) => {
+  const store = new SlowStore();
+  let open;
+  store.open = () => new Promise((resolve) => (open = resolve));
+  const client = await aClient(t, { store });
+  client.nudge();
+  await pass(9000);
+  assert.deepEqual([client.state, FakeSocket.opened], ["connecting", []]);
+  open([]);
+  await settle();
+  await pass(1000);
+  assert.equal(FakeSocket.opened.length, 1);
 });
 
 test("a client may be closed while its store opens", async (t) => {
