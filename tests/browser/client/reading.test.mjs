@@ -187,6 +187,13 @@ test("a server that skips messages without a word does not go unnoticed", async 
   assert.deepEqual(story, [1, "missed 2 3", 4]);
 });
 
+test("who leaves when they hear of a gap hears of nothing behind it", async (t) => {
+  const { socket, reader, story } = await aReader(t);
+  reader.on("gap", () => reader.close());
+  say(socket, 1, 4, 5);
+  assert.deepEqual(story, [1, "missed 2 3"]);
+});
+
 test("a gap that nobody listens for is an uncaught error, and the end of the subscription", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const heard = [];
