@@ -267,16 +267,26 @@ def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: 
         context.close()
 
 
+LOCKS_ARE_LATE = """
+    const { request } = LockManager.prototype;
+    LockManager.prototype.request = async function (...asked) {
+        await new Promise((resolve) => (globalThis.lock = resolve));
+        return request.apply(this, asked);
+    };
+"""
+
+
 def test_where_storage_is_late_the_page_goes_on_without_it_and_says_so(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server, network() as net:
         net.server_port = server.web_port
         context = browser.new_context()
         context.clock.install()
-        context.add_init_script("LockManager.prototype.request = () => new Promise(() => {})")
+        context.add_init_script(LOCKS_ARE_LATE)
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{net.port}/")
         context.clock.fast_forward(10_000)
         await_state(page, "online")
+        page.evaluate("lock()")
         cut_off(page, net)
         say(page, "not to be lost")
         expect(page.locator("#banner")).to_contain_text("1 change waits to be sent; lost if you close this page.")
