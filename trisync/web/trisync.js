@@ -442,7 +442,7 @@ export class Client extends Emitter {
       this.#answers.delete(id);
       error ? answer?.(error) : answer?.(null, message);
     } else if (error) {
-      if (error.retry || error.code === "bad_request") this.#lose(error.message); // half of ours came
+      if (error.retry || error.code === "bad_request") this.#lose(error.message); // or half of ours came
       else if (this.state === "online") this._fail(error);
       else this.close(error.message);
     } else if (op === "goodbye") {
@@ -618,6 +618,7 @@ export class Client extends Emitter {
   }
 
   #fault(fields) {
+    // What publish() has promised, it has looked at.
     if (!this.#promises.has(fields) && !isReadable(fields)) return failure("bad_json", "Too deep, or half a character.");
     const { message_bytes_max: value } = this.limits;
     const request = { op: "publish", ...fields, id: Number.MAX_VALUE };
