@@ -12,6 +12,7 @@ import pytest
 
 import trisync
 from tests.client.conftest import NOBODY, Run
+from tests.client.machine_talk import Talk
 from trisync.client import (
     BadRequest,
     Client,
@@ -23,6 +24,7 @@ from trisync.client import (
     State,
     TooLarge,
     Unsettled,
+    receipts,
 )
 
 
@@ -247,6 +249,17 @@ def test_a_publish_that_nobody_waits_for_any_more_is_stored_all_the_same(run: Ru
             assert scope.cancelled_caught
         async with trisync.connect(tcp_url) as client:
             assert [message.data for message in (await client.history(channel)).messages] == ["cancelled"]
+
+    run(main)
+
+
+def test_a_question_that_nobody_waits_for_any_more_is_not_asked(run: Run) -> None:
+    async def main() -> None:
+        talk = Talk(online=False)
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await receipts.ask(talk.machine, "history", {"channel": "lobby"})
+        assert talk.come_online() == []
 
     run(main)
 
