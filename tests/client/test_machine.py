@@ -205,6 +205,24 @@ def test_an_answer_of_another_kind_ends_the_connection_and_who_asked_is_answered
     assert request.reply is not None
 
 
+def test_an_answer_to_what_was_not_asked_yet_or_has_its_answer_ends_the_connection() -> None:
+    talk = Talk(online=False)
+    request = talk.machine.request("history", {"channel": "lobby"}, lambda _: None)
+    talk.machine.connecting("here")
+    talk.machine.connected()
+    talk.heard()
+    talk.say("ok", id=request.id)
+    assert talk.machine.hang_up is not None
+    assert request.reply is None
+    talk = Talk()
+    publishes = [talk.machine.publish("lobby", number) for number in range(2)]
+    talk.heard()
+    talk.refuse(1, "unavailable", retry=True)
+    talk.say("ok", id=1, offset=1)
+    assert talk.machine.hang_up is not None
+    assert [publish.settled for publish in publishes] == [False, False]
+
+
 def test_a_closed_machine_fails_all_that_waits_and_says_no_more() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby")
