@@ -349,7 +349,7 @@ def test_every_code_of_the_wire_has_an_exception_of_its_own() -> None:
     assert (type(error), error.retry, error.details, str(error)) == (
         Unavailable, True, {"x": 1}, "the disk is full (unavailable)",
     )  # fmt: skip
-    assert type(refusal("of a later version", "?")) is Refused
+    assert type(refusal("of a later version", "?", False, {})) is Refused
 
 
 @pytest.mark.parametrize(

@@ -192,6 +192,6 @@ CLASSES: dict[str, type[Refused]] = {
 """The class of each code of the wire."""
 
 
-def refusal(code: str, message: str, retry: bool = False, details: dict[str, Any] | None = None) -> Refused:
+def refusal(code: str, message: str, retry: bool, details: dict[str, Any]) -> Refused:
     """The exception for an `error` of the server."""
     return CLASSES.get(code, Refused)(code, message, retry, details)
