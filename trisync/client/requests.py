@@ -60,11 +60,11 @@ class Requests:
     def answered(self, id: int | str | None, reply: Ok | Pong | None, error: ClientError | None) -> None:
         """An answer has come. Raises ProtocolError where it is none."""
         request = self._all.get(str(id))
-        if request is None or str(id) in self._unsent:
+        if request is None or request.id in self._unsent:
             raise ProtocolError(f"the server answered a request that it was not asked: {id}")
         if reply is not None and (type(reply) is Pong) is not (request.op == "ping"):
             raise ProtocolError(f"the server answered {request.op} as if it were another request")
-        del self._all[str(id)]
+        del self._all[request.id]
         self.awaited -= 1
         request.reply, request.error = reply, error
         request.on_done(request)
