@@ -13,19 +13,29 @@ import pytest
 import trisync
 from tests.client.conftest import NOBODY, Run
 from tests.client.machine_talk import Talk
+from tests.harness import PATIENCE_S
 from trisync.client import (
     BadRequest,
     Client,
     Closed,
     Conflict,
+    Document,
     Fenced,
+    Forbidden,
+    Message,
     NotConnected,
     QueueFull,
+    Roster,
     State,
+    Subscription,
     TooLarge,
     Unsettled,
     receipts,
 )
+from trisync.client.feeds import Start
+from trisync.client.machine import Machine
+
+Entered = Subscription[Message] | Document | Roster
 
 
 def errors_told(caplog: pytest.LogCaptureFixture) -> list[str]:
@@ -260,6 +270,47 @@ def test_a_question_that_nobody_waits_for_any_more_is_not_asked(run: Run) -> Non
             scope.cancel()
             await receipts.ask(talk.machine, "history", {"channel": "lobby"})
         assert talk.come_online() == []
+
+    run(main)
+
+
+ENTERED = [
+    lambda machine: Subscription[Message](machine, "lobby", Start(), raise_gaps=True),
+    lambda machine: Document(machine, "lobby"),
+    lambda machine: Roster(machine, "lobby"),
+]
+
+
+@pytest.mark.parametrize("make", ENTERED, ids=["messages", "state", "presence"])
+def test_what_the_server_refuses_while_it_is_entered_is_not_waited_for(
+    run: Run, make: Callable[[Machine], Entered]
+) -> None:
+    async def main() -> None:
+        talk = Talk()
+        entered = make(talk.machine)
+
+        async def enter() -> None:
+            with pytest.raises(Forbidden):
+                await entered.__aenter__()
+
+        with anyio.fail_after(PATIENCE_S):
+            async with anyio.create_task_group() as tasks:
+                tasks.start_soon(enter)
+                await anyio.wait_all_tasks_blocked()
+                (asked,) = talk.heard()
+                talk.refuse(asked["id"], "forbidden", retry=False)
+
+    run(main)
+
+
+@pytest.mark.parametrize("make", ENTERED, ids=["messages", "state", "presence"])
+def test_what_nobody_waits_to_enter_any_more_is_left(run: Run, make: Callable[[Machine], Entered]) -> None:
+    async def main() -> None:
+        talk = Talk()
+        with anyio.CancelScope() as scope:
+            scope.cancel()
+            await make(talk.machine).__aenter__()
+        assert [request["op"] for request in talk.heard()] == ["subscribe", "unsubscribe"]
 
     run(main)
 
