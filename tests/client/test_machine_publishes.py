@@ -57,6 +57,7 @@ def test_a_server_that_cannot_take_it_gets_all_again_in_order_after_a_pause() ->
     assert 0.125 <= resend_at - talk.now <= 0.25
     talk.pass_time(resend_at - talk.now)
     assert [request["seq"] for request in talk.heard()] == [1, 2, 3]
+    assert talk.machine.deadline() > talk.now, "else the driver would not sleep any more"
 
 
 def test_that_a_server_does_not_take_a_publish_is_said_once_in_a_row(caplog: pytest.LogCaptureFixture) -> None:
