@@ -42,6 +42,10 @@ def test_a_connection_that_held_lets_the_next_pause_be_short_again() -> None:
     talk.now += 5.0
     talk.machine.lost("later")
     assert talk.machine.connect_at - talk.now <= 0.2
+    for _ in range(10):
+        talk.now += 5.0
+        talk.machine.lost("nobody is there")
+    assert talk.machine.connect_at - talk.now > 0.2, "it held once, and not at each attempt since"
 
 
 def test_while_it_connects_again_it_is_still_said_why_it_has_to() -> None:
