@@ -45,7 +45,10 @@ class Network:
                 self._said.send_nowait(json.dumps({"op": "ok", "id": request["id"], "offset": 1}).encode())
 
     async def receive(self) -> list[bytes]:
-        return [await self._heard.receive()]
+        try:
+            return [await self._heard.receive()]
+        except trio.EndOfChannel:
+            raise TransportError("the server closed the connection") from None
 
     async def aclose(self) -> None:
         pass
@@ -56,6 +59,10 @@ class Network:
     async def say_something_that_is_to_be_answered(self) -> None:
         self.owes = True
         await self._said.send(b'{"op":"pong","id":0}')
+
+    async def complain_and_close(self) -> None:
+        await self._said.send(b'{"op":"error","code":"internal","message":"a bug, reference 7","retry":true}')
+        self._said.close()
 
 
 def machine() -> Machine:
@@ -125,6 +132,15 @@ async def test_what_the_protocol_owes_is_sent_though_the_program_says_nothing(au
         await network.say_something_that_is_to_be_answered()
         await trio.sleep(1)
         assert not network.owes
+
+
+async def test_why_a_connection_ended_is_what_the_server_said_before_it_closed_it(autojump_clock: MockClock) -> None:
+    network = Network()
+    async with online(network) as (driven, driver):
+        await network.complain_and_close()
+        while driven.status.state is State.ONLINE:
+            await driver.changed.wait()
+        assert driven.status.reason == "a bug, reference 7 (internal)"
 
 
 @pytest.mark.parametrize(("error", "closed"), [(OSError("no route"), False), (TransportError("no"), False),
