@@ -323,6 +323,24 @@ async def test_channels_that_damage_keeps_from_being_cut_hold_up_no_others(
     assert caplog.messages == ["retention passes over channels that are damaged: database disk image is malformed"]
 
 
+@pytest.mark.parametrize("are_due", [False, True])
+async def test_a_channel_whose_oldest_message_is_damaged_holds_up_no_others(tmp_path: Path, are_due: bool) -> None:
+    names = [f"c{number:02}" for number in range(100)]
+    async with opened(tmp_path) as log:
+        for size in 3000, 1:  # so that the damage is among the oldest
+            await put(log, *(stored("x" * size, channel=name) for name in names))
+    damage(tmp_path / FILE_NAME)
+    async with opened(tmp_path) as log, trio.open_nursery() as nursery:
+        broker = Broker(log, Settings(), timer=trio.current_time)
+        nursery.start_soon(broker.run)
+        retention = Retention(log, broker, Rules(["** messages=1"]), PATIENCE_S)
+        await (retention._enforce(await log.describe(names)) if are_due else retention._go_round())
+        uncut = [name for name in names if (await held(log, name)).trimmed == 0]
+        assert 1 <= len(uncut) < 10  # what lies in the pages beside the damage cannot be deleted either
+        assert [info.name for info in await log.channels("", 1000)] == names
+        nursery.cancel_scope.cancel()
+
+
 async def until_trimmed(server: Running, channel: str, offset: int) -> dict[str, Any]:
     """A channel's history, once everything up to an offset is gone."""
     async with server.lines() as peer:

@@ -261,9 +261,9 @@ class ChannelInfo(NamedTuple):
     name: str
     extent: Extent
     bytes: int
-    """Of its messages, as they are sent in lines."""
+    """Of its messages, as they are sent in lines; 0 where damage keeps the oldest of them from being read."""
     oldest_ms: int | None
-    """The time of its oldest message, None where it has none (any more)."""
+    """The time of its oldest message, None where it has none (any more), or where that cannot be read."""
 
 
 class OldMessage(NamedTuple):

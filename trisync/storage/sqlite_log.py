@@ -226,10 +226,19 @@ class SqliteLog(Log):
         return await self._read(lambda db: reading.word(db, channel, key))
 
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
-        return await self._read(lambda db: reading.channels_behind(db, after, count_max))
+        try:
+            return await self._read(lambda db: reading.channels_behind(db, after, count_max))
+        except LogDamaged:
+            return await self.describe(await self._read(lambda db: reading.names_behind(db, after, count_max)))
 
     async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
-        return await self._read(lambda db: reading.channels_named(db, names))
+        try:
+            return await self._read(lambda db: reading.channels_named(db, names))
+        except LogDamaged:  # of the oldest message of one, perhaps
+            if len(names) == 1:
+                return [ChannelInfo(names[0], await self.extent(names[0]), 0, None)]
+            names, half = sorted(names), len(names) // 2
+            return await self.describe(names[:half]) + await self.describe(names[half:])
 
     async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
         return await self._read(lambda db: reading.oldest_messages(db, channel, count_max))

@@ -66,6 +66,7 @@ SELECT json_group_array(json_array(name, head, trimmed, coalesce(bytes, 0), olde
 """
 _CHANNELS_BEHIND = _CHANNELS.format(which="name > ? AND name NOT BETWEEN '$' AND '%'")
 _CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?))")
+_NAMES_BEHIND = "SELECT name FROM channels WHERE name > ? AND name NOT BETWEEN '$' AND '%' ORDER BY name LIMIT ?"
 
 _OLDEST_MESSAGES = f"""
 SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
@@ -131,6 +132,11 @@ def word(db: sqlite3.Connection, channel: str, key: str) -> StatePage:
 def channels_behind(db: sqlite3.Connection, after: str, count_max: int) -> list[ChannelInfo]:
     """See Log.channels()."""
     return _channels(db, _CHANNELS_BEHIND, after, count_max)
+
+
+def names_behind(db: sqlite3.Connection, after: str, count_max: int) -> list[str]:
+    """The names of channels_behind(), for which nothing is read of their messages."""
+    return [name for (name,) in db.execute(_NAMES_BEHIND, (after, count_max))]
 
 
 def channels_named(db: sqlite3.Connection, names: Sequence[str]) -> list[ChannelInfo]:
