@@ -22,7 +22,7 @@ from trisync.core.broker import Broker
 from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
-from trisync.storage.log import ChannelInfo, Extent, Log, LogUnavailable, OldMessage, Submission
+from trisync.storage.log import ChannelInfo, Extent, Log, LogDamaged, LogUnavailable, OldMessage, Submission
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.framing import FRAMES
 from trisync.wire.protocol import Publish
@@ -320,7 +320,23 @@ async def test_channels_that_damage_keeps_from_being_cut_hold_up_no_others(
             await retention._enforce(await log.describe(names))
         assert [(await held(log, name)).trimmed for name in names] == [1, 0, 1, 1]
         nursery.cancel_scope.cancel()
-    assert caplog.messages == ["retention passes over channels that are damaged: database disk image is malformed"]
+    assert caplog.messages == ["retention passes over lobby, which is damaged: database disk image is malformed"]
+
+
+async def test_each_channel_that_damage_keeps_from_being_cut_is_named_once(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with a_kept_world("** age_s=60") as world:
+
+        async def fail(channel: str, count_max: int) -> list[OldMessage]:
+            raise LogDamaged(f"the damage of {channel}")
+
+        world.log.oldest = fail  # type: ignore[method-assign]
+        for channel in "ab":
+            await publish(world, 1, channel)
+        world.log.time_ms += 61_000
+        await ticks(5)
+    assert caplog.messages == [f"retention passes over {name}, which is damaged: the damage of {name}" for name in "ab"]
 
 
 @pytest.mark.parametrize("are_due", [False, True])

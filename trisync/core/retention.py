@@ -111,7 +111,7 @@ class Retention:
             extents = await self._broker.trim(cuts, rows)
         except LogDamaged as problem:
             if len(over) == 1:
-                self._troubles.note("retention passes over channels that are damaged", problem)
+                self._troubles.note(f"retention passes over {over[0].name}, which is damaged", problem)
                 return []
             half = len(over) // 2
             return await self._cut(over[:half], rows // 2) + await self._cut(over[half:], rows // 2)
