@@ -116,6 +116,24 @@ def test_an_output_that_is_closed_ends_a_command_quietly(tcp_url: str, channel: 
             assert process.stderr.read() == "", command
 
 
+@pytest.mark.parametrize("command", ["publish", "history"])
+def test_an_output_without_space_is_not_taken_for_what_the_server_says(
+    tcp_url: str, channel: str, command: str
+) -> None:
+    trisync(tcp_url, "publish", channel, "1")
+    with open("/dev/full", "wb") as full:
+        said = subprocess.run(
+            [sys.executable, "-m", "trisync", command, channel, "--url", tcp_url],
+            input="2\n",
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=PATIENCE_S,
+            check=False,
+        )
+    assert (said.returncode, said.stderr) == (1, "Error: standard output: No space left on device\n")
+
+
 def test_all_of_the_input_is_published_also_where_nobody_reads_the_offsets(tcp_url: str, channel: str) -> None:
     with running(tcp_url, "publish", channel) as process:
         assert process.stdout is not None

@@ -1,5 +1,6 @@
 """The commands that talk to a server: publish, subscribe, history, state, delete."""
 
+import errno
 import json
 import logging
 import os
@@ -47,9 +48,9 @@ def _run(url: str, talk: Callable[[Client], Awaitable[None]], name: str | None =
     try:
         # Ctrl-C then comes where the command waits, not in the middle of what the client or Trio is doing.
         trio.run(connected, restrict_keyboard_interrupt_to_checkpoints=True)
-    except BrokenPipeError:
-        raise  # of standard output, which `head` closes: click ends a command quietly for that
     except (ClientError, OSError, ValueError) as error:
+        if getattr(error, "errno", None) in (errno.EPIPE, errno.ENOSPC):
+            raise  # of standard output: click ends a command quietly whose output `head` closes, main() says the other
         raise click.ClickException(in_words(error)) from None
 
 
