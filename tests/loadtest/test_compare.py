@@ -94,12 +94,12 @@ def load_of(port: int, **changes: Any) -> Load:
 
 
 @pytest.mark.parametrize("sweep_s", [0.0, 0.02])
-@pytest.mark.parametrize(("withheld", "kinds"), [(0, set()), (40, {"lost"})])
+@pytest.mark.parametrize(("withheld", "kinds"), [(0, set()), (3, {"lost"})])
 def test_who_drops_a_message_does_not_win_by_it(withheld: int, kinds: set[str], sweep_s: float) -> None:
     with fake_redis(withheld) as port:
         outcome = Generator(load_of(port, peer="redis-pubsub", subscribers=3, sweep_s=sweep_s)).run()
     assert {problem.kind for problem in outcome.problems} == kinds
-    assert outcome.sent > 40
+    assert outcome.sent > withheld
     assert outcome.delivered == 3 * outcome.sent - len(kinds)
 
 
