@@ -171,11 +171,16 @@ def test_who_has_only_a_keyboard_need_not_go_through_the_links_to_write(browser:
         page.context.close()
 
 
-def test_who_goes_to_the_composer_by_keyboard_does_not_lose_what_they_read(browser: Browser, tmp_path: Path) -> None:
+@pytest.mark.parametrize("view", ["chat", "board"])
+def test_who_goes_to_the_composer_by_keyboard_does_not_lose_what_they_read(
+    browser: Browser, tmp_path: Path, view: str
+) -> None:
     with server_process(tmp_path) as server:
         grace = talkative(server, 80)
         page = a_page(browser, server, "ada")
         await_head(page, 80)
+        page.click(f"#show-{view}")
+        page.set_viewport_size({"width": 1300, "height": 700})  # where both are shown
         page.locator("#log [data-offset='31']").scroll_into_view_if_needed()
         page.locator("#skip").focus()
         page.keyboard.press("Enter")

@@ -340,10 +340,10 @@ function togglePeople() {
 
 /** On narrow screens one of the two is shown. @param {"chat" | "board"} view */
 function showView(view) {
-  if (document.body.dataset.view === view) return;
+  const wasHidden = $("log").clientHeight === 0;
   document.body.dataset.view = view;
   for (const each of ["chat", "board"]) $(`show-${each}`).ariaPressed = String(each === view);
-  if (view === "chat") log.toEnd();
+  if (view === "chat" && wasHidden) log.toEnd();
 }
 
 onCommit(channelInput, commitChannel, () => composer.focus());
