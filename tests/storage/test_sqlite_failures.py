@@ -26,7 +26,7 @@ from tests.sqlite_logs import (
     submission,
 )
 from trisync.settings import Settings
-from trisync.storage.log import Duplicate, Extent, LogDamaged, LogUnavailable
+from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
@@ -67,6 +67,7 @@ async def test_what_is_not_what_was_stored_cannot_be_read_and_no_more(tmp_path: 
         log._connection.execute("UPDATE messages SET time = 'other'")  # as where a page has another's content
         with pytest.raises(LogDamaged):
             await log.oldest("lobby", 10)
+        assert await log.describe(["lobby"]) == [ChannelInfo("lobby", Extent(1, 0), bytes=0, oldest_ms=None)]
         assert await put(log, publish()) == [2]
 
 

@@ -64,6 +64,7 @@ SELECT json_group_array(json_array(name, head, trimmed, coalesce(bytes, 0), olde
   WHERE {{which}} ORDER BY name LIMIT ?
 )
 """
+_ChannelRow = tuple[str, int, int, int, int | None]
 _CHANNELS_BEHIND = _CHANNELS.format(which="name > ? AND name NOT BETWEEN '$' AND '%'")
 _CHANNELS_NAMED = _CHANNELS.format(which="name IN (SELECT value FROM json_each(?))")
 _NAMES_BEHIND = "SELECT name FROM channels WHERE name > ? AND name NOT BETWEEN '$' AND '%' ORDER BY name LIMIT ?"
@@ -148,7 +149,7 @@ def _channels(db: sqlite3.Connection, query: str, which: str, count_max: int) ->
     (rows,) = db.execute(query, (which, count_max)).fetchone()
     return [
         ChannelInfo(name, Extent(head, trimmed), size, oldest)
-        for name, head, trimmed, size, oldest in msgspec.json.decode(rows)
+        for name, head, trimmed, size, oldest in msgspec.json.decode(rows, type=list[_ChannelRow])
     ]
 
 
