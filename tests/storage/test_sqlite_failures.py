@@ -26,6 +26,7 @@ from tests.sqlite_logs import (
     submission,
 )
 from trisync.settings import Settings
+from trisync.storage import sqlite_reading
 from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
@@ -69,6 +70,19 @@ async def test_what_is_not_what_was_stored_cannot_be_read_and_no_more(tmp_path: 
             await log.oldest("lobby", 10)
         assert await log.describe(["lobby"]) == [ChannelInfo("lobby", Extent(1, 0), bytes=0, oldest_ms=None)]
         assert await put(log, publish()) == [2]
+
+
+async def test_a_page_of_channels_that_cannot_be_read_may_have_none(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(db: sqlite3.Connection, *asked: Any) -> list[ChannelInfo]:
+        raise sqlite3.OperationalError("disk I/O error")
+
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        for name in "channels_behind", "channels_named":
+            monkeypatch.setattr(sqlite_reading, name, fail)
+        assert await log.channels("lobby", 10) == []
 
 
 async def test_a_fault_of_ours_is_not_taken_for_damage(tmp_path: Path) -> None:

@@ -235,8 +235,8 @@ class SqliteLog(Log):
         try:
             return await self._read(lambda db: reading.channels_named(db, names))
         except LogDamaged:  # of the oldest message of one, perhaps
-            if len(names) == 1:
-                return [ChannelInfo(names[0], await self.extent(names[0]), 0, None)]
+            if len(names) < 2:
+                return [ChannelInfo(name, await self.extent(name), 0, None) for name in names]
             names, half = sorted(names), len(names) // 2
             return await self.describe(names[:half]) + await self.describe(names[half:])
 
