@@ -149,9 +149,9 @@ class FakeServer:
             cursor = since
             if since > log.head or request.get("epoch", self.epoch) != self.epoch:
                 self.say("gap", channel=channel, reason="epoch")
-                cursor = log.trimmed
-            elif since < log.trimmed:
-                self.say("gap", channel=channel, reason="trimmed", **{"from": since + 1, "to": log.trimmed})
+                cursor = 0
+            if cursor < log.trimmed:
+                self.say("gap", channel=channel, reason="trimmed", **{"from": cursor + 1, "to": log.trimmed})
                 cursor = log.trimmed
         if request.get("state"):
             self._say_pages(channel)

@@ -52,6 +52,27 @@ def test_another_log_is_noticed_even_if_the_connection_breaks_before_its_gap() -
     assert inbox.take() is None, "it is told once"
 
 
+def test_what_another_log_has_lost_of_its_beginning_is_told_as_well() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby", Start(since=0), head=5)
+    talk.machine.lost("broken")
+    (again,) = talk.come_online(epoch="f")
+    talk.say("ok", id=again["id"], offset=9, epoch="f")
+    talk.say("gap", channel="lobby", reason="trimmed", **{"from": 1, "to": 7})
+    talk.message("lobby", 8)
+    assert inbox.take() == Gap("lobby", "trimmed", 1, 7), "of nothing that was had, no loss is told"
+
+    talk.machine.lost("a backup is restored")
+    (again,) = talk.come_online(epoch="g")
+    talk.say("ok", id=again["id"], offset=9, epoch="g")
+    talk.say("gap", channel="lobby", reason="epoch")
+    talk.say("gap", channel="lobby", reason="trimmed", **{"from": 1, "to": 6})
+    talk.message("lobby", 7)
+    taken = [inbox.take() for _ in range(4)]
+    assert taken[1:3] == [Gap("lobby", "epoch"), Gap("lobby", "trimmed", 1, 6)]
+    assert [getattr(item, "offset", None) for item in taken] == [8, None, None, 7]
+
+
 def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby", Start(since=0), head=2)

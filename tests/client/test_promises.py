@@ -50,7 +50,7 @@ class Reader:
 
     def check_gap(self, gap: Gap) -> None:
         if gap.reason == "epoch":
-            self.offset = None
+            self.offset = 0
             return
         assert self.offset is None or gap.first == self.offset + 1, "a gap begins behind what was taken last"
         assert gap.first <= gap.last

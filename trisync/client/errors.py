@@ -54,7 +54,7 @@ class Gap(ClientError):
 
     `reason` is `trimmed`: retention took offsets `first` to `last`; or `epoch`: the log was replaced, say by a
     restored backup, and what was received of this channel belongs to another one (`first` and `last` are 0). What
-    follows is then the new log from its beginning.
+    follows is then the new log from its beginning, or the gap that tells how much of that retention took.
     """
 
     def __init__(self, channel: str, reason: str, first: int = 0, last: int = 0) -> None:

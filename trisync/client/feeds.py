@@ -79,8 +79,7 @@ class Inbox:
             if since:  # of nothing, nothing is lost
                 self._put(Gap(self.channel, "epoch"))
                 origin = (since, epoch or "")
-            self.cursor = 0
-            is_exact = self._anchored = False
+            self.cursor, self._anchored = 0, True
         else:
             self.cursor = since
         if is_new:
