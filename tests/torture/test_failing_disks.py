@@ -131,7 +131,7 @@ def test_a_disk_that_fails_at_a_checkpoint_stops_the_server_which_leaves_the_wal
 def test_a_disk_that_fails_while_a_log_is_made_is_said_and_the_next_start_makes_it(tmp_path: Path, when: int) -> None:
     with closing(Server(tmp_path, under=traced(SYNC, tmp_path / FILE_NAME, f"error=EIO:when={when}"))) as server:
         assert server.wait() == 1
-        assert server.said() == f"Error: {tmp_path / FILE_NAME} cannot be opened: disk I/O error"
+        assert server.said() == f"Error: {tmp_path / FILE_NAME} cannot be opened: disk I/O error (SQLITE_IOERR_FSYNC)"
     make_log(tmp_path, "first")
     assert stored(tmp_path) == ["first"]
 
@@ -249,6 +249,14 @@ def fill(file: Path) -> None:
         filler.write(bytes(free))
         with pytest.raises(OSError, match="No space left"):
             filler.write(b"x")
+
+
+@needs_strace
+def test_a_start_without_room_for_what_is_beside_the_log_says_which_io_error_that_is(tmp_path: Path) -> None:
+    make_log(tmp_path, "first")
+    with closing(Server(tmp_path, under=traced("pwrite64", tmp_path / f"{FILE_NAME}-shm", "error=ENOSPC"))) as server:
+        assert server.wait() == 1
+        assert server.said().endswith("cannot be opened: disk I/O error (SQLITE_IOERR_SHMSIZE)")
 
 
 @needs_mounts

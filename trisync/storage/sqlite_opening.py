@@ -164,7 +164,9 @@ def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
     """What to raise for a log that SQLite refuses to work with."""
     if primary_code(error) in _DAMAGE:
         return _damaged(path, str(error))
-    return LogRefused(f"{path} cannot be opened: {error}")
+    # Of I/O errors there are dozens, and a disk that is full is among them: SQLITE_IOERR_SHMSIZE.
+    name = f" ({error.sqlite_errorname})" if primary_code(error) == sqlite3.SQLITE_IOERR else ""
+    return LogRefused(f"{path} cannot be opened: {error}{name}")
 
 
 def _damaged(path: Path, problem: str) -> LogRefused:
