@@ -348,9 +348,8 @@ def judge(world: World, log: Log, owed: dict[Posted, int]) -> None:
             numbers.setdefault(producer, []).append(number)
         assert all(each == sorted(set(each)) for each in numbers.values()), "in the order of the program, each once"
     for held in world.held:
-        # The package's client begins again with what there is; the wire also says what there is no more.
-        is_told = held.name.startswith("bare") and STARTS[held.channel] > 0
-        assert held.gaps == (["epoch", "trimmed"] if is_told else ["epoch"]) * RESTORES, held.name
+        gaps = ["epoch", "trimmed"] if STARTS[held.channel] > 0 else ["epoch"]
+        assert held.gaps == gaps * RESTORES, held.name
         assert held.messages == log[held.channel], held.name
     at = {channel: dict(messages) for channel, messages in log.items()}
     assert [posted for posted, offset in owed.items() if at[posted.channel].get(offset) != posted.data] == []
