@@ -36,6 +36,12 @@ class SlowStore extends MemoryStore {
   }
 }
 
+class OpeningStore extends SlowStore {
+  open() {
+    return new Promise((resolve) => (this.opened = resolve));
+  }
+}
+
 test("what is published offline waits, and is sent in order once the greeting is answered", async (t) => {
   const client = await aClient(t);
   const verdicts = ["a", "b"].map((data) => client.publish("lobby", data));
@@ -328,10 +334,8 @@ test("a store that does not open costs nothing but what a crash would", async (t
 });
 
 test("a store that does not open in time costs nothing but what a crash would, and is let go of when it does", async (t) => {
-  const store = new SlowStore();
+  const store = new OpeningStore();
   const closed = t.mock.method(store, "close");
-  let open;
-  store.open = () => new Promise((resolve) => (open = resolve));
   const client = await aClient(t, { store });
   client.publish("lobby", "a").catch(() => {});
   await pass(9999);
@@ -339,36 +343,32 @@ test("a store that does not open in time costs nothing but what a crash would, a
   await pass(1);
   assert.deepEqual(seqs(await greet()), [1]);
   assert.equal(closed.mock.callCount(), 0);
-  open([{ producer: "gone", seq: 1, items: [{ seq: 1, channel: "lobby", data: "left" }] }]);
+  store.opened([{ producer: "gone", seq: 1, items: [{ seq: 1, channel: "lobby", data: "left" }] }]);
   await settle();
   assert.equal(closed.mock.callCount(), 1);
   assert.deepEqual(client.queue.map(({ data }) => data), ["a"]);
 });
 
 test("a client whose store opens waits for it, though the network is back meanwhile", async (t) => {
-  const store = new SlowStore();
-  let open;
-  store.open = () => new Promise((resolve) => (open = resolve));
+  const store = new OpeningStore();
   const client = await aClient(t, { store });
   client.nudge();
   await pass(9000);
   assert.deepEqual([client.state, FakeSocket.opened], ["connecting", []]);
-  open([]);
+  store.opened([]);
   await settle();
   await pass(1000);
   assert.equal(FakeSocket.opened.length, 1);
 });
 
 test("a client may be closed while its store opens", async (t) => {
-  const store = new SlowStore();
+  const store = new OpeningStore();
   const closed = t.mock.method(store, "close");
-  let open;
-  store.open = () => new Promise((resolve) => (open = resolve));
   const client = await aClient(t, { store });
   const published = outcome(client.publish("lobby", "a"));
   client.close();
   assert.equal((await Promise.race([published, settle()]))?.code, "closed");
-  open([]);
+  store.opened([]);
   await settle();
   assert.equal(closed.mock.callCount(), 1);
   await pass(10_000);
