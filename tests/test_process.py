@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner
 
+from tests.client.commands import without_space
 from tests.harness import PATIENCE_S, ServerProcess, server_process
 from trisync.cli import main
 from trisync.cli.serve import _announce
@@ -297,13 +298,5 @@ def test_a_path_that_is_not_utf_8_is_printed_as_it_was_given(tmp_path: Path, mon
 
 @pytest.mark.parametrize("command", ["--help", "publish --help", "--version"])
 def test_an_output_without_space_is_one_line(command: str) -> None:
-    with open("/dev/full", "wb") as full:
-        failed = subprocess.run(
-            [sys.executable, "-m", "trisync", *command.split()],
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    failed = without_space(*command.split())
     assert (failed.returncode, failed.stderr) == (1, "Error: standard output: No space left on device\n")

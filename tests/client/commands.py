@@ -13,6 +13,7 @@ from contextlib import contextmanager, suppress
 
 import pytest
 
+from tests.harness import PATIENCE_S
 from trisync.cli import main
 
 
@@ -30,6 +31,15 @@ def trisync(url: str, *arguments: str, text: str = "") -> "subprocess.CompletedP
     assert isinstance(ended.value.code, int)
     said, complained = (stream.buffer.getvalue().decode() for stream in (stdout, stderr))
     return subprocess.CompletedProcess(arguments, ended.value.code, said, complained)
+
+
+def without_space(*arguments: str, text: str = "") -> "subprocess.CompletedProcess[str]":
+    """Run a command to its end, in a process whose standard output has no space left."""
+    command = [sys.executable, "-m", "trisync", *arguments]
+    with open("/dev/full", "wb") as full:
+        return subprocess.run(
+            command, input=text, stdout=full, stderr=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=False
+        )
 
 
 @contextmanager

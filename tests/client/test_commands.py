@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import trio
 
-from tests.client.commands import answering, running, trisync
+from tests.client.commands import answering, running, trisync, without_space
 from tests.harness import PATIENCE_S, ServerProcess, server_process, settings_for
 from trisync.storage.sqlite_log import SqliteLog
 from trisync.wire.framing import join_frames
@@ -121,16 +121,7 @@ def test_an_output_without_space_is_not_taken_for_what_the_server_says(
     tcp_url: str, channel: str, command: str
 ) -> None:
     trisync(tcp_url, "publish", channel, "1")
-    with open("/dev/full", "wb") as full:
-        said = subprocess.run(
-            [sys.executable, "-m", "trisync", command, channel, "--url", tcp_url],
-            input="2\n",
-            stdout=full,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=PATIENCE_S,
-            check=False,
-        )
+    said = without_space(command, channel, "--url", tcp_url, text="2\n")
     assert (said.returncode, said.stderr) == (1, "Error: standard output: No space left on device\n")
 
 
