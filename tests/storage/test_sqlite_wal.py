@@ -5,18 +5,20 @@ import itertools
 import os
 import shutil
 import sqlite3
+import sys
 from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+import trio
 from msgspec import Raw
 
-from tests.sqlite_logs import data_of, opened, publish, put
+from tests.sqlite_logs import data_of, names, opened, publish, put
 from trisync.storage import sqlite_log, sqlite_opening
 from trisync.storage.sqlite_files import SMALL_COMMIT_BYTES, WAL_AHEAD_BYTES
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES, CHECKPOINT_PAGES
-from trisync.storage.sqlite_opening import FILE_NAME, open_reader
+from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME, WAL_BYTES_KEPT, open_reader
 from trisync.storage.sqlite_writer import CLEARING_PAGES, MESSAGES_DELETED_PER_PAGE, PAGE_BYTES
 from trisync.wire.protocol import Publish
 
@@ -260,3 +262,45 @@ async def test_where_the_wal_cannot_be_made_longer_nothing_else_is_wrong(
                 await log.maintain()
         assert 1 <= len(tries) <= 5, "not at every commit"
         assert len(await data_of(log)) == 60
+
+
+async def test_the_index_has_its_length_from_the_start_and_no_commit_needs_room_for_it(tmp_path: Path) -> None:
+    index, wal = tmp_path / f"{FILE_NAME}-shm", tmp_path / f"{FILE_NAME}-wal"
+    async with opened(tmp_path) as log:
+        made = index.stat()
+        assert made.st_blocks * 512 >= made.st_size
+        while wal.stat().st_size < WAL_BYTES_KEPT + CHECKPOINT_BYTES:
+            await put(log, publish("x" * 1_000_000))
+        assert index.stat().st_size == made.st_size
+
+
+async def test_the_locks_on_the_index_are_kept(tmp_path: Path) -> None:
+    """Who finds nobody's takes itself for the first there, and empties the index beneath those who use it."""
+    visit = "import sqlite3, sys; sqlite3.connect(sys.argv[1]).execute('SELECT count(*) FROM heads')"
+    async with opened(tmp_path) as log:
+        before = (tmp_path / f"{FILE_NAME}-shm").stat().st_size
+        await trio.run_process([sys.executable, "-c", visit, str(tmp_path / FILE_NAME)])
+        assert (tmp_path / f"{FILE_NAME}-shm").stat().st_size == before
+        await put(log, publish())
+    assert names(tmp_path) == [FILE_NAME, LOCK_NAME]
+
+
+@pytest.mark.parametrize("call", ["open", "posix_fallocate"])
+async def test_where_the_index_cannot_be_made_longer_nothing_else_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
+) -> None:
+    made = getattr(os, call)
+
+    def fail(of: Path | str | int, *rest: int) -> int:
+        if isinstance(of, int) or str(of).endswith("-shm"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        found: int = made(of, *rest)
+        return found
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, call, fail)
+        async with opened(tmp_path) as log:
+            await put(log, publish())
+            assert (tmp_path / f"{FILE_NAME}-shm").stat().st_size == 32768
+    async with opened(tmp_path) as log:
+        assert await data_of(log) == ["x"]

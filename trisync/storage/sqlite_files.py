@@ -1,4 +1,4 @@
-"""The files that a log is in, as the file system has them: that they are still there, and space ahead of the WAL's end.
+"""The files that a log is in, as the file system has them: that they are still there, and space ahead of their ends.
 
 What is written into them is SQLite's business, but for that space.
 """
@@ -16,10 +16,15 @@ SPARE_BYTES = 16 * 1024 * 1024
 SMALL_COMMIT_BYTES = 64 * 1024
 """What a commit adds to the WAL, at most, where that pays: space is made by writing it, twice then. Measured on ext4, a
 commit of 12 KiB takes 210 µs instead of 340 so, one of 50 KiB 310 instead of 390, one of 200 KiB more than without."""
+INDEX_BYTES = 6 * 32 * 1024
+"""Of the WAL's index: each 32 KiB are for 16 MiB of the WAL, which is longer than all only beside a long backup."""
 
 
 class LogFiles:
-    """The database and its WAL. Both must be there. Not for two threads at once."""
+    """The database and its WAL, which must be there, and the WAL's index. Not for two threads at once.
+
+    close() must be called behind that of the last connection.
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path.absolute()  # the program may change its folder
@@ -29,6 +34,29 @@ class LogFiles:
         self._grown_bytes = 0  # when it was last seen to grow
         self._wal_bytes_wanted = WAL_AHEAD_BYTES  # a log that is written to little is never lengthened
         self._ids = self._look()
+        self._index = self._lengthen_index()
+
+    def _lengthen_index(self) -> int | None:
+        """Have the WAL's index as long as it may become; returns a descriptor of it, if there is one to be had.
+
+        SQLite makes it longer in the midst of a commit. Where the disk is full by then, that is an I/O error, and not
+        its SQLITE_FULL: nobody knows what was stored, and the server would have to stop. With whichever descriptor of a
+        file it closes, a process loses its locks on that file (fcntl(2)); these are SQLite's, so it stays open.
+        """
+        try:
+            index = os.open(f"{self._path}-shm", os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # SQLite has it in memory, or nothing more can be opened
+            return None
+        with suppress(OSError):  # of a disk that is full already, or cannot do it
+            there = os.fstat(index).st_size
+            if there < INDEX_BYTES:
+                os.posix_fallocate(index, there, INDEX_BYTES - there)
+        return index
+
+    def close(self) -> None:
+        """Let go of the index."""
+        if self._index is not None:
+            os.close(self._index)
 
     def _look(self) -> list[tuple[int, int]]:
         try:

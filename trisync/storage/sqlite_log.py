@@ -250,6 +250,7 @@ class SqliteLog(Log):
         def close_all() -> None:
             with ExitStack() as steps:
                 steps.callback(os.close, self._lock)
+                steps.callback(self._files.close)
                 if self._broken:
                     # What is in the WAL must not be folded into the file by a process that does not know what the
                     # disk has. While a reader has it open, closing the writer does not; the next start finds out.
