@@ -17,6 +17,7 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 WEBSOCKET_VERSION = b"13"
 
+_HOST = re.compile(rb"(\[[^]\x80-\xff]*\]|[\w.~-]+)(?::\d*)?")
 _ORIGIN = re.compile(
     r"(?P<scheme>[a-z][a-z0-9+.-]*)://([\w.~!$&'()+;=%-]+|\[[0-9a-f:.]+\])(:(?P<port>\d+))?", re.ASCII | re.IGNORECASE
 )
@@ -73,19 +74,8 @@ def is_loopback(host: str) -> bool:
 
 def host_name(host: bytes) -> str | None:
     """The name or address in a Host header, without its port; None where it is malformed."""
-    try:
-        text = host.decode("ascii")
-    except UnicodeDecodeError:
-        return None
-    if text.startswith("["):
-        name, bracket, port = text.partition("]")
-        name += bracket
-        valid = bool(bracket) and (port in ("", ":") or (port[0] == ":" and port[1:].isdigit()))
-    else:
-        name, _, port = text.partition(":")
-        valid = bool(name) and (not port or port.isdigit())
-        valid = valid and all(char.isalnum() or char in "-._~" for char in name)
-    return name.lower() if valid else None
+    found = _HOST.fullmatch(host)
+    return None if found is None else found[1].decode().lower()
 
 
 def refuse_host(name: str | None) -> HttpRefusal | None:
