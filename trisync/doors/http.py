@@ -92,16 +92,15 @@ class HttpDoor:
         """What a request deserves, if not to be served."""
         upgrade = wants_upgrade(headers)
         host = host_name(header(headers, b"host") or b"")
-        refusal = refuse_version(version) or refuse_two_lengths(headers) or refuse_host(host)
-        if refusal is None and self.draining:
-            refusal = HttpRefusal(503, "the server is stopping")
-        if refusal is None and self._loopback:
-            refusal = refuse_foreign_host(host or "")
-        if refusal is None and (upgrade or method not in _READING):
-            refusal = refuse_origin(headers, self.settings.origins)
-        if refusal is None and upgrade:
-            refusal = refuse_upgrade(method, version, headers)
-        return refusal
+        return (
+            refuse_version(version)
+            or refuse_two_lengths(headers)
+            or refuse_host(host)
+            or (HttpRefusal(503, "the server is stopping") if self.draining else None)
+            or (refuse_foreign_host(host or "") if self._loopback else None)
+            or (refuse_origin(headers, self.settings.origins) if upgrade or method not in _READING else None)
+            or (refuse_upgrade(method, version, headers) if upgrade else None)
+        )
 
 
 class _Exchange:
