@@ -23,7 +23,7 @@ from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.version import __version__
-from trisync.wire.http_answers import CLOSE, Answer, cors_headers, explain, render
+from trisync.wire.http_answers import CLOSE, Answer, common_headers, explain, render
 from trisync.wire.http_routes import is_for_api
 from trisync.wire.http_rules import (
     Headers,
@@ -255,7 +255,7 @@ class _Exchange:
         if request.method not in _READING:
             self._refuse(HttpRefusal(405, "this can only be read", ((b"Allow", b"GET, HEAD"),)))
             return
-        headers = [*PAGE_HEADERS, *cors_headers(request.headers, self._door.settings.origins)]
+        headers = [*PAGE_HEADERS, *common_headers(request.headers, self._door.settings.origins)]
         if not await pass_over_body(self._http):  # what nobody wants is not waited for
             headers.append(CLOSE)
         self._respond(found, headers)

@@ -28,11 +28,9 @@ PAGE_HEADERS = [
         b"default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self' ws: wss:; img-src 'self'; "
         b"base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     ),
-    (b"X-Content-Type-Options", b"nosniff"),
     (b"Referrer-Policy", b"no-referrer"),
-    (b"Cache-Control", b"no-cache"),
-    (b"Vary", b"Origin"),
 ]
+"""What they have beside common_headers()."""
 
 
 def load_web_files(tcp_port: int) -> dict[str, Answer]:
