@@ -6,7 +6,9 @@ compares the two. What a code does to the connection is decided here and nowhere
 
 from typing import Any, NamedTuple
 
-import msgspec
+from msgspec import UNSET, UnsetType
+
+from trisync.wire.replies import encode_reply
 
 
 class Code(NamedTuple):
@@ -53,10 +55,6 @@ class WireError(Exception):
     def __str__(self) -> str:
         return f"{self.message} ({self.code})"
 
-    def encode(self, id: int | str | msgspec.UnsetType = msgspec.UNSET) -> bytes:
+    def encode(self, id: int | str | UnsetType = UNSET) -> bytes:
         """The `error` message for the wire, with the request's `id` where it had one."""
-        reply: dict[str, Any] = {"op": "error"}
-        if id is not msgspec.UNSET:
-            reply["id"] = id
-        reply |= {"code": self.code, "message": self.message, "retry": self.retry, **self.details}
-        return msgspec.json.encode(reply)
+        return encode_reply("error", id, code=self.code, message=self.message, retry=self.retry, **self.details)

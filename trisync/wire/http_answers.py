@@ -8,11 +8,12 @@ from http import HTTPStatus
 from typing import Any, NamedTuple
 
 import h11
-import msgspec
+from msgspec import UNSET
 
 from trisync.wire.errors import WireError
 from trisync.wire.http_rules import Headers, header
 from trisync.wire.protocol import shortened
+from trisync.wire.replies import encode_reply
 
 STATUSES = {
     "bad_json": 400,
@@ -75,7 +76,7 @@ class HttpError(Exception):
 
 def ok(status: int = 200, *headers: tuple[bytes, bytes], **fields: Any) -> Answer:
     """The wire's `ok` as an answer."""
-    return Answer(status, msgspec.json.encode({"op": "ok", **fields}), headers)
+    return Answer(status, encode_reply("ok", UNSET, **fields), headers)
 
 
 def refused(error: WireError, status: int | None = None, headers: RawHeaders = ()) -> Answer:
