@@ -326,7 +326,8 @@ def _has_only_channel_characters(name: str) -> bool:
     return _CHANNEL.fullmatch(name) is not None
 
 
-def _refuse(request: Request, op: str, message: str) -> BadRequest:
+def _refuse(request: Request, message: str) -> BadRequest:
+    op = str(request.__struct_config__.tag)
     return BadRequest(WireError("bad_request", message), op, request.id, getattr(request, "seq", UNSET))
 
 
@@ -340,35 +341,34 @@ def _check(request: AnyRequest) -> None:
             _check_channel(request)
         return
     if not channel_is_valid(request.channel):
-        raise _refuse(request, "publish", _CHANNEL_RULE)
+        raise _refuse(request, _CHANNEL_RULE)
     if request.key is not UNSET:
-        _check_key(request, "publish", request.key)
+        _check_key(request, request.key)
     elif request.merge or request.expect is not UNSET:
-        raise _refuse(request, "publish", "expect and merge need a key")
+        raise _refuse(request, "expect and merge need a key")
     if request.ephemeral and not (request.seq is UNSET and request.key is UNSET):
-        raise _refuse(request, "publish", "an ephemeral message has no seq and no key: it is not stored")
+        raise _refuse(request, "an ephemeral message has no seq and no key: it is not stored")
 
 
 def _check_channel(request: Subscribe | Unsubscribe | History | GetState | GetPresence) -> None:
-    op = str(request.__struct_config__.tag)
     if not channel_is_valid(request.channel):
-        raise _refuse(request, op, _CHANNEL_RULE)
+        raise _refuse(request, _CHANNEL_RULE)
     if type(request) is Subscribe and request.since is not UNSET and request.last is not UNSET:
-        raise _refuse(request, op, "since and last do not go together")
+        raise _refuse(request, "since and last do not go together")
     if type(request) is GetState:
         if request.key is not UNSET and request.after is not UNSET:
-            raise _refuse(request, op, "key and after do not go together")
-        _check_key(request, op, request.key)
+            raise _refuse(request, "key and after do not go together")
+        _check_key(request, request.key)
 
 
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
-def _check_key(request: Request, op: str, key: str | UnsetType) -> None:
+def _check_key(request: Request, key: str | UnsetType) -> None:
     if key is UNSET or (key.isascii() and key.isprintable()):
         return
     if len(key.encode()) > KEY_BYTES_MAX or _CONTROL.search(key):
-        raise _refuse(request, op, _RULES["key"])
+        raise _refuse(request, _RULES["key"])
 
 
 _NO_LINE_BREAKS = str.maketrans("\r\n", "  ")
