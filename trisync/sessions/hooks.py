@@ -41,6 +41,9 @@ _S = TypeVar("_S", bound=SubscribeHook)
 _C = TypeVar("_C", bound=ClientHook)
 _F = TypeVar("_F", bound=_Hook)
 
+_PASSING = {"unavailable", "draining"}
+"""What the server's own calls raise through no fault of the hook: a traceback for each client would say no more."""
+
 
 def _checked(hook: _F) -> _F:
     """The hook, if it is an async function. Raises TypeError."""
@@ -240,23 +243,36 @@ class Hooks:
             match _raised(error):
                 case [Refuse() as refuse]:
                     return WireError(refuse.code, refuse.message, closes=closes)
-            return _bug(self._tokens(4), hook, client, error, closes)
+            return self._bug(hook, client, error, closes)
         except BaseExceptionGroup as group:
             # It failed while being cancelled from outside: those above wait for the cancellation, and only for that.
             bugs, others = group.split(Exception)
             if bugs is None or others is None:
                 raise
-            _bug(self._tokens(4), hook, client, bugs, closes)
+            self._bug(hook, client, bugs, closes)
             raise others from None
         if scope.cancelled_caught or trio.current_time() >= scope.deadline:  # a thread, say, is not cut short
-            return _bug(self._tokens(4), hook, client, f"took longer than {self._deadline_s:g} s", closes)
+            return self._bug(hook, client, f"took longer than {self._deadline_s:g} s", closes)
         return None
 
     def _settle(self, hook: _Hook, asked: PublishRequest) -> WireError | None:
         try:
             return asked.settle(self._message_bytes_max)
         except Exception as error:
-            return _bug(self._tokens(4), hook, asked.client, error, closes=False)
+            return self._bug(hook, asked.client, error, closes=False)
+
+    def _bug(self, hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
+        """Log a hook's failure, and give the error that tells the client where to find it in the log."""
+        reference = self._tokens(4)
+        name = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
+        causes = _raised(problem)
+        if all(isinstance(cause, WireError) and cause.code in _PASSING for cause in causes):
+            logger.warning("%s: the hook %s raised: %s, reference %s", client.peer, name, causes[0], reference)
+        else:
+            what = problem if isinstance(problem, str) else "raised"
+            trace = problem if isinstance(problem, BaseException) else None
+            logger.error("%s: a bug, the hook %s %s, reference %s", client.peer, name, what, reference, exc_info=trace)
+        return WireError("internal", f"an internal error, logged with the reference {reference}", closes=closes)
 
 
 def _raised(problem: BaseException | str) -> list[BaseException | str]:
@@ -264,20 +280,3 @@ def _raised(problem: BaseException | str) -> list[BaseException | str]:
     if isinstance(problem, BaseExceptionGroup):
         return [cause for each in problem.exceptions for cause in _raised(each)]
     return [problem]
-
-
-_PASSING = {"unavailable", "draining"}
-"""What the server's own calls raise through no fault of the hook: a traceback for each client would say no more."""
-
-
-def _bug(reference: str, hook: _Hook, client: Client, problem: BaseException | str, closes: bool) -> WireError:
-    """Log a hook's failure, and give the error that tells the client where to find it in the log."""
-    name = f"{hook.__module__}.{hook.__qualname__}" if hasattr(hook, "__qualname__") else repr(hook)
-    causes = _raised(problem)
-    if all(isinstance(cause, WireError) and cause.code in _PASSING for cause in causes):
-        logger.warning("%s: the hook %s raised: %s, reference %s", client.peer, name, causes[0], reference)
-    else:
-        what = problem if isinstance(problem, str) else "raised"
-        trace = problem if isinstance(problem, BaseException) else None
-        logger.error("%s: a bug, the hook %s %s, reference %s", client.peer, name, what, reference, exc_info=trace)
-    return WireError("internal", f"an internal error, logged with the reference {reference}", closes=closes)
