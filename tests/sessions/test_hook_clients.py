@@ -8,7 +8,8 @@ from trio.testing import MockClock
 
 from tests.hook_helpers import DEADLINE_S, a_client, logged_bug, refusal, some_hooks
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
-from trisync.sessions.hooks import DEADLINE_DEFAULT_S, Hooks
+from trisync.sessions.hooks import Hooks
+from trisync.settings import Settings
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Subscribe
 
@@ -225,4 +226,4 @@ async def test_hooks_have_a_deadline_before_anybody_sets_one(autojump_clock: Moc
 
     began = trio.current_time()
     assert (await refusal(hooks)).code == "internal"
-    assert trio.current_time() - began == pytest.approx(DEADLINE_DEFAULT_S)
+    assert trio.current_time() - began == pytest.approx(Settings().hook_s)

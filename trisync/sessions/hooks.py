@@ -25,9 +25,6 @@ from trisync.wire.protocol import GetPresence, GetState, History, Publish, Subsc
 
 logger = logging.getLogger(__name__)
 
-DEADLINE_DEFAULT_S = 5.0
-"""For one hook, until configure() says otherwise."""
-
 CHANNELS_REMEMBERED = 10_000
 """Channels whose matching hooks are kept: finding them anew costs one match a hook."""
 
@@ -103,7 +100,8 @@ class Hooks:
         self._subscribe = _ByChannel()
         self._connect: tuple[ClientHook, ...] = ()
         self._disconnect: tuple[ClientHook, ...] = ()
-        self.configure(DEADLINE_DEFAULT_S, Settings().message_bytes_max)
+        defaults = Settings()
+        self.configure(defaults.hook_s, defaults.message_bytes_max)
 
     def configure(self, deadline_s: float, message_bytes_max: int, tokens: Tokens = secrets.token_hex) -> None:
         """Set how many seconds each hook has, and how many bytes the data may have that a hook changed."""
