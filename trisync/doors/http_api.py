@@ -202,11 +202,10 @@ class HttpSession(Session):
         return visible
 
     async def _may_read(self, channel: str) -> bool:
-        if self._hooks.for_subscribe(channel):
-            try:
-                await self._hooks.judge_reading(self._meet_client(), Subscribe(channel=channel))
-            except WireError:
-                return False
+        try:
+            await self._judge_reading(Subscribe(channel=channel))
+        except WireError:
+            return False
         return True
 
     async def _clear(self, call: Call) -> Answer:
