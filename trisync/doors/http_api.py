@@ -160,11 +160,6 @@ class HttpSession(Session):
         finally:
             self._broker.leave(channel)
 
-    def _appear_as(self, name: str | None) -> None:
-        self._name = name
-        if self._client is not None:
-            self._client.name = name
-
     # Channels
 
     async def _list(self, call: Call) -> Answer:

@@ -193,6 +193,11 @@ class Session:
             self._client.renamed = self._take_name
         return self._client
 
+    def _appear_as(self, name: str | None) -> None:
+        self._name = name
+        if self._client is not None:
+            self._client.name = name
+
     def _take_name(self) -> None:
         """The client has got another name: what was published before keeps the one it had."""
         assert self._client is not None
@@ -351,9 +356,7 @@ class Session:
             self._fenced = False
             fields["seq"] = await self._broker.take_producer(request.producer, self._fence)
         if request.name is not UNSET:
-            self._name = request.name
-            if self._client is not None:
-                self._client.name = request.name
+            self._appear_as(request.name)
         if self._subscriptions is not None:
             self._subscriptions.appear_as(self._member(), self._name)
             await trio.lowlevel.checkpoint()  # it may have been in many channels
