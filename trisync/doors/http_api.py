@@ -205,7 +205,7 @@ class HttpSession(Session):
 
     async def _clear(self, call: Call) -> Answer:
         """Empty a channel. The hooks are asked as about a message of `null`."""
-        judged = await self._judge_publish(_compose(_NULL, channel=call.channel))
+        judged = await self._judge_publish(_compose(_NULL, **call.fields))
         if isinstance(judged, Refused):
             raise judged.error
         extent = await self._broker.clear(call.channel)
@@ -214,8 +214,7 @@ class HttpSession(Session):
     # Publishing
 
     async def _publish(self, call: Call, headers: Headers, body: bytes) -> Answer:
-        fields = {name: value for name, value in call.query.items() if name != "name"}
-        request = _compose(body, channel=call.channel, **fields)
+        request = _compose(body, **call.fields)
         once = _once(call, headers, body)
         if request.ephemeral:
             await self._store(request, None)
@@ -271,8 +270,7 @@ class HttpSession(Session):
         condition = read_condition(headers)
         once = _once(call, headers, body)
         data = _NULL if call.method == "DELETE" else body
-        merge = call.method == "PATCH"
-        request = _compose(data, channel=call.channel, key=call.key, merge=merge)
+        request = _compose(data, **call.fields, merge=call.method == "PATCH")
         try:
             if condition is Condition.EXISTS:
                 stored = await self._swap(call, request)

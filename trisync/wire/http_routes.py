@@ -78,12 +78,16 @@ class Call(NamedTuple):
         name = self.query.get("name")
         return None if name is None else str(name)
 
+    @property
+    def fields(self) -> dict[str, Any]:
+        """The fields of the operation: all that is said but who is asking."""
+        query = {field: value for field, value in self.query.items() if field != "name"}
+        key = {} if self.key is None else {"key": self.key}
+        return {"channel": self.channel} | key | query
+
     def request(self, kind: type[R], **fields: Any) -> R:
         """The operation of the wire that is asked for, checked as there. Raises WireError."""
-        asked = {key: value for key, value in self.query.items() if key != "name"}
-        if self.key is not None:
-            asked["key"] = self.key
-        request = _checked({"op": kind.__struct_config__.tag, "channel": self.channel} | asked | fields)
+        request = _checked({"op": kind.__struct_config__.tag} | self.fields | fields)
         assert isinstance(request, kind)
         return request
 
