@@ -274,10 +274,8 @@ class HttpSession(Session):
         try:
             if condition is Condition.EXISTS:
                 stored = await self._swap(call, request)
-            elif condition is None:
-                stored = await self._store(request, once)
             else:
-                request.expect = condition
+                request.expect = UNSET if condition is None else condition
                 stored = await self._store(request, once)
         except WireError as error:
             if error.code != "conflict":
