@@ -269,6 +269,22 @@ async def test_a_program_is_told_who_comes_and_who_goes(tmp_path: Path, dialect:
     assert (gone[0].data, gone[0].ended is None) == ({"greeted": True}, False)
 
 
+async def test_a_client_says_that_it_has_gone_where_no_hook_is_told_of_that(tmp_path: Path) -> None:
+    server = a_server(tmp_path)
+    clients: list[Client] = []
+
+    @server.on_connect
+    async def welcome(client: Client) -> None:
+        clients.append(client)
+
+    async with serving(server) as running:
+        async with connected(running, "lines") as peer:
+            await peer.request("ping")
+            assert clients[0].ended is None
+        server.drain()
+    assert clients[0].ended is not None
+
+
 async def test_a_program_names_a_client_at_any_time(tmp_path: Path) -> None:
     server = a_server(tmp_path, presence_tick_s=0.001)
     clients: list[Client] = []

@@ -183,7 +183,7 @@ class Session:
 
     async def leave(self) -> None:
         """Tell the program's hooks that the client has gone, if they were told that it came; never raises."""
-        if self._client is not None and self._hooks.any_disconnect:
+        if self._client is not None:
             self._client.ended = self._connection.ending
             await self._hooks.disconnected(self._client)
 
