@@ -17,7 +17,7 @@ from trisync.storage.log import Extent, LogDamaged, LogUnavailable, Run, Submiss
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.storage.sqlite_opening import primary_code, read_meta, transaction, write_meta
-from trisync.storage.sqlite_reading import STATE_RANGE
+from trisync.storage.sqlite_reading import STATE_RANGE, find
 from trisync.storage.sqlite_rows import RowInserter
 from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
 
@@ -183,14 +183,11 @@ class Writer:
         return head
 
     def find_heads(self, names: list[str]) -> list[Head]:
-        heads = self._read_heads(names)
+        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
+        heads = [Head(*row) for row in msgspec.json.decode(rows)]
         for head in heads:
             self._heads[head.name] = head
         return heads
-
-    def _read_heads(self, names: list[str]) -> list[Head]:
-        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
-        return [Head(*row) for row in msgspec.json.decode(rows)]
 
     def create(self, name: str) -> int:
         cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
@@ -314,11 +311,9 @@ class Writer:
         with _deletion(self._db):
             self._keep_newest()
             for name, until in cuts.items():
-                row = self._db.execute("SELECT id, trimmed FROM channels WHERE name = ?", (name,)).fetchone()
-                if row is None:
+                id, (head, trimmed) = find(self._db, name)
+                if not id:
                     continue
-                id, trimmed = row
-                head = self._head(name).offset
                 until = min(until, head, trimmed + count_max)
                 if until >= trimmed and bytes_max > 0:  # a cut of nothing, too, notes which message is the oldest
                     until, size = self._cut(id, trimmed, until, bytes_max)
@@ -331,19 +326,16 @@ class Writer:
     def clear(self, name: str) -> Extent | None:
         """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""
         with transaction(self._db):
-            head = self._head(name)
-            (trimmed,) = self._db.execute("SELECT trimmed FROM channels WHERE id = ?", (head.id,)).fetchone() or (0,)
-            if trimmed == head.offset and not head.keys:
+            id, (head, trimmed) = find(self._db, name)
+            (keys,) = self._db.execute("SELECT keys FROM channels WHERE id = ?", (id,)).fetchone() or (0,)
+            if trimmed == head and not keys:
                 return None
             self._keep_newest()
-            self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{head.id}", head.id))
-            self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head.offset))
+            self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{id}", id))
+            self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head))
         self._heads.pop(name, None)
         self.pages_written += CLEARING_PAGES
-        return Extent(head.offset, head.offset)
-
-    def _head(self, name: str) -> Head:
-        return self.known_head(name) or self._read_heads([name])[0]
+        return Extent(head, head)
 
     def _cut(self, id: int, trimmed: int, until: int, bytes_max: int) -> tuple[int, int]:
         """Delete a channel's oldest messages, as far as they fit; returns up to which offset, and how many bytes."""
