@@ -12,14 +12,11 @@ _TYPES = {
     ".css": "text/css; charset=utf-8",
     ".svg": "image/svg+xml",
 }
-_FILES = {
-    "/": "index.html",
-    "/trisync.js": "trisync.js",
-    "/trisync.d.ts": "trisync.d.ts",
-    **{f"/{name}.js": f"{name}.js" for name in ("app", "board", "dom", "log", "people", "rows")},
-    **{f"/{name}.css": f"{name}.css" for name in ("style", "bar", "strip", "chat", "board")},
-    "/icon.svg": "icon.svg",
-}
+_FILES = (
+    *("index.html", "icon.svg", "trisync.js", "trisync.d.ts"),
+    *(f"{name}.js" for name in ("app", "board", "dom", "log", "people", "rows")),
+    *(f"{name}.css" for name in ("style", "bar", "strip", "chat", "board")),
+)
 _TCP_PORT_TAG = b'<meta name="trisync-tcp-port" content="2345">'
 
 PAGE_HEADERS = [
@@ -37,9 +34,9 @@ def load_web_files(tcp_port: int) -> dict[str, Answer]:
     """The page's files by their path; the page says which port netcat takes."""
     folder = resources.files("trisync") / "web"
     files = {}
-    for path, name in _FILES.items():
-        body = (folder / name).read_bytes()
+    for name in _FILES:
+        path, body = f"/{name}", (folder / name).read_bytes()
         if name == "index.html":
-            body = body.replace(_TCP_PORT_TAG, _TCP_PORT_TAG.replace(b"2345", str(tcp_port).encode()))
+            path, body = "/", body.replace(_TCP_PORT_TAG, _TCP_PORT_TAG.replace(b"2345", str(tcp_port).encode()))
         files[path] = Answer(200, body, content_type=_TYPES[PurePath(name).suffix].encode())
     return files
