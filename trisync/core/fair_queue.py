@@ -10,7 +10,7 @@ from heapq import heappop, heappush
 from trisync.storage.log import Submission
 
 FEW = 32
-"""Publishes of one flow that has no more: a batch of such is not filled up with a flood that they would wait for."""
+"""A flow is small while all that it has waiting is one submission of at most so many publishes."""
 
 
 class FairQueue:
@@ -18,14 +18,14 @@ class FairQueue:
 
     def __init__(self) -> None:
         self.size = 0
-        """Bytes of the submissions that are not settled, as they count them."""
+        """Bytes of all submissions without verdicts, waiting or in a batch: see Submission.size."""
         self.arrived = 0
         """How many submissions have ever been pushed."""
         self._waiting: list[tuple[int, int, Submission]] = []  # a heap, by place, then by arrival
-        self._few_came_alone = False  # in the last batch
-        self._flows = 0  # those that have something waiting
-        self._now = 0  # in bytes that each flow has got which always had something waiting
-        self._over = 0  # bytes taken since, too few for each flow to have got another one
+        self._few_came_alone = False  # whether the last batch was of small flows alone, while others waited
+        self._flows = 0  # how many have something waiting
+        self._now = 0  # how many bytes a flow has been served that always had something waiting
+        self._over = 0  # bytes served beyond that: fewer than one for each flow
         self._settled_below = 0  # all submissions that arrived earlier than this one are settled
         self._settled_early: set[int] = set()
 
@@ -47,8 +47,8 @@ class FairQueue:
     def take(self, count_max: int, bytes_max: int) -> list[Submission]:
         """The next batch, which must be settled before the next is taken; it may exceed a bound by one submission.
 
-        Where several flows wait, it has half as many publishes. And those who publish little, and now and then, need
-        not wait until a flood is stored with theirs: they have a batch of their own, though never twice in a row.
+        Where several flows wait, it has half as many publishes. Where small flows are next, they have a batch of their
+        own, though never twice in a row: whoever publishes little need not wait until a flood is stored with it.
         """
         if self._flows > 1:
             count_max = (count_max + 1) // 2
@@ -74,7 +74,7 @@ class FairQueue:
         return batch
 
     def _few_are_next(self) -> bool:
-        """Whether the next submission is all that its flow has waiting, and has few publishes."""
+        """Whether the next submission is of a small flow."""
         _, _, submission = self._waiting[0]
         return len(submission.items) <= FEW and submission.flow.waiting == 1
 
