@@ -64,11 +64,11 @@ class Subscription:
         self.channel = channel
         self.outlet = outlet
         self.begun_at = channel.head
-        """The head that the client was told: pages of the state are not older, wherever the cursor begins."""
+        """The head that the client was told: no page of the state may be older, wherever the cursor begins."""
         self.cursor = cursor
         """The offset up to which everything has been written to the connection, or LEFT.
 
-        While it is live, its channel knows that instead, and this is where it was before.
+        While it is live, that is its channel's head, and this is out of date.
         """
         self.framing: Framing | None = None
         """The framing under which it is live, None while it is not."""
@@ -78,7 +78,7 @@ class Subscription:
         """The key behind which the next page of the state begins, None where there are none to come."""
         self.era = channel.era
         self.fell_behind = fell_behind
-        """Called when the subscription stops being live for its backlog; brings it back."""
+        """Called when it was live and cannot go on, for a full backlog or an emptied channel; brings it back."""
 
     @property
     def is_level(self) -> bool:
@@ -105,13 +105,13 @@ class Channel:
         self.loading: trio.Lock | None = trio.Lock()
         """Held by who asks the log for the extent; None once that is known."""
         self.live: dict[Framing, dict[Subscription, Outbox]] = {}
-        """Who gets each run as it is committed, and where to: all have got everything up to the head, but for:"""
-        self._late: dict[Framing, dict[Subscription, Outbox]] = {}  # those whose slice of a fan-out is to come
-        self._late_from = 0  # and who have got everything up to here
+        """Who gets each run as it is committed, and by which outbox. All but `_late` have got all up to the head."""
+        self._late: dict[Framing, dict[Subscription, Outbox]] = {}  # whose slice of a fan-out is still to come
+        self._late_from = 0  # the offset up to which they have got all
 
     @property
     def gone(self) -> int:
-        """The offset up to which messages are kept no longer, of those that were fanned out."""
+        """The offset up to which all is trimmed, of what was fanned out."""
         return min(self.trimmed, self.head)
 
     def learn(self, extent: Extent) -> None:
@@ -136,7 +136,7 @@ class Channel:
                 await trio.lowlevel.checkpoint()
 
     def join_live(self, subscription: Subscription) -> None:
-        """Make live a subscription that is level; in the same synchronous step as seeing that."""
+        """Make a subscription live, in the same synchronous step in which it was seen to be level."""
         assert subscription.is_level
         outlet = subscription.outlet
         assert outlet.framing is not None
@@ -144,7 +144,7 @@ class Channel:
         self.live.setdefault(outlet.framing, {})[subscription] = outlet.outbox
 
     def leave_live(self, subscription: Subscription) -> None:
-        """Make a subscription not live, with its cursor where it is; it need not have been."""
+        """Make a subscription not live, its cursor being where it has got to; one that is not live stays as it is."""
         framing = subscription.framing
         if framing is None:
             return
@@ -159,8 +159,8 @@ class Channel:
     async def fan_out(self, run: Run) -> None:
         """Write a committed run to everybody who is live. Runs must come in order, one at a time.
 
-        A checkpoint is executed only between slices of YIELD_EVERY subscribers. Who becomes live meanwhile has
-        this run already and is not written to; nor is anybody, where the log was asked for the head and had the run.
+        A checkpoint is executed only between slices of YIELD_EVERY subscribers. Who becomes live meanwhile has this
+        run already, and is not written to. Nobody is, where the head was read from a log that had the run.
         """
         if run.last <= self.head:
             return
@@ -189,7 +189,7 @@ class Channel:
     async def flash(self, payloads: Sequence[bytes]) -> None:
         """Offer messages that are not stored to everybody who is live; to a slow reader they are lost.
 
-        A checkpoint is executed as in fan_out(). Who becomes live meanwhile, or under another framing, comes too late.
+        A checkpoint is executed as in fan_out(). Who becomes live, or changes its framing, meanwhile gets none of them.
         """
         crowds = {framing: list(live.items()) for framing, live in self.live.items() if len(live) > YIELD_EVERY}
         for framing, live in self.live.items():

@@ -37,12 +37,12 @@ class Subscriptions:
         self._by_channel: dict[str, Subscription] = {}
         self._behind: dict[Subscription, None] = {}
         self._catching_up = False
-        self._pause: trio.CancelScope | None = None  # while none can be read; ended by one more that is behind
+        self._pause: trio.CancelScope | None = None  # while no channel can be read; one more that is behind ends it
 
     async def subscribe(self, request: Subscribe) -> None:
         """Begin a subscription, or move the cursor of one there is; writes the `ok`, and a `gap` if need be.
 
-        Raises WireError `limit`, and LogUnavailable; then nothing has changed. So with cancellation.
+        Raises WireError `limit`, and LogUnavailable: then, and when it is cancelled, nothing has changed.
         """
         if request.channel not in self._by_channel and len(self._by_channel) >= self._count_max:
             raise WireError(
@@ -143,7 +143,7 @@ class Subscriptions:
 
     async def _catch_up(self) -> None:
         """Bring every subscription that is behind to the head, in turns, then end."""
-        failed: set[Subscription] = set()  # since the last success: where one cannot be read, others are not held up
+        failed: set[Subscription] = set()  # since the last success: there is no pause while others can be read
         try:
             while self._behind:
                 failed &= self._behind.keys()  # without what has ended meanwhile
@@ -169,7 +169,7 @@ class Subscriptions:
         if subscription.era != channel.era:
             self._begin_era(subscription)
         elif cursor < channel.gone:
-            # Before any page of the state: behind a gap, they begin anew.
+            # Before any page of the state: a gap makes them begin anew.
             self._skip(subscription, channel.gone)
         elif subscription.pages_after is not None:
             await self._write_state(subscription, subscription.pages_after)
@@ -211,7 +211,7 @@ class Subscriptions:
     def _begin_era(self, subscription: Subscription) -> None:
         """The channel was emptied: what the client got of it, or was about to get, is gone."""
         channel = subscription.channel
-        # Emptied more than once since: all is gone, and where the first time began is not known any more.
+        # Where it was emptied more than once since, nobody remembers from where the first time: all is gone.
         first = channel.emptied_from if subscription.era == channel.era - 1 else 1
         subscription.era = channel.era
         subscription.cursor = min(subscription.cursor, first - 1)

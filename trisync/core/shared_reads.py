@@ -18,7 +18,7 @@ PAGE_BYTES_MAX = 256 * 1024
 """Bounds on what a cursor reads from the log at once: a few milliseconds of a reader's thread."""
 
 STATE_CACHE_SHARE = 4
-"""The part of `cache_bytes_max`, one in so many, that pages of states may take beside the runs."""
+"""Pages of states may take `cache_bytes_max` divided by this, beside all that the runs may."""
 
 
 class SharedReads:
@@ -67,7 +67,7 @@ class SharedReads:
         return run if run.last <= channel.head else run.until(channel.head)
 
     def _find(self, channel: Channel, after: int) -> Run | None:
-        """A run from the cache; what was trimmed may still be there, but is not to be had."""
+        """A run from the cache; what was trimmed may still be there, but must not be given to anybody."""
         return None if after < channel.trimmed else self._runs.find(channel.name, after)
 
     async def state_behind(self, channel: Channel, after: str, at_least: int) -> StatePage:
@@ -81,7 +81,7 @@ class SharedReads:
         era = channel.era
         bytes_max = min(PAGE_BYTES_MAX, self._message_bytes_max)
         page = await self._log.state(channel.name, after, STATE_LIMIT, bytes_max)
-        # A channel that everybody has left meanwhile is not told that it was emptied.
+        # Not where everybody has left meanwhile: nobody would tell such a channel that it was emptied.
         if era == channel.era and channel.members:
             self._state_pages.add(channel.name, after, page)
         return page
