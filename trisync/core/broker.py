@@ -46,8 +46,8 @@ logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 GATHER_BYTES_MAX = 64 * 1024
-"""While no more waits, as Submission counts it, others are let join before it is committed: some 200 small publishes.
-Of more, a commit's own cost is small, and what comes meanwhile is better decoded while the disk works."""
+"""While less than this waits, as Submission counts it, others are let join before it is committed: some 200 small
+publishes. Beside more, a commit's own cost is small, and it is better to decode others while the disk works."""
 
 
 class Broker:
@@ -64,11 +64,11 @@ class Broker:
         """For those who are behind a channel's head."""
         self._channels: dict[str, Channel] = {}
         self._queue = FairQueue()
-        self._program = Flow()  # of the program around the server: however many publishes it has, it is one publisher
+        self._program = Flow()  # of the program around the server: all that it publishes is one publisher's
         self._arrived = trio.Event()
-        self._storing: Sequence[Submission] = ()  # a batch, from when it goes to the log until all of it is answered
-        self._answered: Sequence[Run] = ()  # what it stored, from then on until all of it is fanned out
-        self._written = 0  # subscribers since others had a turn
+        self._storing: Sequence[Submission] = ()  # the batch that the log has, until all of it is answered
+        self._answered: Sequence[Run] = ()  # what that batch stored, until all of it is fanned out
+        self._written = 0  # to how many subscribers since other tasks had a turn
         self._batch_settled = trio.Event()  # replaced after each batch: whoever waits looks again
         self._errands: deque[Errand[Any]] = deque()
         self._troubles = Troubles(logger)
@@ -109,9 +109,9 @@ class Broker:
         self._arrived.set()
 
     async def publish(self, item: Publish, sender: str | None = None) -> Verdict:
-        """Publish one message that no connection sent, and wait for its verdict, while the server drains too.
+        """Publish one message that no connection sent, and wait for its verdict, also while the server drains.
 
-        Cancelled, the publish is still stored, or not.
+        Cancelled, it may be stored nevertheless.
         """
         if len(item.data) > self._settings.message_bytes_max:
             return too_large(self._settings.message_bytes_max, closes=False)
@@ -131,7 +131,7 @@ class Broker:
         return submission.verdicts[0]
 
     def has_room(self, flow: Flow) -> bool:
-        """Whether the queue is below its bound or has nothing of this flow: its publisher may be read."""
+        """Whether a flow's publisher may be read: the queue is below its bound, or holds nothing of that flow."""
         return self._queue.size <= self._settings.queue_bytes_max or not flow.unsettled
 
     async def room(self, flow: Flow) -> None:
@@ -150,7 +150,7 @@ class Broker:
         try:
             await self._run()
         finally:
-            # Nobody else would wake up who waits for an answer on behalf of the program around the server.
+            # For the program around the server, which waits in publish() and between_batches(): nobody else wakes it.
             self._ended = True
             for answered in self._waiting:
                 answered.set()
@@ -168,7 +168,7 @@ class Broker:
                         await self._let_others_publish()
                 if self._errands:
                     await self._errands[0].run()
-                    self._errands.popleft()  # not before: what ends the broker is told to whoever waits
+                    self._errands.popleft()  # not before: if it ends the broker, run() calls it off
                 chores = await self._maintain()
             self._arrived = trio.Event()
 
@@ -183,7 +183,7 @@ class Broker:
         return more
 
     async def _let_others_publish(self) -> None:
-        """Have in the next batch what can be read by now.
+        """Let those who can be read by now be read, so that what they publish is in the next batch.
 
         Otherwise those who publish again as soon as they are answered would go on as two crowds, taking turns in
         batches of half the size.
@@ -207,7 +207,7 @@ class Broker:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
     async def _commit(self) -> None:
-        """Store the next batch, answer its publishers, and deliver what they published: each for all of it."""
+        """Store the next batch; when it is stored, answer all its publishers; then deliver all that it stored."""
         self._storing = batch = self._take_batch()
         runs = await self._store(batch)
         for submission in batch:
@@ -269,8 +269,8 @@ class Broker:
     async def enter(self, name: str, offset: int | UnsetType = UNSET) -> Channel:
         """A channel whose head is known, kept in memory until leave() is called for it. Raises LogUnavailable.
 
-        The head is not before what was acknowledged by now. `offset` is one that a client knows of, perhaps from the
-        log, which has it before it is fanned out.
+        The head is at least what was acknowledged before the call, and `offset`, if the log has that: a client may know
+        it from a read of the log, which has messages before they are fanned out.
         """
         channel = self._channels.get(name)
         if channel is None:
@@ -298,7 +298,7 @@ class Broker:
         return any(type(item) is Publish and item.channel == name for item in items)
 
     def _is_ahead(self, channel: Channel, offset: int | UnsetType) -> bool:
-        """Whether the batch under way has what a client may know of already, and what is to be fanned out yet."""
+        """Whether a client may know of something in the batch under way that is not fanned out yet."""
         if any(run.channel == channel.name and run.last > channel.head for run in self._answered):
             return True
         return offset is not UNSET and offset > channel.head and self._is_being_stored(channel.name)
@@ -333,7 +333,7 @@ class Broker:
     # Cutting
 
     async def clear(self, name: str) -> Extent:
-        """Empty a channel of messages and state; subscribers are told, unless it had none. Offsets go on.
+        """Empty a channel of messages and state; subscribers are told, unless it was empty. Offsets go on.
 
         Raises LogUnavailable.
         """
@@ -371,7 +371,7 @@ class Broker:
         """Make a connection the producer's only one; returns the last settled seq. Raises LogUnavailable.
 
         `fence` is called when another connection takes the producer over. What the earlier one had queued is settled
-        before the answer: numbering on from an older seq would make new publishes repetitions of those.
+        before the answer: if new publishes went on from an older seq, they would be taken for retries of that.
         """
         earlier = self._producers.get(producer)
         if earlier is not None and earlier != fence:
