@@ -109,7 +109,7 @@ class Outbox:
         self.backlog = 0
         """Bytes taken but not yet sent."""
         self.send = self._direct()
-        """DirectStream.try_send() while nothing waits before it; otherwise it sends nothing."""
+        """The stream's try_send() while there is no backlog; otherwise something in its place that sends nothing."""
 
     def _direct(self) -> Callable[[bytes | memoryview], int]:
         return self._stream.try_send if isinstance(self._stream, DirectStream) else _send_nothing
@@ -139,7 +139,7 @@ class Outbox:
             self._break()
             return
         if sent != len(data):
-            self.keep(memoryview(data)[sent:] if sent else data)  # else the one object that all have in their queues
+            self.keep(memoryview(data)[sent:] if sent else data)  # the object itself is shared by all queues
 
     def keep(self, rest: bytes | memoryview) -> None:
         """Queue what send() did not take, behind what waits already."""
@@ -161,8 +161,8 @@ class Outbox:
     def discard(self) -> None:
         """Take nothing more, and forget what was not sent and whose this is.
 
-        An owner and its outbox know each other: left so, both and the backlog would stay until the garbage collector
-        comes, which may be long.
+        An owner and its outbox refer to each other: left so, both would stay in memory, with the backlog, until the
+        garbage collector comes, which may be long.
         """
         self.close()
         self.backlog = 0

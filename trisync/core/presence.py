@@ -76,7 +76,7 @@ class _Channel:
         return [members, *(self._changes(joined=chunk) for chunk in rest)]
 
     def take_changes(self, bytes_max: int) -> Iterator[tuple[list[_Watcher], list[bytes]]]:
-        """Watchers with what is new to them, ending the tick. Once it has begun, later changes do not matter."""
+        """End the tick: watchers with what is new to them. Changes that come meanwhile are for the next."""
         stretches, self.stretches = self.stretches, [{}]
         watchers: list[list[_Watcher]] = [[] for _ in stretches]
         for watcher in self.watchers.values():
@@ -134,7 +134,7 @@ class Presence:
         self._graces: OrderedDict[_Member, tuple[float, _Channel]] = OrderedDict()
         self._ticks: deque[tuple[float, _Channel]] = deque()
         self._earlier = trio.Event()  # set when run() may have to wake up earlier than it knows
-        self._behind: dict[Outlet, dict[_Watcher, None]] = {}  # where there is a task that brings them back
+        self._behind: dict[Outlet, dict[_Watcher, None]] = {}  # slow watchers, which a task of each outlet brings back
         self._steps = 0
 
     # Members
