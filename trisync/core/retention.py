@@ -23,8 +23,8 @@ ROWS_PER_STEP_MAX = 4000
 """The same where one step after the other is not enough: they double up to this, 15 to 28 ms. Small messages at full
 speed come faster than 500 can be cut."""
 CHANNELS_PER_STEP = 50
-"""Channels cut in one transaction, a share of it each. Of no channel more is read than its share, to see what has to
-go: with 500 messages read of each, 100 a second went of 1000 channels that were over their bytes; so 10,000 do."""
+"""Channels cut in one transaction, a share of its rows each. No more than that is read of a channel to see what has to
+go: 1000 channels that are over their bytes lose 10,000 messages a second so, and lost 100 with 500 read of each."""
 CHANNELS_PER_TICK = 1000
 """Channels read about in one step: ~10 ms of a reader's thread."""
 
@@ -138,7 +138,7 @@ class Retention:
         return self._is_past(info.name, info.oldest_ms, info.bytes)
 
     def _is_past(self, channel: str, time_ms: int, held_bytes: int) -> bool:
-        """Whether a message of this time, from which on the channel holds so much, is too old or leaves too much."""
+        """Whether a message of this time is too old, or the channel holds too many bytes from it on."""
         limits = self._rules.limits(channel)
         if limits is None:
             return False
@@ -146,7 +146,7 @@ class Retention:
         return is_old or (limits.bytes is not None and held_bytes > limits.bytes)
 
     async def _surplus(self, info: ChannelInfo, count_max: int) -> int:
-        """The offset up to which the oldest messages of a channel, of so many, have to go; so does what damage took."""
+        """The offset up to which a channel has to be cut, by so many messages at most; what damage took is cut too."""
         trimmed = info.extent.trimmed
         until = trimmed + min(self._count_over(info), count_max)
         end = min(trimmed + count_max, info.extent.head)
