@@ -13,7 +13,7 @@ from typing import Generic, NamedTuple, TypeVar
 from trisync.storage.log import Run, StatePage
 
 DROPPED_AT_ONCE = 50
-"""Runs or pages whose time is over, about, with each addition: a whole batch at least, so that all of them go."""
+"""About how many runs or pages whose time is over go with each addition: at least a batch, as much as it adds."""
 PAGE_OVERHEAD_BYTES = 500
 """What a cached page of a state holds beside its text."""
 
@@ -54,7 +54,7 @@ class _Store(Generic[Key, Value]):
         return iter(self._held)
 
     def get(self, key: Key) -> Value | None:
-        """A value, which is the most recently used from now on; None where there is none whose time is not over."""
+        """A value, from now on the most recently used; None where there is none, or its time is over."""
         held = self._held.get(key)
         if held is None:
             return None
@@ -67,7 +67,7 @@ class _Store(Generic[Key, Value]):
     def add(self, key: Key, value: Value, size: int, weight: int = 1) -> None:
         """Keep a value that is not over the whole size, at the expense of the least recently used ones.
 
-        `weight` is how many it is of DROPPED_AT_ONCE.
+        `weight` is how many of DROPPED_AT_ONCE it counts for.
         """
         now = self._timer()
         self.drop(key)
@@ -85,7 +85,7 @@ class _Store(Generic[Key, Value]):
             self._dropped(key, held.value)
 
     def _drop_old(self, now: float) -> None:
-        """Drop values whose time is over, a few, once they are the least recently used."""
+        """Drop a few values whose time is over, as long as they are the least recently used."""
         dropped = 0
         while self._held and dropped < DROPPED_AT_ONCE:
             key, held = next(iter(self._held.items()))
