@@ -49,11 +49,11 @@ class Head:
         """0 while nothing was ever stored in it."""
         self.offset = offset
         self.total = total
-        """The newest message's: see ROW."""
+        """The newest message's `total`: see ROW."""
         self.message = message
         """The newest message's id, 0 where there is none."""
         self.first = 0
-        """That of the first message that the batch adds, 0 while it adds none."""
+        """The id of the first message that the batch adds, 0 while it adds none."""
         self.keys = keys
         """How many keys have a word."""
         self.after = offset
@@ -180,8 +180,8 @@ class Batch:
             return item.error
         answer = producer.answer(item.seq)
         if answer is not None:
-            # A retry has an `expect` where the first try had one. Of anything else under its seq, what the answer may
-            # take was not counted: see CONDITIONAL_BYTES.
+            # A retry has `expect` if the first try had. Another publish under that seq gets no data of a conflict: its
+            # submission did not count that, see CONDITIONAL_BYTES.
             return self._repeat(answer, with_data=type(item) is Publish and item.expect is not UNSET)
         verdict = self._store(item, sender, suffix)
         producer.settle(verdict)

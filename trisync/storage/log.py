@@ -33,7 +33,7 @@ class LogGone(Exception):
 
 
 _SETTLING = {"bad_request", "forbidden", "limit", "too_large"}
-"""Errors from before the log that are a verdict on a publish, where the connection goes on behind them. The others say
+"""Errors that settle a publish though the log never judged it, if the connection goes on behind them. The others say
 that it was not judged."""
 
 
@@ -86,9 +86,9 @@ class Flow:
 
     def __init__(self) -> None:
         self.place = 0
-        """That of the last of it in the queue."""
+        """The place in the queue of its last submission there: see FairQueue."""
         self.waiting = 0
-        """Submissions of it in the queue."""
+        """How many submissions of it are in the queue."""
         self.unsettled = 0
         """Bytes of it that have no verdicts yet."""
 
@@ -176,8 +176,8 @@ class Submission:
 RUN_OVERHEAD_BYTES = 850
 """What a cached run of messages holds beside its text, in three framings (measured with tracemalloc, rounded up)."""
 FRAMINGS_KEPT = 2
-"""Of a run, beside lines: of those that there are (two for machines, the console, events with two kinds of ids), seldom
-more are read behind the same offset."""
+"""How many framings a run keeps itself in beside lines. There are more (two for machines, the console, events with two
+kinds of ids), but those who read at the same offset seldom have more than two."""
 
 
 class Run:
