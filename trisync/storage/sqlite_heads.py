@@ -13,17 +13,17 @@ from trisync.storage.deciding import Head
 from trisync.storage.sqlite_rows import RowInserter
 
 RECENT_MAX = 8192
-"""Rows of `recent_heads`, about: some 50 pages. Of 2048, a publish to any of 100,000 channels costs 58 µs, so 49."""
+"""Rows of `recent_heads`, about: some 50 pages. A publish to any of 100,000 channels costs 49 µs; with 2048, 58."""
 MERGED_AT_ONCE = 1024
-"""Of those, brought to `heads` by one batch, or as many as are too many. All at once take 125 ms where there are a
-million channels."""
+"""How many of them one batch brings to `heads`, or all that are over RECENT_MAX, if more. All at once take 125 ms where
+there are a million channels."""
 HEADS_PER_PAGE = 150
 """About, in either table. They lie in the order of their channels' ids."""
 
 JOIN_HEADS = """
 LEFT JOIN recent_heads AS recent ON recent.channel = channels.id LEFT JOIN heads ON heads.channel = channels.id
 """
-"""What a SELECT from `channels` takes for both rows of each. `oldest` alone counts in `heads` first."""
+"""Joins a channel's two rows to it. That in `recent` counts before that in `heads`; but `oldest`, behind it."""
 
 EXTENTS = f"""
 SELECT channels.id, coalesce(recent.offset, heads.offset, trimmed), trimmed
@@ -61,7 +61,7 @@ class RecentHeads:
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._db = connection
-        self._rows = self._count()  # at most, or too few by what a transaction that failed had merged: no harm
+        self._rows = self._count()  # at most; more only by what a failed transaction had merged: no harm
         self._merged = 0  # up to this channel, in the round that is under way
 
     def store(self, heads: Sequence[Head]) -> int:

@@ -66,8 +66,8 @@ million."""
 CHECKPOINT_PAGES = CHECKPOINT_BYTES // PAGE_BYTES
 """The same, as Writer.pages_written counts."""
 LONG_WAL_PAGES = WAL_BYTES_KEPT // PAGE_BYTES
-"""SQLite begins a WAL anew where a batch finds nobody reading in it. One that has become so long has readers that take
-turns: beside two that were always busy, it came to 160 MiB, and its end was in nobody's hands."""
+"""SQLite begins a WAL anew when a batch finds nobody reading in it. Readers that take turns keep it from that: beside
+two that were always busy the WAL came to 160 MiB, and nothing would have ended that."""
 RESTART_MS = 50
 """How long a checkpoint of such a WAL waits for those who read: a few times what they need. A backup needs minutes, and
 is not waited for once it has kept a whole checkpoint's pages from the file: all publishers would wait, each time."""
@@ -167,7 +167,7 @@ class SqliteLog(Log):
         return await self._write(lambda: self._writer.append(batch))
 
     async def maintain(self) -> bool:
-        grown_bytes = self._files.wal_bytes - self._wal_bytes_kept  # the count is only about right
+        grown_bytes = self._files.wal_bytes - self._wal_bytes_kept  # pages_written is only about right
         if self._writer.pages_written >= CHECKPOINT_PAGES or grown_bytes >= CHECKPOINT_BYTES:
             await self._write(self._checkpoint)
             self._writer.pages_written = 0

@@ -28,8 +28,8 @@ Connect = Callable[..., sqlite3.Connection]
 
 FILE_NAME = "trisync.db"
 WAL_BYTES_KEPT = 64 * 1024 * 1024
-"""What a WAL that is begun anew may keep of its length: that of four checkpoints, which it has only where a reader, as
-a backup is one, kept them from ending."""
+"""What a WAL that is begun anew may keep of its length: that of four checkpoints. It comes to that only where a
+reader, such as a backup, kept them from ending."""
 LOCK_NAME = "trisync.lock"
 
 _MAGIC = b"SQLite format 3\0"
@@ -131,7 +131,7 @@ def open_writer(
         if (problem := incomplete(connection, path)) is not None:  # before anything is written
             raise _damaged(path, problem)
         _set_header(connection, "application_id", _APPLICATION_ID)
-        connection.execute("PRAGMA journal_mode = WAL").fetchall()  # it is committed, or fails to be, behind its answer
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()  # commits, or fails to, only behind its answer
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA wal_autocheckpoint = 0")
         connection.execute(f"PRAGMA journal_size_limit = {WAL_BYTES_KEPT}")

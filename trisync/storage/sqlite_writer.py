@@ -79,14 +79,14 @@ _DELETE_WORDS = f"DELETE FROM state WHERE channel = ? AND key <= ({STATE_RANGE})
 PAGE_BYTES = 4096
 """SQLite's default."""
 MESSAGES_DELETED_PER_PAGE = 10
-"""About, where many channels are active. Other rows lie where chance has them: a page each."""
+"""About, where many channels are active. Rows other than messages are scattered: a page each."""
 BYTES_CUT_AT_ONCE = 16 * 1024 * 1024
 """As many as four batches may store: three go by between two cuts where large messages come as fast as they can, and
 with 4 MiB the file grew for ever. It takes 30 to 90 ms. Where SQLite overwrites what it deletes, as Debian's does, all
 of that goes through the WAL: 500 messages of 1 MB at once held up all publishers for 2 s, and took 460 MiB of a disk
 that is perhaps full."""
 BYTES_PURGED_AT_ONCE = 4 * 1024 * 1024
-"""What is emptied need not keep up with anybody: each batch meanwhile waits for as much as a batch may store."""
+"""Purging need not keep up with publishers, and their batches wait for it: so it is as much as one batch may store."""
 CLEARING_PAGES = 5
 """What it takes to empty a channel, before it is purged."""
 KEPT_REQUESTS_S = 86400.0
