@@ -24,8 +24,8 @@ logger = logging.getLogger(__name__)
 HUNG_UP = "the client hung up"
 DRAINING = "the server is stopping"
 SLOW_BYTES = 64 * 1024
-"""Of a message, for which it may take `half_message_s` more: over a slow link a large one does, and bytes that come one
-by one must not."""
+"""For each so many bytes, a message may take `half_message_s` more: a large one does over a slow link, and a small one
+that is sent byte by byte must not."""
 _ORDINARY = {HUNG_UP, DRAINING}
 
 
@@ -97,8 +97,8 @@ class Connection:
                     with trio.move_on_after(self._settings.drain_s):
                         await self.guard(lambda: self._hang_up(farewell))
                 finally:
-                    # An answer may still come, and would want a writer; a channel that is emptied, a reader. But Trio
-                    # takes another turn to close a nursery, in which nothing can be started any more.
+                    # An answer that still comes would start a writer, and a channel that is emptied a reader. But Trio
+                    # takes one more turn to close the nursery, and to start anything in that turn is an error.
                     self.outbox.close()
                     self._nursery = None
                 nursery.cancel_scope.cancel()
@@ -233,8 +233,8 @@ class Connection:
         """Set the deadline for the next bytes: `held_bytes` is how much is here of a message that has begun and not
         ended, None where there is none, and `progress` whether any ended since the last call.
 
-        Such a message has `half_message_s`, and as long again for each SLOW_BYTES of it, but none of that in one
-        silence.
+        Such a message has `half_message_s`, and as long again for each SLOW_BYTES of it; but no one silence may be
+        longer than `half_message_s`.
         """
         if held_bytes is None:
             self._deadline = math.inf

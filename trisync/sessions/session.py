@@ -40,10 +40,10 @@ from trisync.wire.protocol import (
 from trisync.wire.replies import encode_goodbye, encode_reply
 
 SUBMISSION_BYTES_MAX = 1024 * 1024
-"""Of one connection's publishes, decided together, as Submission counts them; the rest waits for the answers. What one
-read brings may be more: it is bounded too."""
+"""So much of one connection's publishes is decided together, as Submission counts them; the rest waits for the answers.
+Those of one read that wait for nothing else may be more: a read is bounded too."""
 TURN_REQUESTS = 16
-"""Of one connection, answered before others have a turn, where none of them has to wait for anything."""
+"""Requests of one connection that are answered before others have a turn, while none has to wait for anything."""
 
 
 class Session:
@@ -80,7 +80,7 @@ class Session:
         self._name: str | None = None
         self._producer: str | None = None
         self._fenced = False
-        self._flow: Flow | None = None  # as the next: most connections have never any
+        self._flow: Flow | None = None  # made at the first publish
         self._subscriptions: Subscriptions | None = None  # most connections that only publish never have any
         self._submission: Submission | None = None
 
@@ -111,7 +111,7 @@ class Session:
     def receive_at_once(self, payloads: list[bytes]) -> list[bytes]:
         """Handle payloads up to the first that has to wait for something; returns those that are left.
 
-        For receive() is what is left, and also the wait for room in the broker's queue, before more is read.
+        What is left is for receive(), which also waits for room in the broker's queue before more is read.
         """
         hooks = self._publish_hooks
         items: list[Publish | Refused] = []
