@@ -70,8 +70,8 @@ _NOWHERE = "! you are in no channel: /join one\n"
 _NOW_NOWHERE = "* you are in no channel\n"
 
 
-# What repr() would spell out and need not, as lone surrogates, which no text has. The backslash is brought back last:
-# before that, each begins an escape.
+# What repr() would escape and need not is a lone surrogate meanwhile, which no text has. The backslash comes back last:
+# until then, each one begins an escape.
 _KEPT = {kept: chr(0xDC00 + place) for place, kept in enumerate("'\u200c\u200d\xa0\u2009\u202f\u3000\\")}
 
 

@@ -192,8 +192,8 @@ _decode_lines = msgspec.json.Decoder(AnyRequest).decode_lines
 def _decode_together(payloads: Sequence[bytes]) -> list[AnyRequest] | None:
     """What decode_request() makes of each, where that is good of all, and can be told from their lines; else None."""
     lines = b"\n".join(payloads)
-    # msgspec takes two values on a line, and one over two lines. But in no value does "}\n{" stand: one ends there, and
-    # so each payload has at least one. As many values as payloads, then, are one in each.
+    # msgspec takes two values on a line, and one over two lines. But "}\n{" stands within no value: where it joins two
+    # payloads, a value ends and another begins. So each has at least one; as many values as payloads are one in each.
     if not lines.count(b"}\n{") == lines.count(b"\n") == len(payloads) - 1:
         return None
     try:
@@ -226,7 +226,7 @@ def compose_publish(data: bytes, **fields: Any) -> Publish:
 
 
 class _Envelope(Struct):
-    """What can be said of a request that does not hold together."""
+    """What can be read of a request that is not valid as a whole."""
 
     op: Raw = Raw()
     id: Raw = Raw()
