@@ -22,7 +22,7 @@ _TCP_INFO = struct.Struct("=2xBB52xI")
 _INT = struct.Struct("i")
 
 UNSENT_BYTES = 16 * 1024
-"""What the kernel takes of us beside the bytes under way: what it has of a slow reader's cannot be let go of again."""
+"""What the kernel takes of us beside the bytes under way: what it holds for a slow reader, we cannot drop any more."""
 
 _PASSING = {
     *(errno.ECONNABORTED, errno.ECONNRESET, errno.ETIMEDOUT, errno.EPERM, errno.EPROTO, errno.ENOPROTOOPT),
