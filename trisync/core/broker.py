@@ -36,8 +36,7 @@ from trisync.storage.log import (
     Verdict,
 )
 from trisync.tokens import Tokens
-from trisync.wire.errors import WireError
-from trisync.wire.framing import too_large
+from trisync.wire.errors import WireError, too_large
 from trisync.wire.protocol import STATE_LIMIT, Publish, data_text
 from trisync.wire.replies import ephemeral_message
 

@@ -13,9 +13,8 @@ from trisync.sessions.connection import DRAINING, Connection
 from trisync.sessions.registry import Registry
 from trisync.settings import Settings
 from trisync.storage.log import LogUnavailable
-from trisync.wire.errors import WireError
+from trisync.wire.errors import WireError, too_large
 from trisync.wire.event_stream import COMMENT, join_events
-from trisync.wire.framing import too_large
 from trisync.wire.http_answers import (
     CLOSE,
     EVENT_STREAM,

@@ -18,8 +18,8 @@ from trisync.sessions.reading import read_history, read_members, read_state
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Flow, LogUnavailable, Refused, Submission
 from trisync.version import __version__
-from trisync.wire.errors import WireError
-from trisync.wire.framing import Framing, too_large
+from trisync.wire.errors import WireError, too_large
+from trisync.wire.framing import Framing
 from trisync.wire.protocol import (
     HISTORY_LIMIT_MAX,
     PROTOCOL_VERSION,

@@ -14,8 +14,7 @@ from msgspec import UNSET, Raw
 from trisync.settings import Settings
 from trisync.storage.log import Duplicate, Once, Refused, Run, Submission, Verdict
 from trisync.storage.verdicts import Conflict, Kept, Producer, Remembered
-from trisync.wire.errors import WireError
-from trisync.wire.framing import too_large
+from trisync.wire.errors import WireError, too_large
 from trisync.wire.merge_patch import merge_patch
 from trisync.wire.protocol import Publish, data_text
 from trisync.wire.replies import keyed_suffix, message_prefix, message_suffix

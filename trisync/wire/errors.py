@@ -58,3 +58,9 @@ class WireError(Exception):
     def encode(self, id: int | str | UnsetType = UNSET) -> bytes:
         """The `error` message for the wire, with the request's `id` where it had one."""
         return encode_reply("error", id, code=self.code, message=self.message, retry=self.retry, **self.details)
+
+
+def too_large(limit_bytes: int, *, closes: bool | None = None) -> WireError:
+    """The refusal of what is over `message_bytes_max`; it need not close where no bytes are left unread for it."""
+    problem = f"a message is at most {limit_bytes} bytes"
+    return WireError("too_large", problem, closes=closes, limit="message_bytes_max", value=limit_bytes)

@@ -11,7 +11,7 @@ from functools import cache, partial
 from typing import Protocol
 
 from trisync.wire.console import join_console
-from trisync.wire.errors import WireError
+from trisync.wire.errors import WireError, too_large
 from trisync.wire.event_stream import join_events
 from trisync.wire.wsframes import text_header
 
@@ -69,12 +69,6 @@ class Splitter(Protocol):
     def feed(self, chunk: bytes) -> list[bytes]:
         """The payloads that `chunk` completes, in order. Never raises."""
         ...
-
-
-def too_large(limit_bytes: int, *, closes: bool | None = None) -> WireError:
-    """The refusal of what is over `message_bytes_max`; it need not close where no bytes are left unread for it."""
-    problem = f"a message is at most {limit_bytes} bytes"
-    return WireError("too_large", problem, closes=closes, limit="message_bytes_max", value=limit_bytes)
 
 
 class LineSplitter:
