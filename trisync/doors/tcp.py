@@ -60,9 +60,6 @@ class TcpDoor:
             self._silent.pop(connection, None)
 
 
-_CUT_OFF = "what came last was cut short, and was not taken"
-
-
 class _Conversation:
     """What one TCP client sends, from its first byte."""
 
@@ -213,4 +210,5 @@ class _Conversation:
         if splitter.held_bytes and not splitter.failed:
             await self._connection.answered()  # else it looks like the answer to what came before
             hint = ": a line ends with LF" if isinstance(splitter, LineSplitter) else ""
-            self._connection.reply(WireError("bad_request", _CUT_OFF + hint).encode())
+            problem = f"what came last was cut short, and was not taken{hint}"
+            self._connection.reply(WireError("bad_request", problem).encode())
