@@ -178,11 +178,10 @@ class Session:
     async def begin(self) -> None:
         """Tell the program's hooks that a client has come, who may refuse it: raises WireError, which is to end it."""
         if self._hooks.any_connect or self._hooks.any_disconnect:
-            client = self._meet_client()
-            await self._hooks.connected(client)
+            await self._hooks.connected(self._meet_client())
 
     async def leave(self) -> None:
-        """Tell the program's hooks that the client has gone, if they were told that it came; never raises."""
+        """Note in the hooks' Client why it has gone, and tell the hooks that ask for that; never raises."""
         if self._client is not None:
             self._client.ended = self._connection.ending
             await self._hooks.disconnected(self._client)
