@@ -13,7 +13,7 @@ from functools import lru_cache, partial
 from typing import Any, TypeVar, overload
 
 import trio
-from msgspec import UNSET, UnsetType
+from msgspec import UNSET
 
 from trisync.patterns import compile_pattern
 from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, SubscribeRequest
@@ -187,22 +187,10 @@ class Hooks:
 
     async def judge_reading(self, client: Client, request: Subscribe | History | GetState | GetPresence) -> None:
         """Ask the hooks about any request that reads a channel, as a subscription to the same. Raises WireError."""
-        since: int | UnsetType = UNSET
-        last: int | UnsetType = UNSET
-        state = presence = False
-        match request:
-            case Subscribe():
-                since, last, state, presence = request.since, request.last, request.state, request.presence
-            case History():
-                since = request.since
-                last = request.limit if since is UNSET else UNSET
-            case GetState():
-                state = True
-            case GetPresence():
-                presence = True
-        asked = SubscribeRequest(
-            client, request.channel, None if since is UNSET else since, None if last is UNSET else last, state, presence
-        )
+        wanted = _as_subscription(request)
+        since = None if wanted.since is UNSET else wanted.since
+        last = None if wanted.last is UNSET else wanted.last
+        asked = SubscribeRequest(client, wanted.channel, since, last, wanted.state, wanted.presence)
         for hook in self.for_subscribe(request.channel):
             error = await self._ask(hook, asked, client)
             if error is not None:
@@ -271,6 +259,19 @@ class Hooks:
             trace = problem if isinstance(problem, BaseException) else None
             logger.error("%s: a bug, the hook %s %s, reference %s", client.peer, name, what, reference, exc_info=trace)
         return WireError("internal", f"an internal error, logged with the reference {reference}", closes=closes)
+
+
+def _as_subscription(request: Subscribe | History | GetState | GetPresence) -> Subscribe:
+    """The subscription that would show what a request reads."""
+    match request:
+        case History():
+            last = request.limit if request.since is UNSET else UNSET
+            return Subscribe(channel=request.channel, since=request.since, last=last)
+        case GetState():
+            return Subscribe(channel=request.channel, state=True)
+        case GetPresence():
+            return Subscribe(channel=request.channel, presence=True)
+    return request
 
 
 def _raised(problem: BaseException | str) -> list[BaseException | str]:
