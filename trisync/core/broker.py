@@ -206,7 +206,7 @@ class Broker:
         return self._queue.take(self._settings.batch_messages_max, self._settings.batch_bytes_max)
 
     async def _commit(self) -> None:
-        """Store the next batch; when it is stored, answer all its publishers; then deliver all that it stored."""
+        """Store the next batch, then answer all its publishers, then deliver all that they published."""
         self._storing = batch = self._take_batch()
         runs = await self._store(batch)
         for submission in batch:
