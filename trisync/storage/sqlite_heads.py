@@ -23,7 +23,7 @@ HEADS_PER_PAGE = 150
 JOIN_HEADS = """
 LEFT JOIN recent_heads AS recent ON recent.channel = channels.id LEFT JOIN heads ON heads.channel = channels.id
 """
-"""Joins a channel's two rows to it. That in `recent` counts before that in `heads`; but `oldest`, behind it."""
+"""Joins a channel's two rows to it. What `recent` has counts before what `heads` has, but for `oldest`."""
 
 EXTENTS = f"""
 SELECT channels.id, coalesce(recent.offset, heads.offset, trimmed), trimmed
