@@ -63,6 +63,9 @@ class Following:
         self.epoch = answer["epoch"]
         self.member = answer.get("member")
         self.with_state = "state" in request
+        since, epoch = request.get("since", 0), request.get("epoch", self.epoch)
+        if since > answer["offset"] or epoch != self.epoch:
+            self.hear_gap({})  # another log, whose `gap` may be lost with the connection
         if "since" not in request:
             self.cursor = answer["offset"] if self.with_state or "last" not in request else None
         if self.with_state:
