@@ -120,6 +120,18 @@ async def test_who_gives_an_epoch_is_told_of_another_log_once_however_often_it_c
             assert [message["offset"] for message in await events.messages(2)] == [2, 3]
 
 
+async def test_who_knows_no_epoch_yet_gives_an_empty_one_to_be_told_of_another_log_later(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        await peer.request("publish", channel="lobby", data="one")
+        epoch = (await peer.request("hello"))["epoch"]
+        for query, kind, offset in (("?epoch=", "ok", 1), ("?last=1&epoch=", "ok", 0), ("?since=0&epoch=", "gap", 0)):
+            events = await open_events(running, EVENTS + query)
+            async with events.stream:
+                while (event := await events.next()).id is None:
+                    pass
+                assert (event.kind, event.id) == (kind, f"{offset}@{epoch}")
+
+
 async def test_who_was_told_of_another_log_and_comes_back_misses_nothing_of_it(tmp_path: Path) -> None:
     async with running_server(tmp_path) as running, running.lines() as peer:
         events = await open_events(running, EVENTS, last_event_id="1")
