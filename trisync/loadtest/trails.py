@@ -227,8 +227,7 @@ class Cursor:
     def _compare_sums(self) -> None:
         """Judge, now that it has caught up with the trail, what it got while it was behind."""
         if self._sum != self.trail.sum_of(self.expected - 1):
-            text = f"{self._who}, {self.trail.channel}: what came before offset {self.expected} is not what others got"
-            self._gauge.problems.add("altered", text)
+            self._report("altered", f"what came before offset {self.expected} is not what others got")
         self._sum = None
 
     def skim(self, chunk: memoryview) -> int:
@@ -268,16 +267,13 @@ class Cursor:
 
     def take(self, offset: int, mark: Mark, wire: bytes, time_ms: int = 0) -> None:
         """Note a whole message, parsed; `time_ms` is the server's, which never goes back within a channel."""
-        trail = self.trail
         if offset == self.expected:
             self._compare(offset, mark, wire, time_ms)
         else:
             self._sum = None
         wrong = self._sequence.take(offset)
         if wrong is not None:
-            before = self.expected - 1
-            text = f"{self._who}, {trail.channel}: offset {offset} came after {before}, {wrong}"
-            self._gauge.problems.add(wrong, text)
+            self._report(wrong, f"offset {offset} came after {self.expected - 1}, {wrong}")
         self.expected = self._sequence.expected
         self._find_position()
         self._gauge.delivered_one(mark.due_us)
@@ -297,8 +293,7 @@ class Cursor:
         if offset == trail.next:
             trail.extend(offset, wire, mark, time_ms)
         elif not trail.agrees(offset, mark, time_ms):
-            text = f"{self._who}, {trail.channel}: offset {offset} is not what others got there"
-            self._gauge.problems.add("altered", text)
+            self._report("altered", f"offset {offset} is not what others got there")
 
     def finish(self, *, cut_off: bool = False) -> None:
         """Report the offsets that never came, though later ones did, and those awaited.
@@ -307,12 +302,12 @@ class Cursor:
         """
         count, first = self._sequence.lost()
         if count:
-            text = f"{self._who}, {self.trail.channel}: offset {first} never came, later ones did"
-            self._gauge.problems.add("lost", text, count)
+            self._report("lost", f"offset {first} never came, later ones did", count)
         awaited = self.goal + 1 - self.expected
         if awaited > 0 and cut_off:
-            text = f"{self._who}, {self.trail.channel}: from offset {self.expected} on"
-            self._gauge.problems.add("unchecked", text, awaited)
+            self._report("unchecked", f"from offset {self.expected} on", awaited)
         elif awaited > 0:
-            text = f"{self._who}, {self.trail.channel}: offset {self.expected} never came, nor what is behind it"
-            self._gauge.problems.add("lost", text, awaited)
+            self._report("lost", f"offset {self.expected} never came, nor what is behind it", awaited)
+
+    def _report(self, kind: str, what: str, count: int = 1) -> None:
+        self._gauge.problems.add(kind, f"{self._who}, {self.trail.channel}: {what}", count)
