@@ -312,9 +312,6 @@ class Subscriber(Speaker):
                 self.gauge.problems.add("uninvited", f"{self.name}: a message of {word.channel!r}")
                 return
             self.judge(word)
-            if not cursor.subscribed:
-                text = f"{self.name}, {word.channel}: offset {word.offset} came before the answer to subscribe"
-                self.gauge.problems.add("reordered", text)
             cursor.take(word.offset, word.data, wire, word.time)
         elif word.op in ("ok", "error") and word.id in self._unsubscribed:
             cursor = self._unsubscribed.pop(word.id)

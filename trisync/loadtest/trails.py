@@ -267,6 +267,8 @@ class Cursor:
 
     def take(self, offset: int, mark: Mark, wire: bytes, time_ms: int = 0) -> None:
         """Note a whole message, parsed; `time_ms` is the server's, which never goes back within a channel."""
+        if not self.subscribed:
+            self._report("reordered", f"offset {offset} came before the answer to subscribe")
         if offset == self.expected:
             self._compare(offset, mark, wire, time_ms)
         else:
