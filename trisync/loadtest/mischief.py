@@ -7,7 +7,7 @@ others. Publishers are left alone: whoever checks the acknowledgements must have
 import random
 from collections.abc import Callable
 
-from trisync.loadtest.clients import Subscriber
+from trisync.loadtest.clients import Subscriber, Surroundings
 from trisync.loadtest.links import Client, Link
 
 VICTIM_EVERY = 5
@@ -29,10 +29,10 @@ STRANGER_S = 5.0
 class Stranger(Client):
     """A connection that says something rude and does not listen to the answers."""
 
-    def __init__(self, connect: Callable[[Client], Link], chance: random.Random, channel: str) -> None:
+    def __init__(self, around: Surroundings, chance: random.Random, channel: str) -> None:
         self._chance = chance
         self._channel = channel.encode()
-        self.link = connect(self)
+        self.link = around.connect(self)
 
     def opened(self) -> None:
         link, chance = self.link, self._chance
@@ -62,18 +62,11 @@ class Mischief:
     """Makes trouble at random moments, so many times a second on average, until stop() is called."""
 
     def __init__(
-        self,
-        victims: list[Subscriber],
-        channels: list[str],
-        connect: Callable[[Client], Link],
-        after: Callable[[float, Callable[[], None]], None],
-        rate: float,
-        chance: random.Random,
+        self, around: Surroundings, victims: list[Subscriber], channels: list[str], rate: float, chance: random.Random
     ) -> None:
+        self._around = around
         self._victims = victims
         self._channels = channels
-        self._connect = connect
-        self._after = after
         self._rate = rate
         self._chance = chance
         self._ends: list[Callable[[], None]] = []
@@ -81,7 +74,7 @@ class Mischief:
         self._plan_next()
 
     def _plan_next(self) -> None:
-        self._after(self._chance.expovariate(self._rate), self._act)
+        self._around.after(self._chance.expovariate(self._rate), self._act)
 
     def _act(self) -> None:
         if not self._stopped:
@@ -97,7 +90,7 @@ class Mischief:
     def _lasts(self, seconds: float, end: Callable[[], None]) -> None:
         """Have some trouble ended after a while, or by stop()."""
         self._ends.append(end)
-        self._after(seconds, lambda: self._end(end))
+        self._around.after(seconds, lambda: self._end(end))
 
     def _end(self, end: Callable[[], None]) -> None:
         if end in self._ends:
@@ -134,6 +127,6 @@ class Mischief:
         victim.open()
 
     def _intrude(self) -> None:
-        stranger = Stranger(self._connect, self._chance, self._chance.choice(self._channels))
+        stranger = Stranger(self._around, self._chance, self._chance.choice(self._channels))
         leave = self._chance.choice([stranger.link.close, stranger.link.reset])
         self._lasts(self._chance.uniform(0.0, STRANGER_S), leave)

@@ -241,7 +241,7 @@ class Worker:
         victims = [subscriber for number, subscriber in enumerate(self._subscribers) if self._is_victim(number)]
         rate = self._plan.faults / self._plan.workers
         chance = random.Random(self._plan.seed * 1_000_003 + self._share.worker)
-        self._mischief = Mischief(victims, self._share.channels, self._connect, self._loop.after, rate, chance)
+        self._mischief = Mischief(self._around, victims, self._share.channels, rate, chance)
 
     def _expect(self, heads: list[int], returned_us: int = 0) -> None:
         by_name = dict(zip(self._share.channels, heads, strict=True))
