@@ -50,8 +50,9 @@ def test_one_subscriber_in_so_many_is_a_victim_however_they_are_shared_out(worke
 
 
 def test_a_worker_that_has_no_publisher_makes_its_share_of_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    for trouble in ("_intrude", "_stall", "_vanish"):
+    for trouble in ("_stall", "_vanish"):
         monkeypatch.setattr(Mischief, trouble, Mischief._cut_off)
+    monkeypatch.setattr(Mischief, "_intrude", lambda mischief: None)
     with here(monkeypatch, "soak", number=1, publishers=1, subscribers=20, workers=2, faults=400.0) as worker:
         worker.obey(Open())
         before = worker.totals.opened

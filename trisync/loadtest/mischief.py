@@ -77,9 +77,16 @@ class Mischief:
         self._around.after(self._chance.expovariate(self._rate), self._act)
 
     def _act(self) -> None:
-        if not self._stopped:
-            self._plan_next()
-            self._chance.choice([self._cut_off, self._stall, self._vanish, self._intrude])()
+        if self._stopped:
+            return
+        self._plan_next()
+        trouble = self._chance.choice([self._cut_off, self._stall, self._vanish, None])
+        if trouble is None:
+            self._intrude()
+        elif self._victims:
+            victim = self._chance.choice(self._victims)
+            if victim.link is not None and victim.link.usable:  # else it is not even back from its last trouble
+                trouble(victim, victim.link)
 
     def stop(self) -> None:
         """End all trouble: who stalls reads again, and who vanished is gone."""
@@ -97,30 +104,17 @@ class Mischief:
             self._ends.remove(end)
             end()
 
-    def _choose(self) -> tuple[Subscriber, Link] | None:
-        """A victim and its link, unless the one that was chosen is not even back from its last trouble."""
-        if not self._victims:
-            return None
-        victim = self._chance.choice(self._victims)
-        return None if victim.link is None or not victim.link.usable else (victim, victim.link)
+    def _cut_off(self, victim: Subscriber, link: Link) -> None:
+        link.reset()
+        self._return(victim)
 
-    def _cut_off(self) -> None:
-        if (chosen := self._choose()) is not None:
-            victim, link = chosen
-            link.reset()
-            self._return(victim)
+    def _stall(self, victim: Subscriber, link: Link) -> None:
+        link.pause()
+        self._lasts(self._chance.uniform(0.1, STALL_MAX_S), link.resume)
 
-    def _stall(self) -> None:
-        if (chosen := self._choose()) is not None:
-            _, link = chosen
-            link.pause()
-            self._lasts(self._chance.uniform(0.1, STALL_MAX_S), link.resume)
-
-    def _vanish(self) -> None:
-        if (chosen := self._choose()) is not None:
-            victim, link = chosen
-            self._lasts(VANISHED_S, link.vanish().close)
-            self._return(victim)
+    def _vanish(self, victim: Subscriber, link: Link) -> None:
+        self._lasts(VANISHED_S, link.vanish().close)
+        self._return(victim)
 
     def _return(self, victim: Subscriber) -> None:
         victim.close()
