@@ -5,6 +5,7 @@ scenarios.py. Times that end in `_us` are microseconds of CLOCK_MONOTONIC, which
 """
 
 import time
+from itertools import accumulate
 from typing import Literal
 
 from msgspec import Struct
@@ -72,6 +73,12 @@ class Plan(Struct, frozen=True, kw_only=True):
     def of_acks(self) -> bool:
         """Whether the latency that it is about is that of acknowledgements: nobody listens, or arrives."""
         return not self.subscribers and not self.connections
+
+    @property
+    def popularity(self) -> list[float]:
+        """Upper ends of the channels' shares of 0 to 1, by Zipf's law: the nth of them weighs 1 / n^zipf."""
+        *ends, total = accumulate((number + 1) ** -self.zipf for number in range(self.channels))
+        return [end / total for end in ends]  # the last one's is 1, whatever rounding says
 
 
 class Share(Struct, frozen=True, kw_only=True):

@@ -33,7 +33,6 @@ from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Connecting, Fairness, LogRead, Returning, distribution
 from trisync.loadtest.target import Target, TargetRefused, usage
 from trisync.loadtest.verdict import blocks_of, judge
-from trisync.loadtest.worker import cumulated_popularity
 
 IDLE_S = 1.0
 """How long connections rest before a server's memory is read."""
@@ -95,7 +94,7 @@ def _choose_channels(plan: Plan) -> list[list[int]]:
     if plan.follow == 1 and not plan.zipf:
         return [[number % plan.channels] for number in range(plan.subscribers)]
     chance = random.Random(plan.seed)
-    ends = [*cumulated_popularity(plan.channels, plan.zipf), 1.0]
+    ends = [*plan.popularity, 1.0]
     wanted = min(plan.follow, plan.channels)
     everybody = []
     for _ in range(plan.subscribers):

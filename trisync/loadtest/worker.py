@@ -11,7 +11,6 @@ import select
 import sys
 import time
 from collections import deque
-from itertools import accumulate
 from typing import Any, NoReturn
 
 import msgspec
@@ -43,12 +42,6 @@ from trisync.loadtest.trails import TRAIL_BYTES, TRAIL_BYTES_MIN, Trail
 _orders = msgspec.json.Decoder(AnyOrder)
 
 
-def cumulated_popularity(channels: int, exponent: float) -> list[float]:
-    """Upper ends of the channels' shares of 0 to 1, by Zipf's law: the nth of them weighs 1 / n^exponent."""
-    *ends, total = accumulate((number + 1) ** -exponent for number in range(channels))
-    return [end / total for end in ends]  # the last one's is 1, whatever rounding says
-
-
 class Worker:
     """A share of the clients, on one loop."""
 
@@ -63,7 +56,7 @@ class Worker:
         self._around = Surroundings(self._gauge, self._connect, self._loop.after)
         self._trails: dict[int, Trail] = {}
         self._subscribers = [self._subscriber(number, channels) for number, channels in enumerate(share.subscribers)]
-        popularity = cumulated_popularity(len(share.channels), self._plan.zipf)
+        popularity = self._plan.popularity
         self._publishers = [
             Publisher(
                 number,
