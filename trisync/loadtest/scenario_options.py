@@ -57,66 +57,63 @@ _SPECIAL_OPTIONS: dict[tuple[str, str], tuple[click.ParamType[Any], str]] = {
 }
 """The same, where they are something else in a scenario."""
 
+_TRANSPORT_OPTION = click.Option(
+    ["--transport"], type=click.Choice(TRANSPORTS), default="ws", help="What the clients speak."
+)
+
+_COMMON_OPTIONS: list[click.Parameter] = [
+    click.Option(
+        ["--tcp"], default="localhost:2345", metavar="HOST:PORT", help="The server's TCP door, for lines and frames."
+    ),
+    click.Option(["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door, for ws."),
+    click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
+    click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
+    click.Option(
+        ["--durability"],
+        type=click.Choice(["full", "normal"]),
+        default="full",
+        help="How durable the server is that --spawn starts.",
+    ),
+    click.Option(["--allow-remote"], is_flag=True, help="Load a server on another machine, if it is yours to load."),
+    click.Option(
+        ["--workers"],
+        type=click.IntRange(1, 64),
+        default=spare_cores,
+        show_default=f"one for each core but one, up to {WORKERS_MAX}",
+        metavar="N",
+        help="Processes of the generator.",
+    ),
+    click.Option(
+        ["--patience", "patience_s"],
+        type=_POSITIVE,
+        default=10.0,
+        metavar="SECONDS",
+        help="Seconds without any movement after which what is awaited counts as lost.",
+    ),
+    click.Option(["--seed"], type=int, default=1, metavar="N", help="For what is left to chance."),
+    click.Option(
+        ["--json", "json_file"],
+        type=OutputFile(allow_dash=True),
+        metavar="FILE",
+        help="Write the whole result; - is standard output. trisync/loadtest/results.py describes every field.",
+    ),
+    click.Option(
+        ["--html", "html_file"],
+        type=OutputFile(),
+        metavar="FILE",
+        help="Write a report with plots, one page that needs nothing else.",
+    ),
+    click.Option(["--quiet"], is_flag=True, help="Show nothing while it runs."),
+]
+"""Options that all scenarios have, behind those."""
+
 
 def options_of(scenario_name: str, scenario: Scenario) -> list[click.Parameter]:
     """A scenario's, in the order of its help."""
-    options: list[click.Parameter] = [
-        click.Option(["--transport"], type=click.Choice(TRANSPORTS), default="ws", help="What the clients speak.")
-    ]
+    own: list[click.Parameter] = []
     for name, default in scenario.defaults.items():
         kind, text = _SPECIAL_OPTIONS.get((scenario_name, name)) or _PLAN_OPTIONS[name]
         flag = "--" + name.removesuffix("_s").replace("_", "-")
         metavar = "SECONDS" if name.endswith("_s") else "N"
-        options.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
-    options += [
-        click.Option(
-            ["--tcp"],
-            default="localhost:2345",
-            metavar="HOST:PORT",
-            help="The server's TCP door, for lines and frames.",
-        ),
-        click.Option(
-            ["--web"], default="localhost:8000", metavar="HOST:PORT", help="The server's WebSocket door, for ws."
-        ),
-        click.Option(["--pid"], type=_COUNT, metavar="PID", help="The server's process, to see what it costs."),
-        click.Option(["--spawn"], is_flag=True, help="Load a server of its own instead, on free ports, with new data."),
-        click.Option(
-            ["--durability"],
-            type=click.Choice(["full", "normal"]),
-            default="full",
-            help="How durable the server is that --spawn starts.",
-        ),
-        click.Option(
-            ["--allow-remote"], is_flag=True, help="Load a server on another machine, if it is yours to load."
-        ),
-        click.Option(
-            ["--workers"],
-            type=click.IntRange(1, 64),
-            default=spare_cores,
-            show_default=f"one for each core but one, up to {WORKERS_MAX}",
-            metavar="N",
-            help="Processes of the generator.",
-        ),
-        click.Option(
-            ["--patience", "patience_s"],
-            type=_POSITIVE,
-            default=10.0,
-            metavar="SECONDS",
-            help="Seconds without any movement after which what is awaited counts as lost.",
-        ),
-        click.Option(["--seed"], type=int, default=1, metavar="N", help="For what is left to chance."),
-        click.Option(
-            ["--json", "json_file"],
-            type=OutputFile(allow_dash=True),
-            metavar="FILE",
-            help="Write the whole result; - is standard output. trisync/loadtest/results.py describes every field.",
-        ),
-        click.Option(
-            ["--html", "html_file"],
-            type=OutputFile(),
-            metavar="FILE",
-            help="Write a report with plots, one page that needs nothing else.",
-        ),
-        click.Option(["--quiet"], is_flag=True, help="Show nothing while it runs."),
-    ]
-    return options
+        own.append(click.Option([flag, name], type=kind, default=default, metavar=metavar, help=text))
+    return [_TRANSPORT_OPTION, *own, *_COMMON_OPTIONS]
