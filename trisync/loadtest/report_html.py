@@ -203,16 +203,13 @@ _COURSES = (("median", "p50"), ("99 %", "p99"), ("max", "max"))
 
 
 def _plots_by_percentile(result: Result) -> list[str]:
-    curves = [
-        Line(name, [(point.percentile, float(point.us)) for point in latency.curve])
-        for name, latency in _distributions(result)
-    ]
-    if not curves:
+    named = _distributions(result)
+    if not named:
         return []
-    count = max(latency.count for _, latency in _distributions(result))
-    most = [Line(label, [point for point in points if point[0] >= 20]) for label, points, _ in curves]
-    axis = log_axis(_values(most), time_text)
-    return [plot(f"Time {_latency_name(result)}, by percentile", curves, percentile_axis(count), axis)]
+    curves = [Line(name, [(point.percentile, float(point.us)) for point in latency.curve]) for name, latency in named]
+    most = [float(point.us) for _, latency in named for point in latency.curve if point.percentile >= 20]
+    axis = percentile_axis(max(latency.count for _, latency in named))
+    return [plot(f"Time {_latency_name(result)}, by percentile", curves, axis, log_axis(most, time_text))]
 
 
 def _values(lines: list[Line]) -> list[float]:
@@ -264,9 +261,5 @@ def _made(result: Result) -> str:
         about.append(("durability", result.durability))
     rows = "".join(f"<tr><th>{name}</th><td><code>{escape(value)}</code></td></tr>" for name, value in about)
     shown = {"transport", "workers", "patience_s", "seed", *SCENARIOS[result.plan.scenario].defaults}
-    plan = "".join(
-        f"<tr><th>{escape(name)}</th><td>{escape(str(value))}</td></tr>"
-        for name, value in to_builtins(result.plan).items()
-        if name in shown
-    )
-    return f'<div class="columns"><table><tbody>{rows}</tbody></table><table><tbody>{plan}</tbody></table></div>'
+    plan = [(name, str(value)) for name, value in to_builtins(result.plan).items() if name in shown]
+    return f'<div class="columns"><table><tbody>{rows}</tbody></table>{_table(plan)}</div>'
