@@ -18,7 +18,7 @@ from trisync.loadtest.report_terminal import (
     time_text,
     times_text,
 )
-from trisync.loadtest.results import Distribution, Result, Sample
+from trisync.loadtest.results import PERCENTILES, Distribution, Result, Sample
 from trisync.loadtest.scenarios import SCENARIOS
 
 _STYLE = """
@@ -75,17 +75,13 @@ footer { margin-top: 36px; font-size: 13px; }
 @media print { body { background: #fff; } main { padding: 0; } }
 """
 
-_COLUMNS = (
-    ("count", "count"),
-    ("min", "min_us"),
-    ("mean", "mean_us"),
-    ("50 %", "p50_us"),
-    ("90 %", "p90_us"),
-    ("99 %", "p99_us"),
-    ("99.9 %", "p99_9_us"),
-    ("99.99 %", "p99_99_us"),
-    ("max", "max_us"),
-)
+_TIMES = {
+    "min": "min_us",
+    "mean": "mean_us",
+    **{f"{percentile:g} %": name for name, percentile in PERCENTILES.items()},
+    "max": "max_us",
+}
+"""Columns of the table of latencies, behind their count."""
 
 
 def to_html(result: Result) -> str:
@@ -230,24 +226,20 @@ def _distributions(result: Result) -> list[tuple[str, Distribution]]:
 
 
 def _latencies(result: Result) -> str:
-    rows = "".join(
-        f"<tr><th>{escape(name)}</th>"
-        + "".join(
-            f"<td>{getattr(latency, field):,}</td>"
-            if field == "count"
-            else f"<td>{time_text(getattr(latency, field))}</td>"
-            for _, field in _COLUMNS
-        )
-        + "</tr>"
-        for name, latency in _distributions(result)
-    )
-    if not rows:
+    named = _distributions(result)
+    if not named:
         return ""
-    heads = "".join(f"<th>{name}</th>" for name, _ in _COLUMNS)
+    heads = "".join(f"<th>{name}</th>" for name in ("count", *_TIMES))
+    rows = "".join(f"<tr><th>{escape(name)}</th>{_cells(latency)}</tr>" for name, latency in named)
     return (
         f'<h2>Latencies</h2><div class="wide"><table class="spread"><thead><tr><th></th>{heads}</tr></thead>'
         f"<tbody>{rows}</tbody></table></div>"
     )
+
+
+def _cells(latency: Distribution) -> str:
+    times = "".join(f"<td>{time_text(getattr(latency, field))}</td>" for field in _TIMES.values())
+    return f"<td>{latency.count:,}</td>{times}"
 
 
 def _table(rows: list[tuple[str, str]]) -> str:
