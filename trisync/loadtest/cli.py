@@ -217,9 +217,7 @@ def conclude(problems: list[str | None], *, passed: bool) -> None:
 
 
 def _plan(name: str, given: dict[str, Any]) -> Plan:
-    fields = {
-        field: given[field] for field in (*SCENARIOS[name].defaults, "transport", "workers", "patience_s", "seed")
-    }
+    fields = {field: given[field] for field in SCENARIOS[name].fields}
     if name == "resume":
         fields["publishers"] = 1
     clients = max(fields.get("publishers", 0), fields.get("subscribers", 0), fields.get("connections", 0))

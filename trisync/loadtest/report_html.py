@@ -252,6 +252,6 @@ def _made(result: Result) -> str:
     if result.durability is not None:
         about.append(("durability", result.durability))
     rows = "".join(f"<tr><th>{name}</th><td><code>{escape(value)}</code></td></tr>" for name, value in about)
-    shown = {"transport", "workers", "patience_s", "seed", *SCENARIOS[result.plan.scenario].defaults}
+    shown = SCENARIOS[result.plan.scenario].fields
     plan = [(name, str(value)) for name, value in to_builtins(result.plan).items() if name in shown]
     return f'<div class="columns"><table><tbody>{rows}</tbody></table>{_table(plan)}</div>'

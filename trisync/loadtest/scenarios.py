@@ -240,6 +240,11 @@ class Scenario(Struct, frozen=True):
     """The plan's fields that make sense here, which are its options, with their defaults."""
     play: Callable[[Stage], Awaitable[None]]
 
+    @property
+    def fields(self) -> list[str]:
+        """All of the plan's fields that can be said: these, and what every scenario has."""
+        return [*self.defaults, "transport", "workers", "patience_s", "seed"]
+
 
 def _timed(duration_s: float = 5.0, **others: Any) -> dict[str, Any]:
     return {**others, "message_bytes": 60, "duration_s": duration_s, "warmup_s": 1.0}
