@@ -153,19 +153,18 @@ for _name, _scenario in SCENARIOS.items():
 def _invoke(name: str, given: dict[str, Any]) -> None:
     plan = _plan(name, given)
     target = _target(plan.transport, given)
-    files = [given["json_file"], given["html_file"]]
+    json_file, html_file = given["json_file"], given["html_file"]
     display = Display(plan, Console(stderr=True), quiet=given["quiet"])
     try:
         result = _run(plan, target, display)
     except Interrupted:
-        raise Interrupted(display.problems, files) from None
+        raise Interrupted(display.problems, [json_file, html_file]) from None
+    console = Output(stderr=str(json_file) == "-")
     problems = [
-        write_output(files[0], lambda: to_json(result)),
-        write_output(files[1], lambda: to_html(result).encode()),
+        write_output(json_file, lambda: to_json(result)),
+        write_output(html_file, lambda: to_html(result).encode()),
+        unwritten("standard error" if console.stderr else STANDARD_OUTPUT, lambda: print_result(result, console)),
     ]
-    console = Output(stderr=str(given["json_file"]) == "-")
-    name = "standard error" if console.stderr else STANDARD_OUTPUT
-    problems.append(unwritten(name, lambda: print_result(result, console)))
     conclude(problems, passed=result.passed)
     if result.log_read.interrupted:
         sys.exit(INTERRUPTED)
