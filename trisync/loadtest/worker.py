@@ -79,8 +79,8 @@ class Worker:
         """Of what is measured: there is a tick right behind each."""
         self._pacer: Pacer | None = None
         self._mischief: Mischief | None = None
-        self._flushed = False
         self._ended_us = 0
+        """When all that was awaited had come, once a pong behind it is awaited from everybody."""
         self._finished = self._dismissed = False
         self._reading = self._share_of(Finish())
         self._next_tick_us = clock_us()
@@ -182,7 +182,7 @@ class Worker:
             self._edges_us = order.measure_from_us, order.measure_until_us
         self._tick()  # so that what is measured begins with the order
         self._order = order
-        self._flushed = False
+        self._ended_us = 0
         self._began_us = self._gauge.now_us = self._gauge.moved_us = clock_us()
         match order:
             case Open():
@@ -259,9 +259,8 @@ class Worker:
                 return
             self._around.give_up(waited_us)
             self._to_open.clear()
-        elif isinstance(self._order, Settle | Return) and not self._flushed:
+        elif isinstance(self._order, Settle | Return) and not self._ended_us:
             # A pong comes behind all that was sent before it: nothing uninvited is overlooked.
-            self._flushed = True
             self._ended_us = self._gauge.now_us
             self._ping_all()
             return
@@ -286,7 +285,7 @@ class Worker:
             publisher.stop()
 
     def _report_done(self) -> None:
-        ended_us = self._ended_us if self._flushed else self._gauge.now_us
+        ended_us = self._ended_us or self._gauge.now_us
         self._order = None
         self._tick()
         acked = self._around.acked.blocks()
