@@ -221,12 +221,11 @@ class Worker:
             return
         # So many messages take as long as they take, if only answers come.
         self._load_until_us = 0 if order.messages else self._began_us + int(order.seconds * 1e6)
-        if self._plan.faults and not order.messages:
+        if self._plan.faults:
             self._begin_mischief()
-        paced = self._share.rate > 0 and not order.messages
         for publisher in publishers:
-            publisher.start(order.messages or sys.maxsize, 0 if paced else self._plan.window)
-        if publishers and paced:
+            publisher.start(order.messages or sys.maxsize, 0 if self._share.rate else self._plan.window)
+        if self._share.rate:
             phase = self._share.worker / self._plan.workers
             self._pacer = Pacer(publishers, self._share.rate, phase, self._gauge, self._load_until_us)
 
