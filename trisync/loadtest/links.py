@@ -19,13 +19,12 @@ from trisync.loadtest.plan import Transport, clock_us
 from trisync.loadtest.transports import (
     AS_LINES,
     HANDSHAKE_END,
+    JOIN,
     SPLIT,
     Handshake,
     Join,
     Malformed,
     Masker,
-    join_frames,
-    join_lines,
 )
 
 RECEIVE_BYTES = 1024 * 1024
@@ -120,14 +119,12 @@ class Link:
         self.as_lines = AS_LINES[transport]
         self.began_us = clock_us()
         self.masker = Masker() if transport == "ws" else None
-        self.join: Join = (
-            self.masker.join if self.masker is not None else join_frames if transport == "frames" else join_lines
-        )
+        self.join: Join = self.masker.join if self.masker is not None else JOIN[transport]
         self._loop = loop
         self._buffer = loop.buffer
         self.client = client
         """Whom it serves; somebody else may take it over once nothing is on its way."""
-        self._transport = transport
+
         self._handshake: Handshake | None = None
         self._answer = b""
         self._open = False
@@ -254,7 +251,7 @@ class Link:
             self.end(os.strerror(code))
             return
         self._loop.change(self._fd, self._reading)
-        if self._transport == "ws":
+        if self.masker is not None:
             self._handshake = Handshake(*self._target)
             self.send(self._handshake.request)
         else:

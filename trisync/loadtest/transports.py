@@ -151,6 +151,10 @@ def join_frames(payloads: Sequence[bytes]) -> bytes:
     return b"".join([(len(payload) + 4).to_bytes(4, "big") + payload for payload in payloads])
 
 
+JOIN: dict[Transport, Join] = {"lines": join_lines, "frames": join_frames}
+"""Payloads as bytes, for the transports that need no Masker."""
+
+
 class Masker:
     """A WebSocket client's sending side. One random mask serves a connection: its aim is proxies, not secrecy."""
 
