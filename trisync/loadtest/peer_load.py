@@ -100,27 +100,26 @@ class Generator:
         self._gauge = Gauge(0, self._problems)
         self._around = Surroundings(self._gauge, self._connect)
         self._trail = Trail(0, CHANNEL, self._gauge, TRAIL_BYTES)
-        self._stores = False
-        """Whether it is a peer that can say how much it has stored."""
+
         self._aside: list[Link] = []
         """Connections that are heard in sweeps."""
         self._subscribers: list[Subscriber]
         self._publishers: list[Publisher] | list[Producer]
         names = [f"subscriber {number}" for number in range(load.subscribers)]
+        numbers = range(load.publishers)
         if load.peer is None:
             self._subscribers = [Subscriber(name, self._around, [self._trail]) for name in names]
             self._publishers = [
                 Publisher(number, self._around, [CHANNEL], [load.subscribers], [], load.message_bytes, seed=1)
-                for number in range(load.publishers)
+                for number in numbers
             ]
-            return
-        dialect = DIALECTS[load.peer]
-        self._stores = bool(dialect.ask_count)
-        listeners = [Listener(name, self._around, self._trail, dialect, load.message_bytes) for name in names]
-        producers = [Producer(number, self._around, dialect, load.message_bytes) for number in range(load.publishers)]
-        if listeners:
-            (listeners[0].producer,) = producers
-        self._subscribers, self._publishers = [*listeners], producers
+        else:
+            dialect = DIALECTS[load.peer]
+            listeners = [Listener(name, self._around, self._trail, dialect, load.message_bytes) for name in names]
+            producers = [Producer(number, self._around, dialect, load.message_bytes) for number in numbers]
+            if listeners:
+                (listeners[0].producer,) = producers
+            self._subscribers, self._publishers = [*listeners], producers
 
     def _connect(self, client: Client) -> Link:
         load = self._load
@@ -230,27 +229,29 @@ class Generator:
         for subscriber in self._subscribers:
             subscriber.finish()
         self._trail.contents.finish([])
-        if self._load.peer is None or self._stores:
-            self._compare(sent)
+        if self._load.peer is None:
+            self._compare_delivered()
+        elif DIALECTS[self._load.peer].ask_count:
+            self._compare_stored(sent)
         if self._trail.next - 1 > sent:
             self._problems.add("uninvited", f"{self._trail.next - 1:,} of {sent:,} messages came")
 
-    def _compare(self, sent: int) -> None:
-        """Whether what was acknowledged is what was stored, where there still is somebody to say what that is."""
-        acked = self._gauge.totals.acked
-        if self._stores:
-            first = self._publishers[0]
-            assert isinstance(first, Producer)
-            if first.link is not None:
-                first.count()
-            self._await_all()
-            if first.stored is not None and not sent == acked == first.stored:
-                text = f"{sent:,} sent, {acked:,} acknowledged, {first.stored:,} stored"
-                self._problems.add("unkept", text)
-        elif any(subscriber.link is not None for subscriber in self._subscribers):
+    def _compare_delivered(self) -> None:
+        """Whether trisync has delivered what it acknowledged, where there still is somebody to say what that is."""
+        if any(subscriber.link is not None for subscriber in self._subscribers):
             seen, booked = self._trail.contents.ledger.channels(), self._around.acked.channels()
             if not seen[0].agrees(booked.get(0, Tally(0, 0))):
                 self._problems.add("unkept", "what was acknowledged is not what was delivered")
+
+    def _compare_stored(self, sent: int) -> None:
+        """Whether a peer has stored what it acknowledged, where it still can be asked."""
+        first, acked = self._publishers[0], self._gauge.totals.acked
+        assert isinstance(first, Producer)
+        if first.link is not None:
+            first.count()
+        self._await_all()
+        if first.stored is not None and not sent == acked == first.stored:
+            self._problems.add("unkept", f"{sent:,} sent, {acked:,} acknowledged, {first.stored:,} stored")
 
 
 def main() -> NoReturn:
