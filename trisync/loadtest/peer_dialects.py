@@ -30,13 +30,13 @@ def split_resp(data: bytes) -> list[Piece]:
     start = 0
     while found := _resp_value(data, start):
         value, start = found
-        if isinstance(value, bytes):
-            pieces.append(Piece(PONG if value == b"PONG" else REPLY, value, start))
-        elif value[0] == b"message":
-            pieces.append(Piece(TEXT, value[-1], start))
-        else:
-            pieces.append(Piece(PONG if value[0] == b"pong" else REPLY, value[-1], start))
+        values = [value] if isinstance(value, bytes) else value
+        pieces.append(Piece(_RESP_WORDS.get(values[0], REPLY), values[-1], start))
     return pieces
+
+
+_RESP_WORDS = {b"message": TEXT, b"pong": PONG, b"PONG": PONG}
+"""What a value says by itself, or by the first of an array."""
 
 
 def _resp_value(data: bytes, start: int) -> tuple[_Resp, int] | None:
