@@ -6,25 +6,19 @@ from typing import Any, cast
 import pytest
 from click.testing import CliRunner
 
+from tests.loadtest.test_trails import Line
 from trisync.loadtest import publishers
 from trisync.loadtest.cli import UNUSABLE, loadtest_command
 from trisync.loadtest.clients import Surroundings
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, PIECE, Publisher
-from trisync.loadtest.transports import AS_LINES, SPLIT, join_lines
 
 
-class StalledLine:
+class StalledLine(Line):
     """A link to a server that takes nothing until it is told to."""
 
-    split = staticmethod(SPLIT["lines"])
-    as_lines = staticmethod(AS_LINES["lines"])
-    join = staticmethod(join_lines)
-
-    def __init__(self) -> None:
-        self.sent: list[bytes] = []
-        self.unsent = 0
+    unsent = 0
 
     def send(self, data: bytes) -> None:
         self.sent += data.splitlines()
@@ -32,7 +26,7 @@ class StalledLine:
 
 
 def publisher(message_bytes: int) -> tuple[Publisher, StalledLine]:
-    line = StalledLine()
+    line = StalledLine("lines")
     around = Surroundings(Gauge(0, Problems()), lambda client: cast(Any, line))
     one = Publisher(0, around, ["c"], [0], [], message_bytes, seed=1)
     one.link = cast(Any, line)
