@@ -78,7 +78,8 @@ class Display:
         self._plan = plan
         self._console = console
         self._quiet = quiet
-        self._live = Live(console=console, transient=True, auto_refresh=False) if console.is_terminal else None
+        seen = console.is_terminal and not quiet
+        self._live = Live(console=console, transient=True, auto_refresh=False) if seen else None
         self._said_s = 0.0
         self._recorder: Recorder | None = None
 
@@ -88,7 +89,7 @@ class Display:
         return [] if self._recorder is None else self._recorder.problems.listed()
 
     def __enter__(self) -> "Display":
-        if self._live is not None and not self._quiet:
+        if self._live is not None:
             self._live.start()
         return self
 
@@ -99,24 +100,26 @@ class Display:
     def show(self, recorder: Recorder) -> None:
         """Show how it goes."""
         self._recorder = recorder
-        if self._quiet:
-            return
         if self._live is not None:
             self._live.update(self._picture(recorder), refresh=True)
-        elif recorder.series and not 0 <= recorder.series[-1].at_s - self._said_s < PLAIN_EVERY_S:
-            # Time goes back where another part is measured.
-            sample = recorder.series[-1]
-            self._said_s = sample.at_s
-            parts = [
-                f"{sample.at_s:6.1f} s",
-                f"{count_text(rate_of(sample, self._plan))}/s",
-                f"p50 {time_text(sample.p50_us)}",
-                f"p99 {time_text(sample.p99_us)}",
-                f"max {time_text(sample.max_us)}",
-                f"backlog {count_text(sample.backlog)}",
-                f"server {cores_text(sample.server_cpu)} {size_text(sample.server_memory_bytes)}",
-            ]
-            self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
+        elif not self._quiet and recorder.series:
+            self._say(recorder.series[-1])
+
+    def _say(self, sample: Sample) -> None:
+        """Write a line, unless the last one is hardly older. Time goes back where another part is measured."""
+        if 0 <= sample.at_s - self._said_s < PLAIN_EVERY_S:
+            return
+        self._said_s = sample.at_s
+        parts = [
+            f"{sample.at_s:6.1f} s",
+            f"{count_text(rate_of(sample, self._plan))}/s",
+            f"p50 {time_text(sample.p50_us)}",
+            f"p99 {time_text(sample.p99_us)}",
+            f"max {time_text(sample.max_us)}",
+            f"backlog {count_text(sample.backlog)}",
+            f"server {cores_text(sample.server_cpu)} {size_text(sample.server_memory_bytes)}",
+        ]
+        self._console.print("  ".join(parts), highlight=False, soft_wrap=True)
 
     def _picture(self, recorder: Recorder) -> RenderableType:
         plan, totals = self._plan, recorder.totals
