@@ -152,7 +152,7 @@ def course(values: list[float]) -> str:
     """The newest values as a row of bars."""
     shown = values[-_COURSE_POINTS:]
     top = max(shown, default=0) or 1
-    return "".join(_BARS[max(0, min(8, round(value / top * 8)))] for value in shown)
+    return "".join(_BARS[round(value / top * 8)] for value in shown)
 
 
 def print_result(result: Result, console: Console) -> None:
