@@ -23,8 +23,9 @@ from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest import run as running
 from trisync.loadtest import target
 from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
-from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed, environment
+from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed
 from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
+from trisync.loadtest.processes import environment
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.report_terminal import Display
 from trisync.loadtest.scenarios import Stage, share_out

@@ -1,16 +1,15 @@
 """All workers: starting them, giving each its share, and having an order obeyed by all of them at once."""
 
-import os
 import subprocess
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
-from pathlib import Path
+from contextlib import AsyncExitStack, asynccontextmanager
 
 import msgspec
 import trio
 
 from trisync.loadtest.plan import Done, Enough, Order, Report, Share, Tick
+from trisync.loadtest.processes import environment, started
 
 REPORT_BYTES_MAX = 64 * 1024 * 1024
 GRACE_S = 5.0
@@ -23,13 +22,6 @@ _reports = msgspec.json.Decoder(Report)
 
 class CrewFailed(Exception):
     """A worker has ended that should not have, or does nothing; what it said is on standard error."""
-
-
-def environment() -> dict[str, str]:
-    """The environment of a process that shall find this very trisync, wherever it is started."""
-    home = str(Path(__file__).resolve().parent.parent.parent)
-    paths = [home, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return os.environ | {"PYTHONPATH": os.pathsep.join(paths)}
 
 
 class Crew:
@@ -106,17 +98,18 @@ async def hire(shares: list[Share], ticked: Callable[[Tick], None]) -> AsyncIter
 
     A worker that fails cancels the block and raises CrewFailed.
     """
-    processes: list[trio.Process] = []
-    try:
-        for _ in shares:
-            process = await trio.lowlevel.open_process(
-                [sys.executable, "-m", "trisync.loadtest.worker"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=environment(),
-                start_new_session=True,  # Ctrl-C is for the command, which then ends its workers
+    async with AsyncExitStack() as stack:
+        processes = [
+            await stack.enter_async_context(
+                started(
+                    [sys.executable, "-m", "trisync.loadtest.worker"],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    env=environment(),
+                )
             )
-            processes.append(process)
+            for _ in shares
+        ]
         crew = Crew(processes, ticked)
         async with trio.open_nursery() as nursery:
             for process in processes:
@@ -129,11 +122,3 @@ async def hire(shares: list[Share], ticked: Callable[[Tick], None]) -> AsyncIter
                 for process in processes:
                     await process.wait()
             nursery.cancel_scope.cancel()
-    finally:
-        with trio.CancelScope(shield=True):
-            for process in processes:
-                process.kill()
-                await process.wait()
-                for pipe in (process.stdin, process.stdout):
-                    assert pipe is not None
-                    await pipe.aclose()

@@ -18,10 +18,11 @@ from typing import NamedTuple
 import msgspec
 import trio
 
-from trisync.loadtest.crew import CrewFailed, environment
+from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load, Outcome
-from trisync.loadtest.target import Target, TargetRefused
+from trisync.loadtest.processes import environment, started
+from trisync.loadtest.target import Target, TargetRefused, all_of
 
 START_S = 20.0
 """How long a peer may take until it accepts connections."""
@@ -118,33 +119,23 @@ async def running(dialect: PeerDialect, modules: list[Path]) -> AsyncIterator[Ta
     program = peer.find(modules)
     if program is None:
         raise TargetRefused(missing(peer))
-    folder = tempfile.mkdtemp(prefix="trisync-compare-")
-    process = None
-    try:
-        port = free_port()
-        with (Path(folder) / "said").open("wb") as said:
-            process = await trio.lowlevel.open_process(
-                [program, *peer.options(port, folder)],
-                stdin=subprocess.DEVNULL,
-                stdout=said,
-                stderr=subprocess.STDOUT,
-                env=os.environ | {"NODE_PATH": os.pathsep.join(map(str, modules))},
-                start_new_session=True,  # Ctrl-C is for the comparison, which then ends it
-            )
-        with trio.move_on_after(START_S) as scope:
-            while process.poll() is None and not await _accepts(port):  # noqa: ASYNC110 - see LOOK_EVERY_S
-                await trio.sleep(LOOK_EVERY_S)
-        if scope.cancelled_caught or process.poll() is not None:
-            text = (Path(folder) / "said").read_text(errors="replace").strip()
-            raise TargetRefused(f"{peer.name} did not start: {text or 'it said nothing'}")
-        door = "127.0.0.1", port
-        yield Target(door, door, process.pid, None)
-    finally:
-        with trio.CancelScope(shield=True):
-            if process is not None:
-                process.kill()
-                await process.wait()
-            shutil.rmtree(folder, ignore_errors=True)
+    port = free_port()
+    env = os.environ | {"NODE_PATH": os.pathsep.join(map(str, modules))}
+    with (
+        tempfile.TemporaryDirectory(prefix="trisync-compare-", ignore_cleanup_errors=True) as folder,
+        tempfile.TemporaryFile() as said,
+    ):
+        command = [program, *peer.options(port, folder)]
+        async with started(
+            command, stdin=subprocess.DEVNULL, stdout=said, stderr=subprocess.STDOUT, env=env
+        ) as process:
+            with trio.move_on_after(START_S) as scope:
+                while process.poll() is None and not await _accepts(port):  # noqa: ASYNC110 - see LOOK_EVERY_S
+                    await trio.sleep(LOOK_EVERY_S)
+            if scope.cancelled_caught or process.poll() is not None:
+                raise TargetRefused(f"{peer.name} did not start: {all_of(said)}")
+            door = "127.0.0.1", port
+            yield Target(door, door, process.pid, None)
 
 
 async def _accepts(port: int) -> bool:

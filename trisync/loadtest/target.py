@@ -15,8 +15,8 @@ from typing import BinaryIO, NamedTuple
 
 import trio
 
-from trisync.loadtest.crew import environment
 from trisync.loadtest.plan import Transport
+from trisync.loadtest.processes import environment, started
 
 START_S = 20.0
 STOP_S = 15.0
@@ -86,42 +86,27 @@ async def serving(folder: Path, durability: str) -> AsyncIterator[Target]:
 
     Raises TargetRefused where it does not start, and at the end of a block that was not cut short ServerFailed.
     """
-    complaints = tempfile.TemporaryFile()  # noqa: SIM115 - closed below; no pipe: nobody reads it meanwhile
-    process = None
-    try:
-        process = await trio.lowlevel.open_process(
-            [
-                *(sys.executable, "-m", "trisync", "serve", "--tcp-port", "0", "--web-port", "0"),
-                *("--data", str(folder), "--durability", durability, "--log-level", "warning"),
-                *("--connections-max", "100000", "--reconnect-spread-ms", "1"),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=complaints,
-            env=environment(),
-            start_new_session=True,  # Ctrl-C is for the load test, which then ends the server
-        )
-        assert process.stdout is not None
-        line = b""
-        with trio.move_on_after(START_S):
-            while not line.endswith(b"\n") and (chunk := await process.stdout.receive_some()):
-                line += chunk
-        match = re.match(rb"trisync ready tcp=(\S+):(\d+) web=\S+:(\d+) ", line)
-        if match is None:
-            raise TargetRefused(f"the server did not start: {_all_of(complaints)}")
-        host = match[1].decode()
-        yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
-        with trio.CancelScope(shield=True):  # _stop has its own deadline, and what was measured is not to be lost
-            how = await _stop(process)
-        if how is not None:
-            raise ServerFailed(f"the server {how}: {_all_of(complaints)}")
-    finally:
-        with trio.CancelScope(shield=True):
-            if process is not None:
-                process.kill()
-                await process.wait()
-                assert process.stdout is not None
-                await process.stdout.aclose()
-            complaints.close()
+    command = [
+        *(sys.executable, "-m", "trisync", "serve", "--tcp-port", "0", "--web-port", "0"),
+        *("--data", str(folder), "--durability", durability, "--log-level", "warning"),
+        *("--connections-max", "100000", "--reconnect-spread-ms", "1"),
+    ]
+    with tempfile.TemporaryFile() as complaints:  # no pipe: nobody reads it meanwhile
+        async with started(command, stdout=subprocess.PIPE, stderr=complaints, env=environment()) as process:
+            assert process.stdout is not None
+            line = b""
+            with trio.move_on_after(START_S):
+                while not line.endswith(b"\n") and (chunk := await process.stdout.receive_some()):
+                    line += chunk
+            match = re.match(rb"trisync ready tcp=(\S+):(\d+) web=\S+:(\d+) ", line)
+            if match is None:
+                raise TargetRefused(f"the server did not start: {all_of(complaints)}")
+            host = match[1].decode()
+            yield Target((host, int(match[2])), (host, int(match[3])), process.pid, durability)
+            with trio.CancelScope(shield=True):  # _stop has its own deadline, and what was measured is not to be lost
+                how = await _stop(process)
+            if how is not None:
+                raise ServerFailed(f"the server {how}: {all_of(complaints)}")
 
 
 async def _stop(process: trio.Process) -> str | None:
@@ -134,9 +119,10 @@ async def _stop(process: trio.Process) -> str | None:
     return f"ended with status {process.returncode}" if process.returncode else None
 
 
-def _all_of(complaints: BinaryIO) -> str:
-    complaints.seek(0)
-    return complaints.read().decode(errors="replace").strip() or "it said nothing"
+def all_of(said: BinaryIO) -> str:
+    """What a process has written to a file, for an error's text."""
+    said.seek(0)
+    return said.read().decode(errors="replace").strip() or "it said nothing"
 
 
 class Usage(NamedTuple):
