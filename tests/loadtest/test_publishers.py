@@ -43,7 +43,7 @@ def test_a_window_stops_where_the_server_takes_no_more_and_is_filled_when_it_doe
 ) -> None:
     monkeypatch.setattr(publishers, "UNSENT_BYTES_MAX", 100_000)
     one, line = publisher(message_bytes)
-    one.start(10**9, 5000)
+    one.start(5000)
     sent = len(line.sent)
     assert sent % piece == 0
     assert 100_000 < line.unsent < 100_000 + 2 * piece * (message_bytes + 100)
@@ -54,7 +54,7 @@ def test_a_window_stops_where_the_server_takes_no_more_and_is_filled_when_it_doe
 
 def test_a_window_is_full_and_no_fuller() -> None:
     one, line = publisher(60)
-    one.start(1000, 300)
+    one.start(300, 1000)
     assert len(line.sent) == 300
     one.receive(answers(1, 200))
     assert len(line.sent) == 500

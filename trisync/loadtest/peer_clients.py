@@ -122,19 +122,17 @@ class Producer(PeerClient):
         self._window = 0
         self._template = _publish_template(dialect, number, message_bytes)
         self._landed = 0
-        self._left = 0
         self._counting = False
 
-    def start(self, left: int, window: int) -> None:
-        """Send up to `left` messages, `window` of them in flight; it is pending until it is stopped and none is."""
-        self._left = left
+    def start(self, window: int) -> None:
+        """Keep so many messages in flight; it is pending until it is stopped and none is."""
         self._window = window
         self.around.pending.add(self)
         self._refill(window)
 
     def stop(self) -> None:
         """Send nothing more."""
-        self._left = 0
+        self._window = 0
         self.landed(self._landed)
 
     def count(self) -> None:
@@ -146,14 +144,13 @@ class Producer(PeerClient):
     def landed(self, count: int) -> None:
         """So many of its messages, in all, are in flight no more."""
         self._landed = count
-        if self._left > 0:
+        if self._window:
             self._refill(self._window - (self.sent - count))
         elif count == self.sent:
             self.around.done(self)
 
     def _refill(self, count: int) -> None:
         """Send so many messages in pieces, as trisync's publisher does."""
-        count = min(count, self._left)
         while count > 0:
             self._publish(min(count, PIECE))
             count -= PIECE
@@ -163,7 +160,6 @@ class Producer(PeerClient):
             return
         due_us, template, first = clock_us(), self._template, self.sent + 1
         self.sent += count
-        self._left -= count
         self.gauge.totals.sent += count
         self.link.send(self.link.join([template % (number, due_us) for number in range(first, first + count)]))
 

@@ -180,7 +180,7 @@ class Generator:
         from_us = began_us + int(self._load.warmup_s * 1e6)
         until_us = from_us + int(self._load.duration_s * 1e6)
         for publisher in self._publishers:
-            publisher.start(sys.maxsize, self._load.window)
+            publisher.start(self._load.window)
         first, counted, cpu_s = self._look_at(from_us)
         last, counted_last, cpu_last_s = self._look_at(until_us)
         for publisher in self._publishers:

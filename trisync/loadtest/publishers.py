@@ -6,6 +6,7 @@ masked and booked together, and one by one only where something is not as expect
 
 import operator
 import random
+import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
 from itertools import pairwise
@@ -99,7 +100,7 @@ class Publisher(Speaker):
             return False
         return self._sent_all - self._answered >= UNANSWERED_MAX or self.link.unsent > UNSENT_BYTES_MAX
 
-    def start(self, left: int, window: int) -> None:
+    def start(self, window: int, left: int = sys.maxsize) -> None:
         """Send up to `left` publishes, `window` of them unanswered at a time; 0 leaves the pace to somebody else."""
         if self.link is None:
             return

@@ -224,7 +224,7 @@ class Worker:
         if self._plan.faults:
             self._begin_mischief()
         for publisher in publishers:
-            publisher.start(order.messages or sys.maxsize, 0 if self._share.rate else self._plan.window)
+            publisher.start(0 if self._share.rate else self._plan.window, order.messages or sys.maxsize)
         if self._share.rate:
             phase = self._share.worker / self._plan.workers
             self._pacer = Pacer(publishers, self._share.rate, phase, self._gauge, self._load_until_us)
