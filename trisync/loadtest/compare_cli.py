@@ -21,12 +21,10 @@ from trisync.loadtest.results import to_json
 from trisync.loadtest.run import why_full
 from trisync.loadtest.target import TargetRefused
 
-_EPILOG = (
-    """\b
+_ROWS = "\n".join(f"  {name:16}{row.title}" for name, row in ROWS.items())
+_EPILOG = f"""\b
 The rows:
-"""
-    + "\n".join(f"  {name:16}{row.title}" for name, row in ROWS.items())
-    + """
+{_ROWS}
 
 \b
 Exit status:
@@ -37,7 +35,6 @@ Exit status:
   4    everybody did, but a file could not be written
   130  a signal (Ctrl-C) ended the run
 The ratios do not change it: they are the machine's as much as the programs'."""
-)
 
 _A_SECOND = " a second: median (lowest–highest)"
 _RATIO = "ratio of medians (lowest–highest of a round)"
