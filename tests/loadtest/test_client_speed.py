@@ -8,8 +8,8 @@ from click.testing import CliRunner
 
 from tests.loadtest.signalled import signalled
 from trisync.cli.errors import INTERRUPTED
-from trisync.loadtest.cli import NO_RUN, UNUSABLE
 from trisync.loadtest.client_speed import client_speed_command
+from trisync.loadtest.endings import NO_RUN, UNUSABLE
 
 
 @pytest.mark.parametrize("backend", ["asyncio", "trio"])

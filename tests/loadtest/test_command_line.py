@@ -17,8 +17,9 @@ from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import fake_server
 from trisync.cli import main
 from trisync.cli.errors import INTERRUPTED
-from trisync.loadtest.cli import BROKEN, NO_RUN, UNUSABLE, UNWRITTEN, loadtest_command
+from trisync.loadtest.cli import loadtest_command
 from trisync.loadtest.compare_cli import compare_command
+from trisync.loadtest.endings import BROKEN, NO_RUN, UNUSABLE, UNWRITTEN
 from trisync.loadtest.options import write_output
 from trisync.loadtest.publishers import UNANSWERED_MAX
 from trisync.loadtest.scenarios import SCENARIOS

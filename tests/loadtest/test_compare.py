@@ -22,9 +22,9 @@ from tests.loadtest.signalled import INTERRUPTED_SAID, signalled
 from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest import compare as comparing
 from trisync.loadtest import peer_servers
-from trisync.loadtest.cli import BROKEN
 from trisync.loadtest.compare import ROWS, Contender, Goal, Measurement, Row, measure, ratios, summarise
 from trisync.loadtest.compare_cli import compare_command
+from trisync.loadtest.endings import BROKEN
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.peer_load import Generator, Load
 from trisync.loadtest.peer_servers import PEERS

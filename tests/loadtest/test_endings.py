@@ -22,8 +22,9 @@ from tests.loadtest.fake_server import fake_server
 from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest import run as running
 from trisync.loadtest import target
-from trisync.loadtest.cli import BROKEN, Interrupted, loadtest_command, run_until_signal
+from trisync.loadtest.cli import loadtest_command
 from trisync.loadtest.crew import SILENCE_S, Crew, CrewFailed
+from trisync.loadtest.endings import BROKEN, Interrupted, run_until_signal
 from trisync.loadtest.plan import Done, Finish, Plan, Report, Tick, Totals
 from trisync.loadtest.processes import environment
 from trisync.loadtest.recording import Recorder

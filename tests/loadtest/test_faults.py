@@ -9,7 +9,8 @@ from click.testing import CliRunner, Result
 from tests.harness import PATIENCE_S
 from tests.loadtest.fake_server import FAULTS, LOGS, VICTIM, fake_server
 from trisync.loadtest import scenarios
-from trisync.loadtest.cli import BROKEN, loadtest_command
+from trisync.loadtest.cli import loadtest_command
+from trisync.loadtest.endings import BROKEN
 from trisync.loadtest.problems import KINDS
 from trisync.loadtest.scenarios import BEFORE_THE_DROP
 

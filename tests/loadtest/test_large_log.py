@@ -9,7 +9,7 @@ from click.testing import CliRunner
 
 from tests.loadtest.fake_server import fake_server
 from trisync.loadtest import large_log
-from trisync.loadtest.cli import NO_RUN
+from trisync.loadtest.endings import NO_RUN
 from trisync.loadtest.large_log import WINDOW, Costs, PublishFailed, figures, fill, large_log_command, publish_all
 from trisync.loadtest.target import TargetRefused, serving
 from trisync.storage.sqlite_opening import FILE_NAME

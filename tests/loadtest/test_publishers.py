@@ -8,8 +8,9 @@ from click.testing import CliRunner
 
 from tests.loadtest.test_trails import Line
 from trisync.loadtest import publishers
-from trisync.loadtest.cli import UNUSABLE, loadtest_command
+from trisync.loadtest.cli import loadtest_command
 from trisync.loadtest.clients import Surroundings
+from trisync.loadtest.endings import UNUSABLE
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, PIECE, Publisher

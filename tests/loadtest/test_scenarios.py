@@ -17,7 +17,8 @@ from click.testing import CliRunner, Result
 from tests.harness import ServerProcess, server_process
 from tests.loadtest.signalled import INTERRUPTED_SAID, TOOLS, signalled
 from trisync.cli.errors import INTERRUPTED
-from trisync.loadtest.cli import BROKEN, NO_RUN, UNUSABLE, loadtest_command
+from trisync.loadtest.cli import loadtest_command
+from trisync.loadtest.endings import BROKEN, NO_RUN, UNUSABLE
 from trisync.loadtest.plan import TRANSPORTS
 from trisync.loadtest.problems import KINDS
 from trisync.loadtest.scenarios import SCENARIOS

@@ -13,7 +13,7 @@ import click
 import trio
 
 from trisync.client import ClientError, connect
-from trisync.loadtest.cli import run_until_signal
+from trisync.loadtest.endings import run_until_signal
 from trisync.loadtest.options import SHOWN
 from trisync.loadtest.target import ServerFailed, TargetRefused, spawned
 

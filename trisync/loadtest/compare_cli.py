@@ -11,9 +11,9 @@ import click
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import Interrupted, conclude, run_until_signal
 from trisync.loadtest.compare import ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
+from trisync.loadtest.endings import Interrupted, conclude, run_until_signal
 from trisync.loadtest.options import LEAST, SHOWN, STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.recording import BUSY_CPU
 from trisync.loadtest.report_terminal import count_text

@@ -19,7 +19,7 @@ from msgspec import Raw, Struct
 from rich.console import Console
 from rich.table import Table
 
-from trisync.loadtest.cli import run_until_signal
+from trisync.loadtest.endings import run_until_signal
 from trisync.loadtest.options import SHOWN
 from trisync.loadtest.target import ServerFailed, TargetRefused, serving
 from trisync.settings import Settings
