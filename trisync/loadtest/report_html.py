@@ -135,8 +135,7 @@ def _tiles(result: Result) -> str:
     tiles: list[tuple[str, str]] = []
     if result.connecting is not None:
         tiles.append((f"{result.connecting.handshakes_per_s:,.0f}", "handshakes a second"))
-        if result.connecting.idle_bytes is not None:
-            tiles.append((size_text(result.connecting.idle_bytes), "of memory for an idle connection"))
+        tiles.append((size_text(result.connecting.idle_bytes), "of memory for an idle connection"))
     elif result.returning is not None:
         tiles.append((f"{result.returning.caught_up_s:.2f} s", "until all were caught up"))
         tiles.append((count_text(result.returning.subscribers), "subscribers returned"))
