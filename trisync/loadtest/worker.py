@@ -160,10 +160,8 @@ class Worker:
 
     def _tick(self) -> None:
         now_us = clock_us()
-        self._next_tick_us = now_us + int(self._plan.tick_s * 1e6)
-        for edge_us in self._edges_us:
-            if edge_us > now_us:
-                self._next_tick_us = min(self._next_tick_us, edge_us)
+        edges_us = [edge_us for edge_us in self._edges_us if edge_us > now_us]
+        self._next_tick_us = min([now_us + int(self._plan.tick_s * 1e6), *edges_us])
         _say(self._gauge.tick(now_us, time.process_time()))
 
     # Orders
