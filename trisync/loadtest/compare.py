@@ -13,13 +13,13 @@ from pathlib import Path
 
 from msgspec import Struct
 
+from trisync.loadtest.machine import describe_machine
 from trisync.loadtest.peer_dialects import PeerDialect
 from trisync.loadtest.peer_load import Load
 from trisync.loadtest.peer_servers import PEERS, apply, missing, running
 from trisync.loadtest.plan import Transport
 from trisync.loadtest.problems import Problem, Problems, describe
 from trisync.loadtest.report_terminal import count_text
-from trisync.loadtest.run import describe_machine
 from trisync.loadtest.target import ServerFailed, spawned
 from trisync.version import __version__
 

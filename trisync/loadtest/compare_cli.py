@@ -14,11 +14,11 @@ from rich.table import Table
 from trisync.loadtest.compare import ROWS, Comparison, Figures, RowResult, Say, compare
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.endings import Interrupted, conclude, run_until_signal
+from trisync.loadtest.machine import why_full
 from trisync.loadtest.options import LEAST, SHOWN, STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.recording import BUSY_CPU
 from trisync.loadtest.report_terminal import count_text
 from trisync.loadtest.results import to_json
-from trisync.loadtest.run import why_full
 from trisync.loadtest.target import TargetRefused
 
 _ROWS = "\n".join(f"  {name:16}{row.title}" for name, row in ROWS.items())

@@ -2,18 +2,16 @@
 
 import math
 import os
-import platform
-import re
 import resource
 import secrets
 from collections.abc import Callable
 from contextlib import nullcontext
 from datetime import UTC, datetime
-from pathlib import Path
 
 import trio
 
 from trisync.loadtest.crew import hire
+from trisync.loadtest.machine import describe_machine, why_full
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
 from trisync.loadtest.results import Effort, LogRead, Result, Throughput, distribution
@@ -23,12 +21,6 @@ from trisync.version import __version__
 
 SHOW_S = 0.25
 """How often the display is shown anew."""
-
-IDLE_CORES_MIN = 0.1
-"""Below this, nothing of the machine was left."""
-
-OTHERS_MAX = 0.2
-"""Of the machine, what others may use, the kernel too, before they and not the run are what made it full."""
 
 GROWTH_S_MIN = 600.0
 """Measured for less than this, a server that warms up cannot be told from one that grows."""
@@ -180,23 +172,3 @@ def on_a_full_machine(effort: Effort, cores: int) -> list[str]:
     """What there is to say where none of a machine's cores was idle."""
     why = why_full(effort.machine_idle, effort.server_cpu, sum(effort.workers_cpu), cores)
     return [] if why is None else [f"The machine had nothing left to give: {why}."]
-
-
-def why_full(idle: float | None, server_cpu: float | None, generator_cpu: float, cores: int) -> str | None:
-    """Why none of a machine's cores was idle; None where one was, or nobody knows. All but `cores` are in cores."""
-    if idle is None or idle >= IDLE_CORES_MIN:
-        return None
-    others = cores - (server_cpu or 0.0) - generator_cpu
-    if server_cpu is None:
-        return "what the server used of it is not known (--pid tells, if it runs here), nor who set the pace"
-    if others > OTHERS_MAX * cores:
-        return f"other programs used {others:.1f} of its {cores} cores, and without them the figures may be better"
-    return "server and generator shared its cores, so the figures are of both"
-
-
-def describe_machine() -> str:
-    """This machine, for a report: processor, cores, kernel."""
-    model = re.search(r"^model name\s*: (.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)  # not on every machine
-    processor = f"{model[1]}, " if model else ""
-    cores = len(os.sched_getaffinity(0))
-    return f"{processor}{cores} cores, {platform.system()} {platform.release()}, Python {platform.python_version()}"
