@@ -268,13 +268,13 @@ class FakeServer:
         if self.fault == "is late" and self.published >= VICTIM and self.late is not None:
             self.late.append((client, request))
             return
-        hit = self.published == VICTIM
         if self.fault == "dies" and self.published >= VICTIM:
             self.close()
             return
-        if hit and self.fault == "silent":
+        fault = self.fault if self.published == VICTIM else "none"
+        if fault == "silent":
             return
-        if hit and self.fault == "refuses":
+        if fault == "refuses":
             error = {"code": "unavailable", "message": "not today", "retry": True}
             client.send({"op": "error", "id": request["id"], **error})
             return
@@ -282,22 +282,21 @@ class FakeServer:
             self.exchange(client, request)
             return
         log = self.logs.setdefault(request["channel"], [])
-        if hit and self.fault == "forgets":
+        if fault == "forgets":
             client.send({"op": "ok", "id": request["id"], "offset": len(log) + 1})
             return
-        if hit and self.fault in ALTERATIONS:
-            request = request | {"data": ALTERATIONS[self.fault](request["data"])}
-        for _ in range(2 if hit and self.fault == "doubles" else 1):
-            offset = len(log) + 1
-            log.append(message_of(request, offset))
-        if hit and self.fault in ADDITIONS:
-            log[-1] |= ADDITIONS[self.fault]
-        offset = {"misnumbers": len(log) - 5, "exaggerates": 10**30}.get(self.fault, len(log)) if hit else len(log)
-        twin = {"duplicate": True} if hit and self.fault == "calls twins" else {}
+        if fault in ALTERATIONS:
+            request = request | {"data": ALTERATIONS[fault](request["data"])}
+        copies = 2 if fault == "doubles" else 1
+        for _ in range(copies):
+            log.append(message_of(request, len(log) + 1))
+        log[-1] |= ADDITIONS.get(fault, {})
+        offset = {"misnumbers": len(log) - 5, "exaggerates": 10**30}.get(fault, len(log))
+        twin = {"duplicate": True} if fault == "calls twins" else {}
         client.send({"op": "ok", "id": request["id"], "offset": offset} | twin)
-        if hit and self.fault == "leaks":
+        if fault == "leaks":
             client.send(log[-1])
-        for message in log[-2:] if hit and self.fault == "doubles" else log[-1:]:
+        for message in log[-copies:]:
             self.deliver_to_all(message)
 
     def exchange(self, client: Client, request: Json) -> None:
@@ -323,7 +322,7 @@ class FakeServer:
 
     def deliver(self, client: Client, message: Json) -> None:
         """Send a message to a subscriber; faults of delivery hit one of them, the last."""
-        hit = message["offset"] == VICTIM
+        fault = self.fault if message["offset"] == VICTIM else "none"
         last = [other for other in self.clients if other.channels][-1]
         if client is not last:
             client.send(message)
@@ -333,26 +332,26 @@ class FakeServer:
             client.send(message)
             client.send(client.held)
             client.held = None
-        elif hit and self.fault == "reorders":
+        elif fault == "reorders":
             client.held = message
-        elif hit and self.fault == "repeats":
+        elif fault == "repeats":
             client.send(message)
             client.send(message)
-        elif hit and self.fault == "alters":
+        elif fault == "alters":
             client.send(message | {"data": replaced(message["data"], NUMBER, message["data"][NUMBER] + 1)})
-        elif hit and self.fault == "retimes":
+        elif fault == "retimes":
             client.send(message | {"time": 3})
-        elif hit and self.fault == "redates for one":
+        elif fault == "redates for one":
             client.send(message | {"data": ALTERATIONS["redates"](message["data"])})
-        elif hit and self.fault == "hangs up":
+        elif fault == "hangs up":
             client.connection.shutdown(socket.SHUT_RDWR)
-        elif hit and self.fault == "closes":
+        elif fault == "closes":
             client.connection.sendall(b"\x88\x05\x03\xe9bye")
-        elif hit and self.fault in NONSENSE:
-            client.say(NONSENSE[self.fault])
-        elif hit and self.fault == "babbles":
+        elif fault in NONSENSE:
+            client.say(NONSENSE[fault])
+        elif fault == "babbles":
             client.send(message | {"offset": "forty"})
-        elif not (hit and self.fault == "drops"):
+        elif fault != "drops":
             client.send(message)
 
 
