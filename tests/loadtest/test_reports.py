@@ -15,7 +15,8 @@ from trisync.loadtest.plots import linear_axis, log_axis, percentile_axis
 from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
 from trisync.loadtest.recording import Recorder, slope_per_h
 from trisync.loadtest.report_html import to_html
-from trisync.loadtest.report_terminal import count_text, course, figures, print_result, size_text, time_text
+from trisync.loadtest.report_terminal import course, print_result
+from trisync.loadtest.report_words import count_text, figures, size_text, time_text
 from trisync.loadtest.results import (
     Connecting,
     Distribution,

@@ -19,7 +19,7 @@ from trisync.loadtest.peer_load import Load
 from trisync.loadtest.peer_servers import PEERS, apply, missing, running
 from trisync.loadtest.plan import Transport
 from trisync.loadtest.problems import Problem, Problems, describe
-from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.report_words import count_text
 from trisync.loadtest.target import ServerFailed, spawned
 from trisync.version import __version__
 

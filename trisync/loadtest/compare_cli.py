@@ -17,7 +17,7 @@ from trisync.loadtest.endings import Interrupted, conclude, run_until_signal
 from trisync.loadtest.machine import why_full
 from trisync.loadtest.options import LEAST, SHOWN, STANDARD_OUTPUT, Number, Output, OutputFile, unwritten, write_output
 from trisync.loadtest.recording import BUSY_CPU
-from trisync.loadtest.report_terminal import count_text
+from trisync.loadtest.report_words import count_text
 from trisync.loadtest.results import to_json
 from trisync.loadtest.target import TargetRefused
 

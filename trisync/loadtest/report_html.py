@@ -7,7 +7,7 @@ from msgspec import to_builtins
 
 from trisync.loadtest.plots import Line, Points, linear_axis, log_axis, percentile_axis, plot
 from trisync.loadtest.problems import describe
-from trisync.loadtest.report_terminal import (
+from trisync.loadtest.report_words import (
     cores_text,
     count_text,
     counts_checked,
