@@ -34,6 +34,13 @@ def call(*arguments: str) -> Result:
     return CliRunner().invoke(loadtest_command, arguments)
 
 
+def refusal(*arguments: str) -> str:
+    """What is said where a command line is wrong, as it must be."""
+    done = call(*arguments)
+    assert done.exit_code == UNUSABLE, done.output
+    return done.stderr
+
+
 def load_fake(fault: str, *options: str) -> Result:
     with fake_server(fault) as fake:
         return call("fanout", *BRIEF, "--web", f"127.0.0.1:{fake.port}", "--patience", "0.6", "--quiet", *options)
@@ -50,16 +57,12 @@ NUMBERS = [
 @pytest.mark.parametrize("number", ["nan", "inf", "-inf", "1e300", "-1"])
 @pytest.mark.parametrize(("scenario", "option"), NUMBERS)
 def test_a_number_that_is_none_is_a_mistake_of_the_command_line(scenario: str, option: str, number: str) -> None:
-    done = call(scenario, "--web", "127.0.0.1:1", option, number)
-    assert done.exit_code == UNUSABLE, done.output
-    assert option in done.stderr
+    assert option in refusal(scenario, "--web", "127.0.0.1:1", option, number)
 
 
 @pytest.mark.parametrize("option", ["--rate", "--duration", "--warmup", "--patience", "--faults"])
 def test_a_number_that_is_next_to_nothing_is_a_mistake_too(option: str) -> None:
-    done = call("soak", "--web", "127.0.0.1:1", option, "1e-320")
-    assert done.exit_code == UNUSABLE, done.output
-    assert option in done.stderr
+    assert option in refusal("soak", "--web", "127.0.0.1:1", option, "1e-320")
 
 
 def test_the_comparison_takes_no_such_number_either() -> None:
@@ -82,22 +85,16 @@ def test_the_comparison_takes_no_such_number_either() -> None:
     ],
 )
 def test_a_server_that_would_not_be_the_one_under_load_is_refused(options: list[str], said: str) -> None:
-    done = call("fanout", *options)
-    assert done.exit_code == UNUSABLE, done.output
-    assert said in done.stderr
+    assert said in refusal("fanout", *options)
 
 
 @pytest.mark.parametrize("scenario", ["fanout", "ingest", "fairness", "resume"])
 def test_a_window_is_no_larger_than_a_publisher_can_keep(scenario: str) -> None:
-    done = call(scenario, "--web", "127.0.0.1:1", "--window", str(UNANSWERED_MAX + 1))
-    assert done.exit_code == UNUSABLE, done.output
-    assert f"1<=x<={UNANSWERED_MAX}" in done.stderr
+    assert f"1<=x<={UNANSWERED_MAX}" in refusal(scenario, "--web", "127.0.0.1:1", "--window", str(UNANSWERED_MAX + 1))
 
 
 def test_a_flood_needs_somebody_who_floods() -> None:
-    done = call("fairness", "--publishers", "1", "--web", "127.0.0.1:1")
-    assert done.exit_code == UNUSABLE, done.output
-    assert "1 is not in the range x>=2" in done.stderr
+    assert "1 is not in the range x>=2" in refusal("fairness", "--publishers", "1", "--web", "127.0.0.1:1")
 
 
 @pytest.mark.parametrize("scenario", ["", *SCENARIOS])
@@ -118,16 +115,14 @@ def test_the_help_tells_every_exit_status_and_what_an_option_is_in_its_scenario(
 @pytest.mark.parametrize("option", ["--json", "--html"])
 def test_a_file_that_cannot_be_written_is_refused_before_anything_runs(tmp_path: Path, option: str) -> None:
     # Nothing listens there, so a run would end otherwise.
-    done = call("fanout", "--web", "127.0.0.1:1", option, str(tmp_path / "nowhere" / "x"))
-    assert done.exit_code == UNUSABLE, done.output
-    assert f"there is no folder '{tmp_path / 'nowhere'}'" in done.stderr
+    assert f"there is no folder '{tmp_path / 'nowhere'}'" in refusal(
+        "fanout", "--web", "127.0.0.1:1", option, str(tmp_path / "nowhere" / "x")
+    )
 
 
 def test_a_folder_that_is_not_writable_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
-    done = call("fanout", "--web", "127.0.0.1:1", "--json", str(tmp_path / "x.json"))
-    assert done.exit_code == UNUSABLE, done.output
-    assert "is not writable" in done.stderr
+    assert "is not writable" in refusal("fanout", "--web", "127.0.0.1:1", "--json", str(tmp_path / "x.json"))
 
 
 @pytest.mark.parametrize("option", ["--json", "--html"])
@@ -189,16 +184,12 @@ def test_a_report_goes_where_a_link_leads(tmp_path: Path) -> None:
     ],
 )
 def test_what_cannot_be_a_report_is_refused_before_anything_runs(option: str, name: str, said: str) -> None:
-    done = call("fanout", "--web", "127.0.0.1:1", option, name)
-    assert done.exit_code == UNUSABLE, done.output
-    assert said in done.stderr
+    assert said in refusal("fanout", "--web", "127.0.0.1:1", option, name)
 
 
 @pytest.mark.parametrize("host", ["foo..bar", "x" * 64 + ".example"])
 def test_what_cannot_be_a_hosts_name_is_refused(host: str) -> None:
-    done = call("fanout", "--web", f"{host}:80")
-    assert done.exit_code == UNUSABLE, done.output
-    assert "cannot be a host's name" in done.stderr
+    assert "cannot be a host's name" in refusal("fanout", "--web", f"{host}:80")
 
 
 def test_figures_that_nobody_reads_are_not_written_and_nothing_broke() -> None:
