@@ -54,7 +54,7 @@ class Look(NamedTuple):
         return max(0.0, (later.idle_s - self.idle_s) * 1e6 / (later.at_us - self.at_us))
 
 
-class Window:
+class Part:
     """A measured part of a run: each worker's ticks at its two ends, looks at the server, and its course.
 
     Workers tick as soon as it begins and ends (see Load). So it is from a worker's first tick in it to the first one
@@ -163,27 +163,27 @@ class Recorder:
     @property
     def series(self) -> list[Sample]:
         """The measured part over time."""
-        return self._window.series
+        return self._part.series
 
     def measure(self, from_us: int, until_us: int | None = None) -> None:
         """Rates, latencies and the series are of this time, and of none before; or until further notice."""
-        self._window = Window(from_us, until_us)
-        self._window.note_memory(from_us, self._look()[0])
+        self._part = Part(from_us, until_us)
+        self._part.note_memory(from_us, self._look()[0])
         self.latencies: Sketch = {}
         self.ack_latencies: Sketch = {}
         self.lateness: Sketch = {}
 
     def stop_measuring(self) -> None:
         """What comes from now on is not measured."""
-        self._window.until_us = max((tick.at_us for tick in self._newest.values()), default=0)
-        self._window.note_memory(self._window.until_us, self._look()[0])
+        self._part.until_us = max((tick.at_us for tick in self._newest.values()), default=0)
+        self._part.note_memory(self._part.until_us, self._look()[0])
 
     def look_back(self) -> None:
         """See what the server's memory came to, when the load is over: much of it may be behind the measured part."""
         self._after = self._look()[0]
 
     def _memory_max_bytes(self) -> int | None:
-        seen = [bytes_ for _, bytes_ in self._window.memories]
+        seen = [bytes_ for _, bytes_ in self._part.memories]
         if self._before is not None and self._after is not None and self._after.peak_bytes > self._before.peak_bytes:
             seen.append(self._after.peak_bytes)  # else its peak was before this run
         return max(seen, default=None)
@@ -195,22 +195,22 @@ class Recorder:
         merge(self.latencies, tick.latencies)
         merge(self.ack_latencies, tick.ack_latencies)
         merge(self.lateness, tick.lateness)
-        window = self._window
+        part = self._part
         latencies = tick.ack_latencies if self._of_acks else tick.latencies
-        if window.add(tick, latencies) and len(window.last) == len(self._newest):
-            if not window.looks:
-                window.note(Look(tick.at_us, *self._look()))
-            elif window.is_sample_due(self._sample_us):
-                window.sample(Look(tick.at_us, *self._look()))
+        if part.add(tick, latencies) and len(part.last) == len(self._newest):
+            if not part.looks:
+                part.note(Look(tick.at_us, *self._look()))
+            elif part.is_sample_due(self._sample_us):
+                part.sample(Look(tick.at_us, *self._look()))
 
     def throughput(self) -> Throughput:
         """Rates of the measured part."""
-        window, totals = self._window, self.totals
+        part, totals = self._part, self.totals
         return Throughput(
-            measured_s=window.length_s(),
-            acked_per_s=window.rate("acked"),
-            delivered_per_s=window.rate("delivered"),
-            delivered_bytes_per_s=window.rate("delivered_bytes"),
+            measured_s=part.length_s(),
+            acked_per_s=part.rate("acked"),
+            delivered_per_s=part.rate("delivered"),
+            delivered_bytes_per_s=part.rate("delivered_bytes"),
             sent=totals.sent,
             acked=totals.acked,
             delivered=totals.delivered,
@@ -218,13 +218,13 @@ class Recorder:
 
     def effort(self, *, paced: bool, with_growth: bool) -> Effort:
         """Who worked how hard, and whether the pace was the generator's."""
-        window = self._window
-        workers = window.workers_cpu()
+        part = self._part
+        workers = part.workers_cpu()
         server_cpu, idle = None, None
-        if window.looks:
-            server_cpu = rounded(window.looks[0].server_cpu(window.looks[-1]))
-            idle = rounded(window.looks[0].machine_idle(window.looks[-1]))
-        memories = [bytes_ for _, bytes_ in window.memories]
+        if part.looks:
+            server_cpu = rounded(part.looks[0].server_cpu(part.looks[-1]))
+            idle = rounded(part.looks[0].machine_idle(part.looks[-1]))
+        memories = [bytes_ for _, bytes_ in part.memories]
         busiest = max(workers, default=0.0)
         limited = busiest > BUSY_CPU and (server_cpu is None or server_cpu < BUSY_CPU)
         late_us = percentile_us(self.lateness, 99)
@@ -237,7 +237,7 @@ class Recorder:
             server_memory_first_bytes=memories[0] if memories else None,
             server_memory_last_bytes=memories[-1] if memories else None,
             server_memory_max_bytes=self._memory_max_bytes(),
-            server_growth_bytes_per_h=slope_per_h(window.memories[len(memories) // 2 :]) if with_growth else None,
+            server_growth_bytes_per_h=slope_per_h(part.memories[len(memories) // 2 :]) if with_growth else None,
             generator_limited=limited,
         )
 
