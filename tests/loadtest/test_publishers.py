@@ -13,7 +13,7 @@ from trisync.loadtest.clients import Surroundings
 from trisync.loadtest.endings import UNUSABLE
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.problems import Problems
-from trisync.loadtest.publishers import MESSAGE_BYTES_MIN, PIECE, Publisher
+from trisync.loadtest.publishers import BATCH, MESSAGE_BYTES_MIN, Publisher
 
 
 class StalledLine(Line):
@@ -38,19 +38,19 @@ def answers(first: int, last: int) -> memoryview:
     return memoryview(b"".join(b'{"op":"ok","id":%d,"offset":%d}\n' % (id, id) for id in range(first, last + 1)))
 
 
-@pytest.mark.parametrize(("message_bytes", "piece"), [(60, PIECE), (10_000, 10)])
+@pytest.mark.parametrize(("message_bytes", "batch"), [(60, BATCH), (10_000, 10)])
 def test_a_window_stops_where_the_server_takes_no_more_and_is_filled_when_it_does(
-    message_bytes: int, piece: int, monkeypatch: pytest.MonkeyPatch
+    message_bytes: int, batch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(publishers, "UNSENT_BYTES_MAX", 100_000)
     one, line = publisher(message_bytes)
     one.start(5000)
     sent = len(line.sent)
-    assert sent % piece == 0
-    assert 100_000 < line.unsent < 100_000 + 2 * piece * (message_bytes + 100)
+    assert sent % batch == 0
+    assert 100_000 < line.unsent < 100_000 + 2 * batch * (message_bytes + 100)
     line.unsent = 0
     one.receive(answers(1, 10))
-    assert len(line.sent) >= 2 * sent - piece
+    assert len(line.sent) >= 2 * sent - batch
 
 
 def test_a_window_is_full_and_no_fuller() -> None:

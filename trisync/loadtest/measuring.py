@@ -10,7 +10,7 @@ PRECISION_BITS = 11
 
 SAMPLES_PER_READ = 6
 """Latencies taken between the oldest and the newest message of one read, evenly spread, each standing for its
-neighbours; of up to so many, every single one is measured. Messages of a window were sent, and are due, in pieces: a
+neighbours; of up to so many, every single one is measured. Messages of a window were sent, and are due, in batches: a
 read has few different times. In an open loop each has its own, and all are measured."""
 
 Sketch = dict[int, int]

@@ -10,7 +10,7 @@ from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
 from trisync.loadtest.marks import Mark
 from trisync.loadtest.peer_dialects import REPLY, Dialect, count_replies
 from trisync.loadtest.plan import clock_us
-from trisync.loadtest.publishers import PIECE
+from trisync.loadtest.publishers import BATCH
 from trisync.loadtest.trails import Trail
 from trisync.loadtest.transports import PING, PONG, TEXT, UNREADABLE, Malformed, Piece
 
@@ -150,10 +150,10 @@ class Producer(PeerClient):
             self.around.done(self)
 
     def _refill(self, count: int) -> None:
-        """Send so many messages in pieces, as trisync's publisher does."""
+        """Send so many messages in batches, as trisync's publisher does."""
         while count > 0:
-            self._publish(min(count, PIECE))
-            count -= PIECE
+            self._publish(min(count, BATCH))
+            count -= BATCH
 
     def _publish(self, count: int) -> None:
         if self.link is None:

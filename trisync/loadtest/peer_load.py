@@ -11,7 +11,7 @@ In flight is
   a subscriber has got, the server has surely handled. Redis' replies to PUBLISH are read, and not waited for; its
   figures are the same either way.
 
-A window is refilled at each read, by as many as have left it, in pieces of PIECE.
+A window is refilled at each read, by as many as have left it, in batches of BATCH.
 
 All subscribers get the same bytes. Who is first to get them has them parsed, the others have them compared; numbers
 must be dense, and at the end everybody must have every message, so nobody wins by dropping. What nobody subscribes

@@ -31,7 +31,7 @@ REFUSED_MAX = 1000
 MESSAGE_BYTES_MIN = 48
 """Room for the longest numbers and times that a message's data has: with less, some would be larger than was asked."""
 
-PIECE = 128
+BATCH = 128
 """Messages of a window that are sent together, fewer where they are large."""
 
 
@@ -85,7 +85,7 @@ class Publisher(Speaker):
         self._cumulated = popularity
         self._random = random.Random(seed * 1_000_003 + number)
         self._message_bytes = message_bytes
-        self._piece = max(1, min(PIECE, UNSENT_BYTES_MAX // message_bytes))
+        self._batch = max(1, min(BATCH, UNSENT_BYTES_MAX // message_bytes))
         self._sent = [0] * len(channels)
         self._sent_all = 0
         self._answered = 0
@@ -111,12 +111,12 @@ class Publisher(Speaker):
             self._refill()
 
     def _refill(self) -> None:
-        """Fill the window, in pieces: the server reads one while the next one is made."""
+        """Fill the window, in batches: the server reads one while the next one is made."""
         while self.link is not None and not self.full:
             room = min(self._window - (self._sent_all - self._answered), self.left)
             if room <= 0:
                 return
-            self.publish(min(room, self._piece), clock_us())
+            self.publish(min(room, self._batch), clock_us())
 
     def stop(self) -> None:
         """Send nothing more; it is pending until everything is answered."""
