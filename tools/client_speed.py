@@ -4,5 +4,5 @@
 if __name__ == "__main__":
     from launcher import launch
 
-    needed = ("anyio", "click", "hdrh", "msgspec", "rich", "trio", "wsproto")
+    needed = ("anyio", "click", "msgspec", "rich", "trio", "wsproto")
     launch("trisync.loadtest.client_speed:client_speed_command", needed=needed)
