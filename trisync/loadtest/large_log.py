@@ -140,9 +140,8 @@ async def compare(messages: int, channels: int, publishes: int, rounds: int) -> 
 def figures(empty: Sequence[Costs], large: Sequence[Costs]) -> Iterator[tuple[str, str, str, str]]:
     """Each figure's title, its median in the empty and in the large log, and their ratio."""
     for field, (title, units) in FIGURES.items():
-        medians = [statistics.median(getattr(costs, field) for costs in each) for each in (empty, large)]
-        shown = [f"{median * units:.1f}" for median in medians]
-        yield title, shown[0], shown[1], f"{medians[1] / medians[0]:.2f}"
+        of_empty, of_large = (statistics.median(getattr(costs, field) for costs in each) for each in (empty, large))
+        yield title, f"{of_empty * units:.1f}", f"{of_large * units:.1f}", f"{of_large / of_empty:.2f}"
 
 
 _FAILURES = (PublishFailed, ServerFailed, TargetRefused, LogRefused, LogUnavailable, msgspec.DecodeError, OSError)
