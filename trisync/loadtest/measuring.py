@@ -102,18 +102,9 @@ class Gauge:
 
     def tick(self, at_us: int, cpu_s: float) -> Tick:
         """What has happened since the last tick."""
-        tick = Tick(
-            self._worker,
-            at_us,
-            cpu_s,
-            self.totals,
-            self._latencies,
-            self._acks,
-            self._lateness,
-            self.problems.take(),
-        )
+        sketches = self._latencies, self._acks, self._lateness
         self._latencies, self._acks, self._lateness = {}, {}, {}
-        return tick
+        return Tick(self._worker, at_us, cpu_s, self.totals, *sketches, self.problems.take())
 
 
 class Aside:
