@@ -72,6 +72,19 @@ async def test_what_is_not_what_was_stored_cannot_be_read_and_no_more(tmp_path: 
         assert await put(log, publish()) == [2]
 
 
+async def test_where_a_channel_lies_and_its_name_are_what_was_stored_or_cannot_be_read(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish(), publish(channel="other"))
+        log._connection.execute("UPDATE channels SET trimmed = 'other' WHERE name = 'lobby'")
+        for reading in log.extent("lobby"), log.describe(["lobby"]), log.read("lobby", 0, 10, EVERYTHING):
+            with pytest.raises(LogDamaged):
+                await reading
+        log._connection.execute("UPDATE channels SET name = x'00' WHERE name = 'lobby'")
+        with pytest.raises(LogDamaged):
+            await log.channels("", 10)
+        assert await put(log, publish(channel="other")) == [2]
+
+
 async def test_a_page_of_channels_that_cannot_be_read_may_have_none(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

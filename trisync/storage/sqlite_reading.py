@@ -15,6 +15,7 @@ from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, head_column
 from trisync.wire.replies import message_prefix
 
 _EXTENT = EXTENTS.format(which="name = ?")
+_ExtentRow = tuple[int, int, int]
 
 # Which messages make a page: as many bytes of those in a range as allowed, but at least one; and how many there are in
 # the range. Data is not read for this.
@@ -81,7 +82,8 @@ SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
 def find(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
     """A channel's id (0 where it has none) and extent."""
     row = db.execute(_EXTENT, (channel,)).fetchone()
-    return (0, Extent(0, 0)) if row is None else (row[0], Extent(row[1], row[2]))
+    id, head, trimmed = msgspec.convert(row or (0, 0, 0), _ExtentRow)
+    return id, Extent(head, trimmed)
 
 
 def page_behind(db: sqlite3.Connection, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
@@ -137,7 +139,7 @@ def channels_behind(db: sqlite3.Connection, after: str, count_max: int) -> list[
 
 def names_behind(db: sqlite3.Connection, after: str, count_max: int) -> list[str]:
     """The names of channels_behind(), for which nothing is read of their messages."""
-    return [name for (name,) in db.execute(_NAMES_BEHIND, (after, count_max))]
+    return msgspec.convert([name for (name,) in db.execute(_NAMES_BEHIND, (after, count_max))], list[str])
 
 
 def channels_named(db: sqlite3.Connection, names: Sequence[str]) -> list[ChannelInfo]:
