@@ -175,7 +175,7 @@ class SqliteLog(Log):
         elif self._files.wal_wants_space and self._settings.durability == "full":  # else no commit waits for the disk
             await self._write(self._files.make_space)
         elif self._timer() >= self._forget_at:
-            if await self._write(lambda: self._tidy(self._forget)) < ROWS_DELETED_PER_STEP:
+            if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
             self._emptied = bool(await self._write(lambda: self._tidy(self._writer.purge)))
@@ -198,9 +198,10 @@ class SqliteLog(Log):
             logger.error("what is not needed any more cannot be deleted: %s", problem)
             return 0
 
-    def _forget(self, count_max: int) -> int:
-        producers = self._writer.forget_idle_producers(self._settings.producer_idle_s, count_max)
-        return max(producers, self._writer.forget_requests(count_max))
+    def _forget(self) -> int:
+        idle_s = self._settings.producer_idle_s
+        producers = self._tidy(lambda count_max: self._writer.forget_idle_producers(idle_s, count_max))
+        return max(producers, self._tidy(self._writer.forget_requests))
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         return await self._write(lambda: self._writer.trim(cuts, count_max))
