@@ -296,7 +296,8 @@ def test_a_path_that_is_not_utf_8_is_printed_as_it_was_given(tmp_path: Path, mon
     assert said.startswith(b"%b is copied to %b, " % (os.fsencode(data), os.fsencode(file)))
 
 
-@pytest.mark.parametrize("command", ["--help", "publish --help", "--version"])
-def test_an_output_without_space_is_one_line(command: str) -> None:
+@pytest.mark.parametrize("command", ["--help", "publish --help", "--version", "serve --tcp-port 0 --web-port 0"])
+def test_an_output_without_space_is_one_line(command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TRISYNC_DATA", str(tmp_path))
     failed = without_space(*command.split())
     assert (failed.returncode, failed.stderr) == (1, "Error: standard output: No space left on device\n")

@@ -168,7 +168,11 @@ async def _serve(server: Server) -> int:
 def _announce(address: Address) -> None:
     """Say where to connect: one line for programs, and more for a person at a terminal."""
     host = _before_a_port(address.host)
-    print(f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}", flush=True)
+    ready = f"trisync ready tcp={host}:{address.tcp_port} web={host}:{address.web_port} data={address.data}"
+    try:
+        print(ready, flush=True)
+    except OSError as error:  # else a disk that is full would be taken for that of the data
+        raise OSError(error.errno, error.strerror, "standard output") from None
     console = Console()
     if console.is_terminal:
         name = _name_of(address.host)
