@@ -73,6 +73,17 @@ def test_what_another_log_has_lost_of_its_beginning_is_told_as_well() -> None:
     assert [getattr(item, "offset", None) for item in taken] == [8, None, None, 7]
 
 
+def test_what_another_log_has_lost_is_told_also_where_nothing_had_come_of_the_last_messages() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby", Start(last=3), head=9)
+    talk.machine.lost("a backup is restored")
+    (again,) = talk.come_online(epoch="f")
+    talk.say("ok", id=again["id"], offset=9, epoch="f")
+    talk.say("gap", channel="lobby", reason="epoch")
+    talk.say("gap", channel="lobby", reason="trimmed", **{"from": 1, "to": 7})
+    assert [inbox.take(), inbox.take()] == [Gap("lobby", "epoch"), Gap("lobby", "trimmed", 1, 7)]
+
+
 def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby", Start(since=0), head=2)
