@@ -285,6 +285,18 @@ async def test_the_locks_on_the_index_are_kept(tmp_path: Path) -> None:
     assert names(tmp_path) == [FILE_NAME, LOCK_NAME]
 
 
+def held_open(folder: Path) -> list[str]:
+    held = [str(file.readlink()) for file in Path("/proc/self/fd").iterdir() if file.is_symlink()]
+    return [file for file in held if file.startswith(str(folder))]
+
+
+async def test_a_log_that_was_left_holds_none_of_its_files_open(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        assert held_open(tmp_path) != []
+    assert held_open(tmp_path) == []
+
+
 @pytest.mark.parametrize("call", ["open", "posix_fallocate"])
 async def test_where_the_index_cannot_be_made_longer_nothing_else_is_wrong(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, call: str
