@@ -12,7 +12,7 @@ from trisync.storage.log import LogGone
 WAL_AHEAD_BYTES = 512 * 1024
 """By how much the WAL is made longer at once, which takes 1 ms."""
 SPARE_BYTES = 16 * 1024 * 1024
-"""Of a disk that has less than this, nothing is taken ahead."""
+"""On a disk that has less than this, the WAL is not made longer."""
 SMALL_COMMIT_BYTES = 64 * 1024
 """What a commit adds to the WAL, at most, where that pays: space is made by writing it, twice then. Measured on ext4, a
 commit of 12 KiB takes 210 µs instead of 340 so, one of 50 KiB 310 instead of 390, one of 200 KiB more than without."""
