@@ -99,6 +99,22 @@ def test_a_refusal_that_uses_up_no_seq_lets_the_rest_be_numbered_anew() -> None:
     assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 1), (2, 2)]
 
 
+def test_a_seq_that_the_server_expected_once_is_not_taken_for_one_that_it_expects_later() -> None:
+    talk = Talk()
+    for number in range(2):
+        talk.machine.publish("lobby", number)
+    talk.heard()
+    talk.refuse(1, "bad_json", retry=False)
+    talk.refuse(2, "out_of_sequence", retry=True, seq=0)
+    talk.heard()
+    talk.say("ok", id=1, offset=1)
+    talk.machine.publish("lobby", 2)
+    talk.heard()
+    talk.refuse(2, "unavailable", retry=True)
+    talk.pass_time(talk.machine.deadline() - talk.now)
+    assert [(request["seq"], request["data"]) for request in talk.heard()] == [(2, 2)]
+
+
 def test_what_is_refused_for_good_behind_one_that_is_to_be_sent_again_is_not_sent_again() -> None:
     talk = Talk()
     publishes = [talk.machine.publish("lobby", number) for number in range(3)]
