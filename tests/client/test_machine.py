@@ -242,6 +242,7 @@ def test_a_closed_machine_fails_all_that_waits_and_says_no_more() -> None:
     assert talk.heard() == []
     assert {json.loads(payload)["channel"] for payload in talk.machine.last_words} == {"lobby", "doc"}
     talk.say("ok", id=1, offset=1)
+    assert talk.machine.hang_up == "enough"
     talk.machine.lost("later")
     assert talk.machine.status.state is State.CLOSED
     with pytest.raises(Closed):
