@@ -250,6 +250,15 @@ for (const when of ["connecting", "online"]) {
   });
 }
 
+test("a closed client leaves nothing for which its program would wait", async () => {
+  const timers = () => process.getActiveResourcesInfo().filter((kind) => kind === "Timeout").length;
+  const before = timers();
+  const client = connect("ws://server.example/", { WebSocket: FakeSocket });
+  await settle();
+  client.close();
+  assert.equal(timers(), before);
+});
+
 test("requests are answered by their id, and fail when there is no connection", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const [one, two] = [outcome(client.history("a", { limit: 1 })), client.request("state", { channel: "b" })];
