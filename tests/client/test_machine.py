@@ -227,6 +227,15 @@ def test_an_answer_to_what_was_not_asked_yet_or_has_its_answer_ends_the_connecti
     assert [publish.settled for publish in publishes] == [False, False]
 
 
+def test_what_was_asked_on_a_connection_that_is_gone_is_not_awaited_on_the_next() -> None:
+    talk = Talk()
+    talk.machine.request("history", {"channel": "lobby"}, lambda _: None, once=True)
+    talk.heard()
+    talk.machine.lost("broken")
+    talk.come_online()
+    assert talk.machine.deadline() == talk.now + QUIET_S
+
+
 def test_a_closed_machine_fails_all_that_waits_and_says_no_more() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby")
