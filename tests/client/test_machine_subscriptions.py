@@ -84,6 +84,17 @@ def test_what_another_log_has_lost_is_told_also_where_nothing_had_come_of_the_la
     assert [inbox.take(), inbox.take()] == [Gap("lobby", "epoch"), Gap("lobby", "trimmed", 1, 7)]
 
 
+def test_a_word_of_a_state_that_is_newer_than_the_messages_behind_it_stays() -> None:
+    talk = Talk()
+    talk.subscribe("lobby", Start(since=3), head=4)
+    replica = talk.machine.replicate("lobby")
+    (asked,) = talk.heard()
+    talk.say("ok", id=asked["id"], offset=4, epoch="e")
+    talk.say("state", channel="lobby", entries={"title": {"offset": 5, "data": "new"}}, more=False)
+    talk.message("lobby", 4, "old", key="title")
+    assert replica.value("title") == "new"
+
+
 def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby", Start(since=0), head=2)
