@@ -95,6 +95,18 @@ def test_a_word_of_a_state_that_is_newer_than_the_messages_behind_it_stays() -> 
     assert replica.value("title") == "new"
 
 
+def test_ephemeral_messages_that_nobody_takes_are_kept_up_to_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeds, "BUFFER_MESSAGES", 2)
+    talk = Talk()
+    inbox = talk.subscribe("lobby")
+    for number in range(100):
+        talk.say("message", channel="lobby", time=1, data=number)
+    kept = 0
+    while inbox.take() is not None:
+        kept += 1
+    assert kept == 2 * feeds.OVERFULL + 1
+
+
 def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby", Start(since=0), head=2)
