@@ -107,6 +107,14 @@ def test_ephemeral_messages_that_nobody_takes_are_kept_up_to_a_bound(monkeypatch
     assert kept == 2 * feeds.OVERFULL + 1
 
 
+def test_a_channel_that_was_left_just_before_the_end_is_among_the_last_words() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby")
+    talk.machine.leave("lobby", inbox)
+    talk.machine.close("enough")
+    assert [json.loads(payload)["channel"] for payload in talk.machine.last_words] == ["lobby"]
+
+
 def test_what_is_taken_out_is_of_the_log_it_came_from_though_there_is_another_one_by_now() -> None:
     talk = Talk()
     inbox = talk.subscribe("lobby", Start(since=0), head=2)
