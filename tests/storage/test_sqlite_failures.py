@@ -28,7 +28,7 @@ from tests.sqlite_logs import (
 from trisync.settings import Settings
 from trisync.storage import sqlite_reading
 from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable
-from trisync.storage.sqlite_log import CHECKPOINT_PAGES, FORGET_EVERY_S, SqliteLog
+from trisync.storage.sqlite_log import CHECKPOINT_PAGES, DAMAGE_SAID_MAX, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
@@ -96,6 +96,41 @@ async def test_a_page_of_channels_that_cannot_be_read_may_have_none(
         for name in "channels_behind", "channels_named":
             monkeypatch.setattr(sqlite_reading, name, fail)
         assert await log.channels("lobby", 10) == []
+
+
+async def test_a_channel_whose_end_is_lost_is_not_read_as_an_empty_one(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish(), publish(channel="other"))
+        log._connection.execute("DELETE FROM recent_heads WHERE channel = 1")
+        for _ in range(2):
+            with pytest.raises(LogDamaged):
+                await log.read("lobby", 0, 10, EVERYTHING)
+        assert await data_of(log, "other") == ["x"]
+    assert [said.split(" (")[0] for said in caplog.messages] == [
+        "the log cannot be read where it may be damaged: lobby: it is lost where its messages end"
+    ]
+
+
+async def test_a_channel_whose_own_row_is_damaged_is_listed_with_all_others(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(channel=channel) for channel in "abc"))
+        whole = await log.channels("", 10)
+        log._connection.execute("UPDATE channels SET trimmed = 'other' WHERE name = 'b'")
+        assert await log.channels("", 10) == [whole[0], ChannelInfo("b", Extent(0, 0), 0, None), whole[2]]
+
+
+async def test_what_is_said_of_damage_has_an_end_whatever_clients_ask_for(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(channel=f"c{n}") for n in range(2 * DAMAGE_SAID_MAX)))
+        log._connection.execute("DELETE FROM recent_heads")
+        for n in range(2 * DAMAGE_SAID_MAX):
+            with pytest.raises(LogDamaged):
+                await log.extent(f"c{n}")
+    assert len(caplog.messages) == DAMAGE_SAID_MAX
 
 
 async def test_a_fault_of_ours_is_not_taken_for_damage(tmp_path: Path) -> None:

@@ -260,6 +260,7 @@ class ChannelInfo(NamedTuple):
 
     name: str
     extent: Extent
+    """Of zeros where damage keeps it from being read."""
     bytes: int
     """Of its messages, as they are sent in lines; 0 where damage keeps the oldest of them from being read."""
     oldest_ms: int | None

@@ -75,6 +75,8 @@ READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
 ROWS_DELETED_PER_STEP = 500
 """Rows deleted between two batches: a few milliseconds."""
+DAMAGE_SAID_MAX = 20
+"""What is said of damage, at most: clients may ask for as many channels as they like."""
 FORGET_EVERY_S = 60.0
 """How often idle producers and old Idempotency-Keys are looked for."""
 
@@ -212,40 +214,49 @@ class SqliteLog(Log):
         return extent
 
     async def extent(self, channel: str) -> Extent:
-        return await self._read(lambda db: reading.find(db, channel)[1])
+        return await self._read(channel, lambda db: reading.find(db, channel)[1])
 
     async def read(self, channel: str, after: int, count_max: int, bytes_max: int) -> Page:
-        return await self._read(lambda db: reading.page_behind(db, channel, after, count_max, bytes_max))
+        return await self._read(channel, lambda db: reading.page_behind(db, channel, after, count_max, bytes_max))
 
     async def newest(self, channel: str, count_max: int, bytes_max: int) -> Page:
-        return await self._read(lambda db: reading.newest_page(db, channel, count_max, bytes_max))
+        return await self._read(channel, lambda db: reading.newest_page(db, channel, count_max, bytes_max))
 
     async def state(self, channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
-        return await self._read(lambda db: reading.state_page(db, channel, after, count_max, bytes_max))
+        return await self._read(channel, lambda db: reading.state_page(db, channel, after, count_max, bytes_max))
 
     async def word(self, channel: str, key: str) -> StatePage:
-        return await self._read(lambda db: reading.word(db, channel, key))
+        return await self._read(channel, lambda db: reading.word(db, channel, key))
 
     async def channels(self, after: str, count_max: int) -> list[ChannelInfo]:
         try:
-            return await self._read(lambda db: reading.channels_behind(db, after, count_max))
+            return await self._read("", lambda db: reading.channels_behind(db, after, count_max))
         except LogDamaged:
-            return await self.describe(await self._read(lambda db: reading.names_behind(db, after, count_max)))
+            return await self.describe(
+                await self._read("the list of channels", lambda db: reading.names_behind(db, after, count_max))
+            )
 
     async def describe(self, names: Sequence[str]) -> list[ChannelInfo]:
         try:
-            return await self._read(lambda db: reading.channels_named(db, names))
-        except LogDamaged:  # of the oldest message of one, perhaps
+            return await self._read("", lambda db: reading.channels_named(db, names))
+        except LogDamaged:  # of one of them, perhaps
             if len(names) < 2:
-                return [ChannelInfo(name, await self.extent(name), 0, None) for name in names]
+                return [await self._describe_damaged(name) for name in names]
             names, half = sorted(names), len(names) // 2
             return await self.describe(names[:half]) + await self.describe(names[half:])
 
+    async def _describe_damaged(self, name: str) -> ChannelInfo:
+        try:
+            extent = await self.extent(name)
+        except LogDamaged:
+            extent = Extent(0, 0)
+        return ChannelInfo(name, extent, 0, None)
+
     async def oldest(self, channel: str, count_max: int) -> list[OldMessage]:
-        return await self._read(lambda db: reading.oldest_messages(db, channel, count_max))
+        return await self._read(channel, lambda db: reading.oldest_messages(db, channel, count_max))
 
     async def settled_seq(self, producer: str) -> int:
-        return await self._read(lambda db: reading.settled_seq(db, producer))
+        return await self._read("what producers have settled", lambda db: reading.settled_seq(db, producer))
 
     async def aclose(self) -> None:
         def close_all() -> None:
@@ -292,18 +303,27 @@ class SqliteLog(Log):
             self._broken = True
             raise
 
-    def _unreadable(self, error: Exception) -> LogUnavailable:
+    def _say_damage(self, problem: str) -> None:
+        """Say, once, what will not be better until a backup is restored."""
+        if problem not in self._said and len(self._said) < DAMAGE_SAID_MAX:
+            self._said.add(problem)
+            logger.error("%s; `trisync restore` puts a backup in the log's place", problem)
+
+    def _unreadable(self, what: str, error: Exception) -> LogUnavailable:
         """What to raise for a read that failed. What will not be better the next time is said, once: whoever wants
         those messages goes on waiting for them."""
         if passing := unavailable(error):
             return passing
         name = getattr(error, "sqlite_errorname", "no SQLite code")  # what is not UTF-8 has none: sqlite3 finds it
-        if name not in self._said:
-            self._said.add(name)
-            logger.error("the log cannot be read where it may be damaged: %s (%s)", error, name)
+        if what:
+            self._say_damage(f"the log cannot be read where it may be damaged: {what}: {error} ({name})")
         return LogDamaged(str(error))
 
-    async def _read(self, call: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, what: str, call: Callable[[sqlite3.Connection], T]) -> T:
+        """What a call returns. `what` it reads is for those who run the server, "" where another read finds that out.
+
+        Raises LogUnavailable.
+        """
         async with self._reading:
             reader = self._idle_readers.pop()
 
@@ -317,7 +337,7 @@ class SqliteLog(Log):
                     finally:
                         reader.execute("COMMIT")
                 except (sqlite3.Error, msgspec.DecodeError) as error:  # the latter where a page has another's content
-                    raise self._unreadable(error) from error
+                    raise self._unreadable(what, error) from error
 
             try:
                 return await self._executor(run)

@@ -82,7 +82,11 @@ SELECT json_group_array(json_array(offset, time, newest - total + size)) FROM (
 def find(db: sqlite3.Connection, channel: str) -> tuple[int, Extent]:
     """A channel's id (0 where it has none) and extent."""
     row = db.execute(_EXTENT, (channel,)).fetchone()
-    id, head, trimmed = msgspec.convert(row or (0, 0, 0), _ExtentRow)
+    if row is None:
+        return 0, Extent(0, 0)
+    id, head, trimmed = msgspec.convert(row, _ExtentRow)
+    if not head:  # a channel begins with a message
+        raise sqlite3.DatabaseError("it is lost where its messages end")
     return id, Extent(head, trimmed)
 
 
