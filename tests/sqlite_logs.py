@@ -114,10 +114,10 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def damage(file: Path) -> None:
-    """Overwrite the middle of a database, as a failing disk may; its header and schema stay."""
+def damage(file: Path, page: int | None = None) -> None:
+    """Overwrite a page of a database, or its middle, as a failing disk may; its header and schema stay."""
     with file.open("r+b") as written:
-        written.seek(file.stat().st_size // 2 // 4096 * 4096)
+        written.seek(file.stat().st_size // 2 // 4096 * 4096 if page is None else (page - 1) * 4096)
         written.write(b"\xff" * 4096)
 
 

@@ -15,7 +15,18 @@ from trisync.core import broker
 from trisync.doors.tcp import TcpDoor
 from trisync.sessions.hooks import Hooks
 from trisync.sessions.registry import Registry
-from trisync.storage.log import ITEM_OVERHEAD_BYTES, Duplicate, Flow, LogUnavailable, Once, Refused, Submission, Verdict
+from trisync.storage.log import (
+    ITEM_OVERHEAD_BYTES,
+    Duplicate,
+    Flow,
+    LogDamaged,
+    LogUnavailable,
+    Once,
+    Refused,
+    Run,
+    Submission,
+    Verdict,
+)
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import Publish
 
@@ -86,6 +97,27 @@ async def test_acknowledgements_come_before_the_deliveries_of_their_batch() -> N
         world.broker.submit(publishes(2, settle=lambda submission: outlet.taken.append(b'{"op":"acknowledged"}\n')))
         await wait_all_tasks_blocked()
         assert [json.loads(line)["op"] for line in outlet.lines()] == ["ok", "acknowledged", "message", "message"]
+
+
+async def test_what_damage_keeps_from_being_stored_is_refused_and_nothing_else_of_its_batch() -> None:
+    async with a_world() as world:
+        append = world.log.append
+
+        async def damaged(batch: list[Submission]) -> list[Run]:
+            items = [item for submission in batch for item in submission.items]
+            if any(type(item) is Publish and item.channel == "damaged" for item in items):
+                raise LogDamaged("the head of damaged is damaged")
+            return await append(batch)
+
+        world.log.append = damaged  # type: ignore[method-assign,assignment]
+        outlet, _ = await world.subscriber("b")
+        settled: list[Submission] = []
+        for channel in ("a", "damaged", "b", "b", "damaged"):
+            world.broker.submit(publishes(1, channel, settle=settled.append))
+        await wait_all_tasks_blocked()
+        verdicts = [verdict for submission in settled for verdict in submission.verdicts]
+        assert [getattr(verdict, "code", verdict) for verdict in verdicts] == [1, "unavailable", 1, 2, "unavailable"]
+        assert offsets(outlet) == [1, 2]
 
 
 async def test_a_batch_that_could_not_be_stored_is_refused_and_the_next_one_is_stored() -> None:

@@ -171,7 +171,7 @@ def a_failed_batch_keeps_its_offsets(garden: Garden) -> None:
 
 @plant(breaks=r"was sent after .* had been stored at", seed=18)
 def offsets_begin_again_behind_what_was_trimmed(garden: Garden) -> None:
-    garden.replace(sqlite_writer, "_HEADS", sqlite_writer._HEADS.replace("trimmed", "NULL"))
+    garden.replace(sqlite_writer, "_HEADS", sqlite_writer._HEADS.replace("trimmed", "min(trimmed, 1)"))
     garden.replace(sqlite_writer, "_CUT_HEAD", "DELETE FROM heads WHERE channel = :channel AND offset = :until")
 
 

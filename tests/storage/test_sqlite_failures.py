@@ -5,6 +5,7 @@ import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import closing, contextmanager
+from itertools import product
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -98,6 +99,59 @@ async def test_a_page_of_channels_that_cannot_be_read_may_have_none(
         assert await log.channels("lobby", 10) == []
 
 
+LOST = "damaged: it is lost where its messages end"
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        ("DELETE FROM recent_heads", LOST),
+        ("UPDATE recent_heads SET message = 1 << 40", LOST),
+        ("UPDATE recent_heads SET offset = 'other'", "damaged: Expected `int`, got `str`"),
+        ("UPDATE channels SET keys = 'other'", "damaged: Expected `int`, got `str`"),
+    ],
+)
+async def test_a_publish_behind_a_head_that_is_damaged_is_refused_and_said_once(
+    tmp_path: Path, damage: str, problem: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    await a_log(tmp_path, 1, 2)
+    async with opened(tmp_path) as log:
+        log._connection.execute(damage)
+        for _ in range(2):
+            with pytest.raises(LogDamaged, match=f"the head of lobby is {problem}"):
+                await put(log, publish(channel="new"), publish())
+            with pytest.raises(LogDamaged):
+                await log.clear("lobby")
+        assert await put(log, publish(channel="new")) == [1]
+    (said,) = caplog.messages
+    assert said.startswith(f"publishes are refused: the head of lobby is {problem}")
+    assert said.endswith("; `trisync restore` puts a backup in the log's place")
+
+
+async def test_a_publish_about_a_key_where_the_state_is_damaged_is_refused_and_no_other(tmp_path: Path) -> None:
+    keyed = Publish(channel="lobby", data=Raw(b"1"), key="key")
+    async with opened(tmp_path) as log:
+        await put(log, keyed)
+        log._connection.execute("UPDATE state SET offset = 'other'")
+        with pytest.raises(LogDamaged, match="the state of lobby is damaged"):
+            await put(log, keyed)
+        assert await put(log, publish()) == [2]
+
+
+async def test_where_the_tree_of_heads_is_damaged_only_new_channels_can_be_published_to(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish(1))
+        await log.trim({"lobby": 0}, 1)  # which brings its head there
+        (page,) = log._connection.execute("SELECT rootpage FROM sqlite_master WHERE name = 'heads'").fetchone()
+    damage(tmp_path / FILE_NAME, page)
+    async with opened(tmp_path) as log:
+        with pytest.raises(LogDamaged, match="the head of lobby is damaged: database disk image is malformed"):
+            await put(log, publish())
+        with pytest.raises(LogDamaged):
+            await log.extent("lobby")
+        assert await put(log, publish(channel="new")) == [1]
+
+
 async def test_a_channel_whose_end_is_lost_is_not_read_as_an_empty_one(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -119,6 +173,8 @@ async def test_a_channel_whose_own_row_is_damaged_is_listed_with_all_others(tmp_
         whole = await log.channels("", 10)
         log._connection.execute("UPDATE channels SET trimmed = 'other' WHERE name = 'b'")
         assert await log.channels("", 10) == [whole[0], ChannelInfo("b", Extent(0, 0), 0, None), whole[2]]
+        with pytest.raises(LogDamaged):
+            await log.trim({"b": 1}, 1)
 
 
 async def test_what_is_said_of_damage_has_an_end_whatever_clients_ask_for(
@@ -238,6 +294,14 @@ def failing(log: SqliteLog, statement: str, code: int) -> Iterator[None]:
         writer._db = connection
 
 
+async def test_damage_that_a_batch_meets_before_its_commit_leaves_nothing_of_it(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put_seqs(log, 1)
+        with failing(log, "INSERT INTO messages", sqlite3.SQLITE_CORRUPT):
+            await append_fails(log)
+        await as_if_nothing_was(log)
+
+
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO messages", "COMMIT"])
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY_SNAPSHOT])
 async def test_wherever_a_batch_fails_nothing_of_it_stays(tmp_path: Path, statement: str, code: int) -> None:
@@ -248,8 +312,13 @@ async def test_wherever_a_batch_fails_nothing_of_it_stays(tmp_path: Path, statem
         await as_if_nothing_was(log)
 
 
-@pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO messages", "COMMIT"])
-@pytest.mark.parametrize("code", [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC, sqlite3.SQLITE_CORRUPT])
+@pytest.mark.parametrize(
+    ("statement", "code"),
+    [
+        *product(["BEGIN", "INSERT INTO messages", "COMMIT"], [sqlite3.SQLITE_IOERR, sqlite3.SQLITE_IOERR_FSYNC]),
+        ("COMMIT", sqlite3.SQLITE_CORRUPT),
+    ],
+)
 async def test_an_error_whose_outcome_is_unknown_is_raised_as_it_is(tmp_path: Path, statement: str, code: int) -> None:
     async with opened(tmp_path / "a") as log:
         await put_seqs(log, 1)

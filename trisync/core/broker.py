@@ -27,6 +27,7 @@ from trisync.storage.log import (
     Extent,
     Flow,
     Log,
+    LogDamaged,
     LogUnavailable,
     Page,
     Refused,
@@ -237,7 +238,11 @@ class Broker:
         try:
             runs = await self._log.append(batch)
         except LogUnavailable as problem:
-            self._troubles.note("publishes are refused", problem)
+            if not isinstance(problem, LogDamaged):
+                self._troubles.note("publishes are refused", problem)
+            elif len(batch) > 1:  # it may be in the way of one of them alone
+                half = len(batch) // 2
+                return await self._store(batch[:half]) + await self._store(batch[half:])
             error = WireError("unavailable", f"the log cannot take it now, nothing was stored: {problem}")
             for submission in batch:
                 submission.refuse(error)

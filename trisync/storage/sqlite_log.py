@@ -166,7 +166,11 @@ class SqliteLog(Log):
         return max(self._writer.time_ms, self._now_ms())
 
     async def append(self, batch: Sequence[Submission]) -> list[Run]:
-        return await self._write(lambda: self._writer.append(batch))
+        try:
+            return await self._write(lambda: self._writer.append(batch))
+        except LogDamaged as problem:
+            self._say_damage(f"publishes are refused: {problem}")
+            raise
 
     async def maintain(self) -> bool:
         grown_bytes = self._files.wal_bytes - self._wal_bytes_kept  # pages_written is only about right

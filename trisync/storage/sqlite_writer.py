@@ -44,6 +44,8 @@ SELECT json_group_array(json_array(
 LEFT JOIN channels ON name = wanted.value {JOIN_HEADS}
 """
 """Those of all channels at once: see sqlite_rows.py on what a statement costs."""
+_HeadRow = tuple[str, int, int, int, int, int]
+_OFFSETS = msgspec.json.Decoder(dict[str, int])
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
@@ -114,15 +116,24 @@ def _memory_of(producer: Producer) -> int:
 
 
 @contextmanager
-def _deletion(connection: sqlite3.Connection) -> Iterator[None]:
-    """transaction(), for what may stay where damage is in its way. Raises LogDamaged."""
+def _meeting_damage(what: str = "") -> Iterator[None]:
+    """Raise LogDamaged where damage is met, and say of what it is.
+
+    A msgspec.DecodeError is what comes of a page that has another's content.
+    """
     try:
-        with transaction(connection):
-            yield
-    except sqlite3.DatabaseError as error:
+        yield
+    except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
         if primary_code(error) != sqlite3.SQLITE_CORRUPT:
             raise
-        raise LogDamaged(str(error)) from error
+        raise LogDamaged(f"{what} is damaged: {error}" if what else str(error)) from error
+
+
+@contextmanager
+def _deletion(connection: sqlite3.Connection) -> Iterator[None]:
+    """transaction(), for what may stay where damage is in its way. Raises LogDamaged."""
+    with _meeting_damage(), transaction(connection):
+        yield
 
 
 class Writer:
@@ -156,12 +167,14 @@ class Writer:
         work = Batch(self, self._settings, self._tick(), self._newest_id)
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            work.decide(batch)
-            self._store(work)
+            with _meeting_damage("what it is stored in"):  # from the commit on it may be stored, before it is not
+                work.decide(batch)
+                self._store(work)
             self._db.execute("COMMIT")
         except BaseException as error:
             self._forget(work)
-            if isinstance(error, sqlite3.Error) and unavailable(error) and self._db.in_transaction:
+            stored_nothing = isinstance(error, LogDamaged) or (isinstance(error, sqlite3.Error) and unavailable(error))
+            if stored_nothing and self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
         self._newest_id = work.newest_id
@@ -183,10 +196,23 @@ class Writer:
         return head
 
     def find_heads(self, names: list[str]) -> list[Head]:
-        (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
-        heads = [Head(*row) for row in msgspec.json.decode(rows)]
+        heads = self._read_heads(names)
         for head in heads:
             self._heads[head.name] = head
+        return heads
+
+    def _read_heads(self, names: list[str]) -> list[Head]:
+        try:
+            with _meeting_damage(f"the head of {names[0]}"):
+                (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
+                heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
+                for head in heads:
+                    if head.id and not (head.offset and head.message <= self._newest_id):
+                        raise sqlite3.DatabaseError("it is lost where its messages end")
+        except LogDamaged:
+            if len(names) == 1:
+                raise
+            return [head for name in names for head in self._read_heads([name])]
         return heads
 
     def create(self, name: str) -> int:
@@ -197,8 +223,9 @@ class Writer:
     def producer(self, id: str) -> Producer:
         producer: Producer | None = self._producers.get(id)
         if producer is None:
-            row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
-            producer = Producer(id) if row is None else Producer(id, *row)
+            with _meeting_damage("what producers have settled"):
+                row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
+                producer = Producer(id) if row is None else Producer(id, *row)
             self._keep(producer)
         return producer
 
@@ -210,13 +237,16 @@ class Writer:
             self._producers.pop(producer.id, None)
 
     def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
-        rows = self._db.execute(
-            "SELECT json_group_object(key, offset) FROM state "
-            "WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
-            (head.id, msgspec.json.encode(keys).decode()),
-        ).fetchone()
-        found: dict[str, int] = msgspec.json.decode(rows[0])
-        return found
+        try:
+            (rows,) = self._db.execute(
+                "SELECT json_group_object(key, offset) FROM state "
+                "WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
+                (head.id, msgspec.json.encode(keys).decode()),
+            ).fetchone()
+            return _OFFSETS.decode(rows)
+        except (sqlite3.DatabaseError, msgspec.DecodeError):  # a context manager takes 2 µs, once for each channel
+            with _meeting_damage(f"the state of {head.name}"):
+                raise
 
     def word_data(self, head: Head, key: str) -> str:
         row = self._db.execute("SELECT data FROM state WHERE channel = ? AND key = ?", (head.id, key)).fetchone()
@@ -230,11 +260,12 @@ class Writer:
         return None
 
     def remembered(self, id: bytes) -> Remembered | None:
-        row = self._db.execute(
-            "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
-            (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
-        ).fetchone()
-        return None if row is None else Remembered(row[0], unpack_verdicts(row[1])[0])
+        with _meeting_damage("what Idempotency-Keys were used for"):
+            row = self._db.execute(
+                "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
+                (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
+            ).fetchone()
+            return None if row is None else Remembered(row[0], unpack_verdicts(row[1])[0])
 
     # What a batch stores
 
@@ -325,7 +356,7 @@ class Writer:
 
     def clear(self, name: str) -> Extent | None:
         """See Log.clear(). The channel goes on under a new id; what the old one had is left for purge()."""
-        with transaction(self._db):
+        with _deletion(self._db):
             id, (head, trimmed) = find(self._db, name)
             (keys,) = self._db.execute("SELECT keys FROM channels WHERE id = ?", (id,)).fetchone() or (0,)
             if trimmed == head and not keys:
