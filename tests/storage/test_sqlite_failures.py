@@ -35,6 +35,11 @@ from trisync.wire.protocol import Publish
 
 T = TypeVar("T")
 
+UNDELETED = (
+    "what is not needed any more cannot be deleted: database disk image is malformed; "
+    "`trisync restore` puts a backup in the log's place"
+)
+
 
 async def append_fails(log: SqliteLog) -> str:
     with pytest.raises(LogUnavailable) as caught:
@@ -203,10 +208,35 @@ async def test_what_damage_keeps_from_being_purged_stays_is_said_and_no_batch_wa
     damage(tmp_path / FILE_NAME)
     async with opened(tmp_path) as log:
         assert await log.clear("lobby") == Extent(100, 100)
+        while await log.maintain():
+            pass
         for offset in 1, 2:
             assert not await log.maintain()
             assert await put(log, publish(channel="other")) == [offset]
-    assert caplog.messages == ["what is not needed any more cannot be deleted: database disk image is malformed"]
+    assert caplog.messages == [UNDELETED]
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE channels SET trimmed = 'other' WHERE id = 1",
+        "UPDATE recent_heads SET offset = 1 << 40 WHERE channel = 1",
+    ],
+)
+async def test_what_damage_keeps_from_being_purged_holds_up_nothing_else_that_was_emptied(
+    tmp_path: Path, damage: str
+) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(publish(channel=channel) for channel in "abc"))
+        for channel in "abc":
+            await log.clear(channel)
+        log._connection.execute(damage)
+        while await log.maintain():
+            pass
+        left = log._connection.execute("SELECT name FROM channels WHERE name < 'a'").fetchall()
+        assert left == [("$emptied:1",)]
+        await log.clear("b")  # which has nothing to be emptied of
+        assert not await log.maintain()
 
 
 @pytest.mark.parametrize(("table", "other"), [("producers", "idempotency"), ("idempotency", "producers")])
@@ -224,7 +254,22 @@ async def test_damage_among_what_is_to_be_forgotten_keeps_that_and_no_more(
         assert await log.maintain()  # not yet looked at: what was emptied
         assert log._connection.execute(f"SELECT count(*) FROM {other}").fetchone() == (0,)
         assert await put(log, publish()) == [1]
-    assert caplog.messages == ["what is not needed any more cannot be deleted: database disk image is malformed"]
+        clock.s += FORGET_EVERY_S
+        await log.maintain()
+    assert caplog.messages == [UNDELETED]
+
+
+async def test_damage_among_idle_producers_keeps_no_old_requests(tmp_path: Path) -> None:
+    clock = Clock()
+    async with opened(tmp_path, clock) as log:
+        for n in range(400):
+            log._connection.execute("INSERT INTO producers VALUES (?, ?, zeroblob(500), -1e15)", (str(n), n))
+        log._connection.execute("INSERT INTO idempotency VALUES ('id', 'f', 'v', -1e15)")
+    damage(tmp_path / FILE_NAME)
+    async with opened(tmp_path, clock) as log:
+        clock.s += FORGET_EVERY_S
+        await log.maintain()
+        assert log._connection.execute("SELECT count(*) FROM idempotency").fetchone() == (0,)
 
 
 async def test_a_locked_file_is_unavailable_and_the_next_batch_works(tmp_path: Path) -> None:

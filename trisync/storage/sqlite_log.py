@@ -114,6 +114,7 @@ class SqliteLog(Log):
         self._now_ms = now_ms
         self._broken = False
         self._said: set[str] = set()
+        self._unpurged: list[int] = []
         self._wal_bytes_kept = 0
         """The WAL's size at the last checkpoint: it is written from its beginning again, and grows behind that."""
         self._forget_at = timer() + FORGET_EVERY_S
@@ -184,7 +185,7 @@ class SqliteLog(Log):
             if await self._write(self._forget) < ROWS_DELETED_PER_STEP:
                 self._forget_at = self._timer() + FORGET_EVERY_S
         elif self._emptied:
-            self._emptied = bool(await self._write(lambda: self._tidy(self._writer.purge)))
+            self._emptied = await self._write(self._purge)
         return self._emptied or self._timer() >= self._forget_at
 
     def _checkpoint(self) -> None:
@@ -201,13 +202,20 @@ class SqliteLog(Log):
         try:
             return delete(ROWS_DELETED_PER_STEP)
         except LogDamaged as problem:  # each batch would wait for another try
-            logger.error("what is not needed any more cannot be deleted: %s", problem)
+            self._say_damage(f"what is not needed any more cannot be deleted: {problem}")
             return 0
 
     def _forget(self) -> int:
         idle_s = self._settings.producer_idle_s
         producers = self._tidy(lambda count_max: self._writer.forget_idle_producers(idle_s, count_max))
         return max(producers, self._tidy(self._writer.forget_requests))
+
+    def _purge(self) -> bool:
+        """Whether there may be more to purge. A channel that damage keeps from it is passed over."""
+        channel = self._tidy(lambda _: self._writer.emptied(self._unpurged))
+        if channel and not self._tidy(lambda count_max: self._writer.purge(channel, count_max)):
+            self._unpurged.append(channel)
+        return channel > 0
 
     async def trim(self, cuts: Mapping[str, int], count_max: int) -> dict[str, Extent]:
         return await self._write(lambda: self._writer.trim(cuts, count_max))

@@ -76,7 +76,10 @@ _CUT_HEAD = (
     f"UPDATE heads SET oldest = ({chain(':channel', ':until', ':until + 1')} SELECT id FROM chain) "
     "WHERE channel = :channel"
 )
-_EMPTIED = EXTENTS.format(which="name >= '$' AND name < '%' LIMIT 1")
+_EMPTIED = (
+    "SELECT id FROM channels WHERE name >= '$' AND name < '%' AND id NOT IN (SELECT value FROM json_each(?)) LIMIT 1"
+)
+_EXTENT = EXTENTS.format(which="channels.id = ?")
 _DELETE_WORDS = f"DELETE FROM state WHERE channel = ? AND key <= ({STATE_RANGE})"
 PAGE_BYTES = 4096
 """SQLite's default."""
@@ -380,22 +383,28 @@ class Writer:
         self.pages_written += 1 + (until - trimmed) // MESSAGES_DELETED_PER_PAGE + size // PAGE_BYTES
         return until, size
 
-    def purge(self, count_max: int) -> bool:
-        """Delete some rows of channels that were emptied, at most so many; whether there may be more."""
+    def emptied(self, passed_over: Sequence[int]) -> int:
+        """The id of a channel that was emptied, and is not yet purged; 0 where there is none."""
+        with _meeting_damage():
+            row = self._db.execute(_EMPTIED, (msgspec.json.encode(passed_over).decode(),)).fetchone()
+        return 0 if row is None else int(row[0])
+
+    def purge(self, id: int, count_max: int) -> int:
+        """Delete rows of a channel that was emptied, about so many at most and its own last; returns how many."""
         with _deletion(self._db):
-            row = self._db.execute(_EMPTIED).fetchone()
-            if row is None:
-                return False
-            id, head, trimmed = row
+            row = self._db.execute(_EXTENT, (id,)).fetchone()
+            _, head, trimmed = msgspec.convert(row, tuple[int, int, int])
+            if head > self._newest_id:  # it would be cut for ever
+                raise LogDamaged("it is lost where its messages end")
             if trimmed < head:
-                self._cut(id, trimmed, min(trimmed + count_max, head), BYTES_PURGED_AT_ONCE)
-                return True
+                until, _ = self._cut(id, trimmed, min(trimmed + count_max, head), BYTES_PURGED_AT_ONCE)
+                return until - trimmed
             words = self._db.execute(_DELETE_WORDS, (id, id, "", count_max, BYTES_PURGED_AT_ONCE)).rowcount
             if not words:
                 self._db.execute("DELETE FROM heads WHERE channel = ?", (id,))
                 self._db.execute("DELETE FROM channels WHERE id = ?", (id,))
         self.pages_written += 1 + words // MESSAGES_DELETED_PER_PAGE
-        return True
+        return words or 1
 
     def _keep_newest(self) -> None:
         """Write down the newest time and id: what is about to go may have been the newest message there was."""
