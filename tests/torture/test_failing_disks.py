@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import resource
 import shutil
 import signal
 import sqlite3
@@ -249,6 +250,30 @@ def fill(file: Path) -> None:
         filler.write(bytes(free))
         with pytest.raises(OSError, match="No space left"):
             filler.write(b"x")
+
+
+@pytest.mark.parametrize("bytes_max", [1_000_000, CHECKPOINT_BYTES + 2_000_000])
+def test_a_quota_that_is_used_up_refuses_publishes_and_they_return_by_themselves(
+    tmp_path: Path, bytes_max: int
+) -> None:
+    """By the limit on a file's size, which SQLite takes for an error of the disk as it does a quota."""
+    unlimited = (resource.RLIM_INFINITY, resource.RLIM_INFINITY)
+    with closing(Server(tmp_path)) as server, talking(server.doors()) as talk:
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, (bytes_max, resource.RLIM_INFINITY))
+        acknowledged, refused = 0, ""
+        while not refused:  # by the WAL or, as a checkpoint brings all there, by the file
+            answer = publish(talk, "x" * 500_000)
+            refused = answer.get("code", "")
+            acknowledged += not refused
+        assert refused == "unavailable"
+        assert acknowledged > 0
+        assert publish(talk, "x" * 500_000)["code"] == "unavailable"
+        assert len(talk.request("history", channel="lobby", since=0)["messages"]) > 0
+        resource.prlimit(server.pid, resource.RLIMIT_FSIZE, unlimited)
+        assert publish(talk, "again")["offset"] == acknowledged + 1
+        server.drain()
+        assert server.wait() == 0
+    assert stored(tmp_path) == [*["x" * 500_000] * acknowledged, "again"]
 
 
 @needs_strace

@@ -3,6 +3,7 @@
 What is written into them is SQLite's business, but for that space.
 """
 
+import errno
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -52,6 +53,18 @@ class LogFiles:
             if there < INDEX_BYTES:
                 os.posix_fallocate(index, there, INDEX_BYTES - there)
         return index
+
+    def may_grow(self) -> bool:
+        """Whether the WAL can be made longer, as far as quotas and limits go; it is, if so. Between two batches.
+
+        See make_space() for why it may be.
+        """
+        with self.wal.open("ab", buffering=0) as file:
+            try:
+                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, SPARE_BYTES)
+            except OSError as error:
+                return error.errno not in (errno.EDQUOT, errno.EFBIG)
+        return True
 
     def close(self) -> None:
         """Let go of the index."""

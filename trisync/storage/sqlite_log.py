@@ -302,10 +302,13 @@ class SqliteLog(Log):
             self._files.require()
             try:
                 return call()
-            except sqlite3.Error as error:
-                if reason := unavailable(error):
-                    raise reason from error
-                raise
+            except (sqlite3.Error, LogDamaged) as error:
+                reason = error if isinstance(error, LogDamaged) else unavailable(error) or self._without_space(error)
+                if reason is None:
+                    raise
+                if self._connection.in_transaction:
+                    self._connection.execute("ROLLBACK")
+                raise reason from error
 
         try:
             return await self._write_executor(run)
@@ -314,6 +317,12 @@ class SqliteLog(Log):
         except Exception:  # not a cancellation, which comes before the call or not at all
             self._broken = True
             raise
+
+    def _without_space(self, error: sqlite3.Error) -> LogUnavailable | None:
+        """The LogUnavailable for a write that a quota did not let through: to SQLite, only ENOSPC is a full disk."""
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_IOERR_WRITE or self._files.may_grow():
+            return None
+        return LogUnavailable("a quota or limit is used up")
 
     def _say_damage(self, problem: str) -> None:
         """Say, once, what will not be better until a backup is restored."""

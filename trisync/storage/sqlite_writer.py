@@ -166,7 +166,7 @@ class Writer:
         self._producers: TTLCache[str, Producer] = TTLCache(settings.producer_cache_bytes_max, ttl_s, timer, _memory_of)
 
     def append(self, batch: Sequence[Submission]) -> list[Run]:
-        """See Log.append()."""
+        """See Log.append(). What it raises may leave a transaction open."""
         work = Batch(self, self._settings, self._tick(), self._newest_id)
         try:
             self._db.execute("BEGIN IMMEDIATE")
@@ -174,11 +174,8 @@ class Writer:
                 work.decide(batch)
                 self._store(work)
             self._db.execute("COMMIT")
-        except BaseException as error:
+        except BaseException:
             self._forget(work)
-            stored_nothing = isinstance(error, LogDamaged) or (isinstance(error, sqlite3.Error) and unavailable(error))
-            if stored_nothing and self._db.in_transaction:
-                self._db.execute("ROLLBACK")
             raise
         self._newest_id = work.newest_id
         for producer in work.settled:
