@@ -175,7 +175,7 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             # One file, that reads well wherever it is kept. It is committed, or fails to be, behind the answer.
             written.execute("PRAGMA journal_mode = DELETE").fetchall()
             (found,) = written.execute("PRAGMA integrity_check(1)").fetchone()
-            problem = incomplete(written, copy) if found == "ok" else str(found)
+            problem = incomplete(written, copy) if found == "ok" else str(found).splitlines()[-1]
     except sqlite3.DatabaseError as error:
         if primary_code(error) not in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB):
             raise LogRefused(f"{source} was not copied to {copy}: {error}") from error
