@@ -28,7 +28,7 @@ from tests.sqlite_logs import (
 )
 from trisync.settings import Settings
 from trisync.storage import sqlite_reading
-from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable
+from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable, Once, Submission
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, DAMAGE_SAID_MAX, FORGET_EVERY_S, SqliteLog
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
@@ -82,7 +82,7 @@ async def test_where_a_channel_lies_and_its_name_are_what_was_stored_or_cannot_b
     async with opened(tmp_path) as log:
         await put(log, publish(), publish(channel="other"))
         log._connection.execute("UPDATE channels SET trimmed = 'other' WHERE name = 'lobby'")
-        for reading in log.extent("lobby"), log.describe(["lobby"]), log.read("lobby", 0, 10, EVERYTHING):
+        for reading in log.extent("lobby"), log.read("lobby", 0, 10, EVERYTHING):
             with pytest.raises(LogDamaged):
                 await reading
         log._connection.execute("UPDATE channels SET name = x'00' WHERE name = 'lobby'")
@@ -112,7 +112,9 @@ LOST = "damaged: it is lost where its messages end"
     [
         ("DELETE FROM recent_heads", LOST),
         ("UPDATE recent_heads SET message = 1 << 40", LOST),
+        ("UPDATE recent_heads SET offset = 1 << 40", LOST),
         ("UPDATE recent_heads SET offset = 'other'", "damaged: Expected `int`, got `str`"),
+        ("UPDATE recent_heads SET offset = x'00'", "damaged: JSON cannot hold BLOB values"),
         ("UPDATE channels SET keys = 'other'", "damaged: Expected `int`, got `str`"),
     ],
 )
@@ -125,12 +127,19 @@ async def test_a_publish_behind_a_head_that_is_damaged_is_refused_and_said_once(
         for _ in range(2):
             with pytest.raises(LogDamaged, match=f"the head of lobby is {problem}"):
                 await put(log, publish(channel="new"), publish())
-            with pytest.raises(LogDamaged):
-                await log.clear("lobby")
         assert await put(log, publish(channel="new")) == [1]
     (said,) = caplog.messages
     assert said.startswith(f"publishes are refused: the head of lobby is {problem}")
     assert said.endswith("; `trisync restore` puts a backup in the log's place")
+
+
+async def test_a_channel_of_which_it_is_lost_where_its_messages_end_is_not_emptied(tmp_path: Path) -> None:
+    await a_log(tmp_path, 1, 2)
+    async with opened(tmp_path) as log:
+        log._connection.execute("DELETE FROM recent_heads")
+        with pytest.raises(LogDamaged):
+            await log.clear("lobby")
+        assert await log.clear("other") is None
 
 
 async def test_a_publish_about_a_key_where_the_state_is_damaged_is_refused_and_no_other(tmp_path: Path) -> None:
@@ -141,6 +150,46 @@ async def test_a_publish_about_a_key_where_the_state_is_damaged_is_refused_and_n
         with pytest.raises(LogDamaged, match="the state of lobby is damaged"):
             await put(log, keyed)
         assert await put(log, publish()) == [2]
+
+
+@pytest.mark.parametrize("change", ["seq = 'other'", "verdicts = 'other'", "verdicts = x'ff'"])
+async def test_a_producer_of_which_damage_has_made_something_else_is_refused_and_no_other(
+    tmp_path: Path, change: str
+) -> None:
+    async with opened(tmp_path) as log:
+        await put_seqs(log, 1)
+    async with opened(tmp_path) as log:
+        log._connection.execute(f"UPDATE producers SET {change}")
+        with pytest.raises(LogDamaged, match="what producers have settled is damaged"):
+            await put_seqs(log, 2)
+        if change.startswith("seq"):
+            with pytest.raises(LogDamaged):
+                await log.settled_seq(PRODUCER)
+        assert await put(log, publish(seq=1), producer="q" * 16) == [2]
+
+
+async def test_a_request_of_which_damage_has_made_something_else_is_refused_and_no_other(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        for key in b"1", b"2":
+            request = Submission(lambda _: None, once=Once(key, b"all else"))
+            request.add(publish(), 10)
+            await log.append([request])
+            log._connection.execute("UPDATE idempotency SET verdict = 'other' WHERE id = x'31'")
+        request.once = Once(b"1", b"all else")
+        with pytest.raises(LogDamaged, match="what Idempotency-Keys were used for is damaged"):
+            await log.append([request])
+        request.once = Once(b"2", b"all else")
+        await log.append([request])
+        assert request.verdicts == [Duplicate(2)]
+
+
+async def test_a_cut_that_contradicts_what_is_there_is_not_made_and_no_more(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish(), publish())
+        log._connection.execute("CREATE TRIGGER no BEFORE INSERT ON heads BEGIN SELECT raise(ABORT, 'so it is'); END")
+        with pytest.raises(LogDamaged, match="so it is"):
+            await log.trim({"lobby": 1}, 1)
+        assert await put(log, publish()) == [3]
 
 
 async def test_where_the_tree_of_heads_is_damaged_only_new_channels_can_be_published_to(tmp_path: Path) -> None:

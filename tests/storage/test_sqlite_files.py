@@ -194,6 +194,8 @@ def executed(*statements: str) -> Callable[[Path], None]:
         (executed("DROP TABLE _sqlite_migrations", "PRAGMA user_version = 0"), "does not say which version"),
         (executed("DELETE FROM _sqlite_migrations WHERE name LIKE '%recent%'"), "does not say which version"),
         (executed("UPDATE meta SET value = CAST(x'ff' AS TEXT) WHERE name = 'epoch'"), "UTF-8"),
+        (executed("INSERT INTO meta VALUES ('time', 'other')"), "what is known of the newest message: Expected `int`"),
+        (executed("UPDATE messages SET time = 'other'"), "what is known of the newest message: Expected `int`"),
     ],
 )
 async def test_a_damaged_log_is_refused_and_stays_as_it_is(

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import msgspec
 import sqlite_utils
 
 from trisync.storage.log import LogRefused
@@ -39,8 +40,9 @@ _USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68
 
 _UNSAFE = "unsafe"  # in the meta table: 1 while a server runs that may lose the newest commits
 
-_DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB}
-"""What SQLite's codes say of a file that a statement of ours does not fit; the first of a table that is not there."""
+DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
+"""What SQLite's codes say of a file that a statement of ours does not fit; the first of a table that is not there, or
+of a value that is of another kind."""
 
 
 def lock_folder(folder: Path) -> int:
@@ -162,7 +164,7 @@ def primary_code(error: Exception) -> int:
 
 def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
     """What to raise for a log that SQLite refuses to work with."""
-    if primary_code(error) in _DAMAGE:
+    if primary_code(error) in DAMAGE:
         return _damaged(path, str(error))
     # Of I/O errors there are dozens, and a disk that is full is among them: SQLITE_IOERR_SHMSIZE.
     name = f" ({error.sqlite_errorname})" if primary_code(error) == sqlite3.SQLITE_IOERR else ""
@@ -189,7 +191,7 @@ def incomplete(connection: sqlite3.Connection, path: Path) -> str | None:
     # What a start reads, but would only once it has written.
     if "meta" in there:
         read_meta(connection, "epoch")
-        connection.execute("SELECT time FROM messages ORDER BY id DESC LIMIT 1").fetchone()
+        newest_message(connection)
     if "recent_heads" in there:
         connection.execute("SELECT count(*) FROM recent_heads").fetchone()
     # Each page is in the file or, if it is newer, in the WAL.
@@ -265,6 +267,18 @@ def read_meta(connection: sqlite3.Connection, name: str) -> str | None:
     """A value of the meta table."""
     row = connection.execute("SELECT value FROM meta WHERE name = ?", (name,)).fetchone()
     return None if row is None else str(row[0])
+
+
+def newest_message(connection: sqlite3.Connection) -> tuple[int, int]:
+    """The id and time of the newest message that there ever was, as far as it is known; zeros where there was none."""
+    row = connection.execute("SELECT id, time FROM messages ORDER BY id DESC LIMIT 1").fetchone() or (0, 0)
+    kept = [read_meta(connection, name) or 0 for name in ("id", "time")]
+    try:
+        id, time_ms = msgspec.convert(row, tuple[int, int])
+        kept_id, kept_time_ms = msgspec.convert(kept, tuple[int, int], strict=False)
+    except msgspec.ValidationError as error:
+        raise sqlite3.DatabaseError(f"what is known of the newest message: {error}") from error
+    return max(id, kept_id), max(time_ms, kept_time_ms)
 
 
 def write_meta(connection: sqlite3.Connection, name: str, value: str) -> None:

@@ -170,4 +170,4 @@ def oldest_messages(db: sqlite3.Connection, channel: str, count_max: int) -> lis
 def settled_seq(db: sqlite3.Connection, producer: str) -> int:
     """See Log.settled_seq()."""
     row = db.execute("SELECT seq FROM producers WHERE id = ?", (producer,)).fetchone()
-    return 0 if row is None else int(row[0])
+    return 0 if row is None else msgspec.convert(row[0], int)

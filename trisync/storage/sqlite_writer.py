@@ -16,7 +16,7 @@ from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import Extent, LogDamaged, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
-from trisync.storage.sqlite_opening import primary_code, read_meta, transaction, write_meta
+from trisync.storage.sqlite_opening import DAMAGE, newest_message, primary_code, transaction, write_meta
 from trisync.storage.sqlite_reading import STATE_RANGE, find
 from trisync.storage.sqlite_rows import RowInserter
 from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
@@ -127,7 +127,7 @@ def _meeting_damage(what: str = "") -> Iterator[None]:
     try:
         yield
     except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
-        if primary_code(error) != sqlite3.SQLITE_CORRUPT:
+        if primary_code(error) not in DAMAGE:
             raise
         raise LogDamaged(f"{what} is damaged: {error}" if what else str(error)) from error
 
@@ -153,11 +153,8 @@ class Writer:
         self._db = connection
         self._settings = settings
         self._now_ms = now_ms
-        newest = connection.execute("SELECT id, time FROM messages ORDER BY id DESC LIMIT 1").fetchone() or (0, 0)
-        kept = [int(read_meta(connection, name) or 0) for name in ("id", "time")]
-        self._newest_id: int = max(newest[0], kept[0])
-        self.time_ms: int = max(newest[1], kept[1])
-        """The newest batch's time."""
+        self._newest_id, self.time_ms = newest_message(connection)
+        """`time_ms` is the newest batch's."""
         self.pages_written = 0
         """About how many, since it was last set to 0. SQLite does not tell."""
         self._recent = RecentHeads(connection)
@@ -207,7 +204,7 @@ class Writer:
                 (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
                 heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
                 for head in heads:
-                    if head.id and not (head.offset and head.message <= self._newest_id):
+                    if head.id and not 0 < head.offset <= self._newest_id >= head.message:
                         raise sqlite3.DatabaseError("it is lost where its messages end")
         except LogDamaged:
             if len(names) == 1:
@@ -225,7 +222,7 @@ class Writer:
         if producer is None:
             with _meeting_damage("what producers have settled"):
                 row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
-                producer = Producer(id) if row is None else Producer(id, *row)
+                producer = Producer(id) if row is None else Producer(id, *msgspec.convert(row, tuple[int, bytes]))
             self._keep(producer)
         return producer
 
@@ -265,7 +262,10 @@ class Writer:
                 "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
                 (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
             ).fetchone()
-            return None if row is None else Remembered(row[0], unpack_verdicts(row[1])[0])
+            if row is None:
+                return None
+            fingerprint, verdict = msgspec.convert(row, tuple[bytes, bytes])
+            return Remembered(fingerprint, unpack_verdicts(verdict)[0])
 
     # What a batch stores
 

@@ -2,7 +2,7 @@
 
 from collections import deque
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import msgspec
 
@@ -31,9 +31,9 @@ def pack_verdicts(verdicts: Iterable[Kept]) -> bytes:
 
 
 def unpack_verdicts(packed: bytes) -> list[Kept]:
-    """What pack_verdicts() made bytes of."""
+    """What pack_verdicts() made bytes of. Raises msgspec.DecodeError."""
     verdicts: list[Kept] = []
-    for kept in msgspec.msgpack.decode(packed):
+    for kept in msgspec.msgpack.decode(packed, type=list[Any]):
         if type(kept) is int:
             verdicts.append(kept)
         elif type(kept[0]) is int:
