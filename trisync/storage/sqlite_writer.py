@@ -204,7 +204,7 @@ class Writer:
                 (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
                 heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
                 for head in heads:
-                    if head.id and not 0 < head.offset <= self._newest_id >= head.message:
+                    if head.id and not (head.offset and head.message <= self._newest_id):
                         raise sqlite3.DatabaseError("it is lost where its messages end")
         except LogDamaged:
             if len(names) == 1:
