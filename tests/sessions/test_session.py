@@ -154,6 +154,14 @@ async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answ
         world.log.gate.set()
 
 
+async def test_who_does_not_take_the_answers_to_conditional_publishes_has_no_more_of_them_decided() -> None:
+    async with a_world(backlog_bytes_max=10) as world:
+        session = a_session(world, Hooks())
+        world.nursery.start_soon(session.receive, [publish(key="k", expect=0)] * 100)
+        await wait_all_tasks_blocked()
+        assert len(world.log.batches) == 1
+
+
 async def test_what_a_person_typed_behind_quit_is_not_said() -> None:
     async with a_world() as world:
         session = a_session(world, Hooks())
