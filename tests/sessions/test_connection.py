@@ -41,10 +41,12 @@ async def test_time_in_which_a_client_is_not_read_from_is_not_taken_from_its_hal
     connection = Connection(theirs, settings, "somebody")
     connection.expect(0, progress=True)
     waiting_since = trio.current_time()
-    await trio.sleep(settings.half_message_s)
+    await trio.sleep(2 * settings.half_message_s)
     connection.excuse(waiting_since)
-    await ours.send_all(b"the rest")
-    assert await connection.receive() == b"the rest"
+    for part in (b"more of it", b"the rest"):
+        await ours.send_all(part)
+        assert await connection.receive() == part
+        connection.expect(len(part), progress=False)
     with pytest.raises(WireError):
         await connection.receive()
 
