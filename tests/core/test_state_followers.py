@@ -265,8 +265,9 @@ def test_a_replica_that_comes_and_goes_has_the_state_that_the_server_has(actions
         trio.run(follow_over_the_wire, actions)
 
 
-async def test_a_page_that_was_read_for_somebody_who_left_is_shown_to_nobody_once_the_channel_was_emptied(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("left", [False, True])
+async def test_a_page_that_was_read_while_the_channel_was_emptied_is_shown_to_nobody_afterwards(
+    monkeypatch: pytest.MonkeyPatch, left: bool
 ) -> None:
     async with a_world() as world:
         world.broker.submit(submission_of({"key": "k", "data": 1}, lambda submission: None))
@@ -276,7 +277,8 @@ async def test_a_page_that_was_read_for_somebody_who_left_is_shown_to_nobody_onc
 
         async def read_slowly(channel: str, after: str, count_max: int, bytes_max: int) -> StatePage:
             page = await read(channel, after, count_max, bytes_max)
-            world.broker.leave(doc)
+            if left:
+                world.broker.leave(doc)
             await world.broker.clear("doc")
             return page
 
