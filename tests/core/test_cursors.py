@@ -250,6 +250,28 @@ async def join(world: World, outlets: list[CollectingOutlet]) -> None:
     outlets.append(outlet)
 
 
+async def test_what_was_cut_while_it_was_read_is_shown_to_nobody_who_comes_afterwards(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with a_world() as world:
+        await publish(world, 9)
+        world.broker.reads._runs = RunCache(1_000_000, 60.0, trio.current_time)
+        lobby = await world.broker.enter("lobby")
+        read = world.log.read
+
+        async def read_slowly(channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+            page = await read(channel, after, count_max, bytes_max)
+            await world.broker.trim({"lobby": 4}, 1000)
+            return page
+
+        monkeypatch.setattr(world.log, "read", read_slowly)
+        await world.broker.reads.run_behind(lobby, 0)
+        monkeypatch.undo()
+        outlet, _ = await world.subscriber(since=2)
+        await wait_all_tasks_blocked()
+        assert events(outlet) == [("ok", 9), ("gap", "trimmed", 3, 4), 5, 6, 7, 8, 9]
+
+
 async def test_who_was_told_by_the_log_of_what_is_yet_to_be_fanned_out_is_not_of_another_log() -> None:
     async with a_world() as world:
         await world.subscriber()
