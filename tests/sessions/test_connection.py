@@ -51,6 +51,39 @@ async def test_time_in_which_a_client_is_not_read_from_is_not_taken_from_its_hal
         await connection.receive()
 
 
+@pytest.mark.parametrize("by_listening", [False, True])
+async def test_who_does_not_take_what_was_sent_to_it_is_not_read_from(by_listening: bool) -> None:
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, Settings(backlog_bytes_max=10), "somebody")
+    is_taken = trio.Event()
+    theirs.send_stream.send_all_hook = is_taken.wait
+    heard: list[bytes] = []
+
+    def take(chunk: bytes) -> bool:
+        heard.append(chunk)
+        return False
+
+    async def settle() -> bool:
+        return not heard
+
+    async def converse() -> None:
+        connection.outbox.write(bytes(100))
+        if by_listening:
+            await connection.listen(take, settle)
+        else:
+            take(bytes(await connection.receive()))
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.serve, converse)
+        await ours.send_all(b"a request")
+        await wait_all_tasks_blocked()
+        assert not heard
+        is_taken.set()
+        await wait_all_tasks_blocked()
+        assert heard == [b"a request"]
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_large_message_may_take_its_time_as_long_as_it_comes(autojump_clock: MockClock) -> None:
     settings = Settings()
     ours, theirs = memory_stream_pair()

@@ -154,6 +154,14 @@ async def test_conditional_publishes_that_come_one_by_one_are_not_owed_many_answ
         world.log.gate.set()
 
 
+async def test_who_does_not_take_its_answers_has_nothing_more_answered() -> None:
+    async with a_world(backlog_bytes_max=10) as world:
+        session = a_session(world, Hooks())
+        world.nursery.start_soon(session.receive, [b'{"op":"history","channel":"lobby","id":1}'] * 100)
+        await wait_all_tasks_blocked()
+        assert world.log.reads == 1
+
+
 async def test_who_does_not_take_the_answers_to_conditional_publishes_has_no_more_of_them_decided() -> None:
     async with a_world(backlog_bytes_max=10) as world:
         session = a_session(world, Hooks())
