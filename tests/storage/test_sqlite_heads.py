@@ -84,6 +84,10 @@ def test_each_has_its_turn_to_be_merged(database: sqlite3.Connection) -> None:
     pages = put(database, heads, [*range(21, 26)], 7)
     assert rows(database, "heads") == 25
     assert pages == 2  # those of either table, all of whose rows are in one
+    put(database, heads, [*range(1, 18)], 8)  # the round ends
+    assert (rows(database, "recent_heads"), rows(database, "heads")) == (17, 29)
+    put(database, heads, [*range(18, 22)], 9)  # and the next one begins
+    assert (rows(database, "recent_heads"), rows(database, "heads")) == (16, 29)
 
 
 def test_one_channel_alone_is_merged_and_not_counted_as_many(database: sqlite3.Connection) -> None:
