@@ -108,6 +108,23 @@ async def test_what_a_hook_refuses_is_not_remembered_under_an_idempotency_key(tm
             assert await caller.ok("POST", LOBBY, 1, idempotency_key="k") == {"offset": 1}
 
 
+async def test_a_write_to_a_key_that_has_to_exist_is_not_tried_again_where_a_hook_refuses_it(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running:
+        asked: list[Any] = []
+
+        @running.server.on_publish
+        async def judge(publish: PublishRequest) -> None:
+            asked.append(publish.data)
+            if publish.data == "bad":
+                raise Refuse("closed")
+
+        caller = await open_caller(running)
+        async with caller.stream:
+            await caller.ok("PUT", TITLE, "good")
+            assert (await caller.denied(403, "PUT", TITLE, "bad", if_match="*"))["message"] == "closed"
+            assert asked == ["good", "bad"]
+
+
 @pytest.mark.parametrize("code", ["forbidden", "unavailable"])
 async def test_a_call_that_was_stored_gets_its_verdict_again_whatever_a_hook_says_then(
     tmp_path: Path, code: str
