@@ -11,7 +11,7 @@ from trisync.sessions.hook_requests import Client, PublishRequest, Refuse, Subsc
 from trisync.sessions.hooks import Hooks
 from trisync.settings import Settings
 from trisync.wire.errors import WireError
-from trisync.wire.protocol import Subscribe
+from trisync.wire.protocol import GetPresence, GetState, History, Subscribe
 
 # Subscribing
 
@@ -32,6 +32,29 @@ async def test_a_hook_sees_what_is_subscribed_to_and_can_change_nothing() -> Non
     await hooks.judge_reading(client, Subscribe(channel="a", since=0, state=True))
     await hooks.judge_reading(client, Subscribe(channel="b", last=5, presence=True))
     assert seen == [[client, "a", 0, None, True, False], [client, "b", None, 5, False, True]]
+
+
+async def test_a_hook_sees_any_request_that_reads_a_channel_as_a_subscription_to_the_same() -> None:
+    hooks = some_hooks()
+    seen: list[object] = []
+
+    @hooks.on_subscribe
+    async def look(asked: SubscribeRequest) -> None:
+        seen.append((asked.channel, asked.since, asked.last, asked.state, asked.presence))
+
+    for request in (
+        History(channel="a", limit=5),
+        History(channel="b", since=3, limit=5),
+        GetState(channel="c"),
+        GetPresence(channel="d"),
+    ):
+        await hooks.judge_reading(a_client(), request)
+    assert seen == [
+        ("a", None, 5, False, False),
+        ("b", 3, None, False, False),
+        ("c", None, None, True, False),
+        ("d", None, None, False, True),
+    ]
 
 
 async def test_a_hook_refuses_a_subscription(caplog: pytest.LogCaptureFixture) -> None:
