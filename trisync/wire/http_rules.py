@@ -37,8 +37,6 @@ class HttpRefusal(NamedTuple):
 
 def in_origin_form(request: h11.Request) -> h11.Request:
     """A request as if its target were a path: of a whole URI the authority is its Host (RFC 9112, section 3.2.2)."""
-    if request.target.startswith(b"/"):
-        return request
     uri = _ABSOLUTE.fullmatch(request.target)
     if uri is None:
         return request
