@@ -238,10 +238,8 @@ _decode_envelope = msgspec.json.Decoder(_Envelope).decode
 
 
 def _read_field(raw: Raw, kind: Any) -> Any:
-    if not len(raw):
-        return UNSET
     try:
-        return msgspec.json.decode(raw, type=kind)
+        return msgspec.json.decode(raw, type=kind)  # what is not there is empty, which is no JSON
     except (msgspec.DecodeError, UnicodeDecodeError):
         return UNSET
 
