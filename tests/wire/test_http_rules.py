@@ -220,6 +220,7 @@ def test_what_asks_for_a_websocket_is_told_from_what_does_not() -> None:
     assert wants_upgrade(upgrade(connection=None))
     assert wants_upgrade(upgrade(upgrade=None))
     assert wants_upgrade(upgrade(sec_websocket_key=None))
+    assert wants_upgrade([(b"host", b"localhost"), (b"connection", b"keep-alive, Upgrade")])
     assert not wants_upgrade([(b"host", b"localhost"), (b"connection", b"keep-alive")])
     for connection, offered in (
         (b"Upgrade, HTTP2-Settings", b"h2c"),
