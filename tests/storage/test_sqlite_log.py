@@ -219,6 +219,14 @@ async def test_a_page_holds_one_message_even_where_that_is_too_large(tmp_path: P
         assert offsets(await log.newest("lobby", 100, 5000)) == [3]
 
 
+async def test_a_page_of_a_state_holds_at_most_so_many_bytes_or_one_entry(tmp_path: Path) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, *(replace(publish("x" * size), key=key) for key, size in (("a", 5000), ("b", 1), ("c", 5000))))
+        for after, bytes_max, last, more in (("", 10, "a", True), ("a", 1000, "b", True), ("a", 6000, "c", False)):
+            page = await log.state("lobby", after, 10, bytes_max)
+            assert (page.last, page.more) == (last, more)
+
+
 PROCESS_IO = Path("/proc/self/io")
 
 
