@@ -28,7 +28,7 @@ from tests.sqlite_logs import (
 )
 from trisync.settings import Settings
 from trisync.storage import sqlite_writer
-from trisync.storage.log import ChannelInfo, Extent, Page, Refused
+from trisync.storage.log import ChannelInfo, Extent, Page, Refused, StatePage
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish, decode_request
 
@@ -178,9 +178,12 @@ async def test_what_is_refused_or_ephemeral_takes_no_offset(tmp_path: Path) -> N
 
 async def test_a_channel_nobody_wrote_to_is_empty(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
+        await put(log, replace(publish(), key="k"))
         assert await log.extent("nobody") == Extent(0, 0)
         for page in (await log.read("nobody", 0, 10, 1000), await log.newest("nobody", 10, 1000)):
             assert page == Page(None, Extent(0, 0))
+        for words in (await log.state("nobody", "", 10, 1000), await log.word("nobody", "k")):
+            assert words == StatePage(b"", "", False, Extent(0, 0))
 
 
 def offsets(page: Page) -> list[int]:
