@@ -20,6 +20,7 @@ from trisync.storage.sqlite_writer import PAGE_BYTES
 
 
 async def test_a_second_server_on_the_folder_is_refused_and_told_who_has_it(tmp_path: Path) -> None:
+    (tmp_path / LOCK_NAME).write_text("1234567890\n")  # of one that was killed
     async with opened(tmp_path) as log:
         await put(log, publish())
         before = contents(tmp_path)
