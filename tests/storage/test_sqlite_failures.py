@@ -30,7 +30,7 @@ from trisync.settings import Settings
 from trisync.storage import sqlite_reading
 from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable, Once, Submission
 from trisync.storage.sqlite_log import CHECKPOINT_PAGES, DAMAGE_SAID_MAX, FORGET_EVERY_S, SqliteLog
-from trisync.storage.sqlite_opening import FILE_NAME
+from trisync.storage.sqlite_opening import FILE_NAME, transaction
 from trisync.wire.protocol import Publish
 
 T = TypeVar("T")
@@ -541,3 +541,10 @@ async def test_reads_go_on_beside_an_append(tmp_path: Path) -> None:
         log._connection.execute("DELETE FROM messages")
         assert await data_of(log) == ["before"]
         log._connection.execute("ROLLBACK")
+
+
+def test_an_error_by_which_sqlite_has_rolled_back_by_itself_is_raised_as_it_is() -> None:
+    with closing(sqlite3.connect(":memory:", isolation_level=None)) as database:
+        database.execute("CREATE TABLE words (word NOT NULL)")
+        with pytest.raises(sqlite3.IntegrityError), transaction(database):
+            database.execute("INSERT OR ROLLBACK INTO words VALUES (NULL)")
