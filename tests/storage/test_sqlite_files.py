@@ -6,6 +6,7 @@ import sqlite3
 from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 import sqlite_utils
@@ -14,7 +15,7 @@ from tests.sqlite_logs import Clock, contents, crash, data_of, opened, publish, 
 from trisync.settings import Settings
 from trisync.storage.log import LogRefused, LogUnavailable
 from trisync.storage.sqlite_log import SqliteLog
-from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME, open_reader
+from trisync.storage.sqlite_opening import FILE_NAME, LOCK_NAME, open_reader, open_writer
 from trisync.storage.sqlite_schema import SCHEMA_VERSION, TABLES, migrations
 from trisync.storage.sqlite_writer import PAGE_BYTES
 
@@ -261,6 +262,16 @@ async def test_full_and_normal_are_what_sqlite_is_told(tmp_path: Path) -> None:
             assert log._connection.execute("PRAGMA synchronous").fetchone() == (synchronous,)
             assert log._connection.execute("PRAGMA journal_mode").fetchone() == ("wal",)
             assert log._connection.execute("PRAGMA wal_autocheckpoint").fetchone() == (0,)
+
+
+def test_what_is_deleted_is_overwritten_as_before_once_the_tables_are_made(tmp_path: Path) -> None:
+    def connect(*args: Any, **options: Any) -> sqlite3.Connection:
+        connection: sqlite3.Connection = sqlite3.connect(*args, **options)
+        connection.execute("PRAGMA secure_delete = ON").fetchall()  # as in Debian
+        return connection
+
+    with closing(open_writer(tmp_path / FILE_NAME, durability="full", busy_ms=0, connect=connect)) as writer:
+        assert writer.execute("PRAGMA secure_delete").fetchone() == (1,)
 
 
 async def test_people_read_the_log_with_sqlite_utils_while_it_is_written(tmp_path: Path) -> None:
