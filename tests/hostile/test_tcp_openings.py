@@ -121,6 +121,14 @@ async def test_telnet_commands_may_be_cut_anywhere(undisturbed: Undisturbed) -> 
         assert await peer.receive_bytes() == IAC + WONT + ECHO + b"#lobby 1 anonymous: hello"
 
 
+async def test_telnet_commands_may_come_when_a_person_has_typed_already(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=0) as arena, arena.tcp() as peer:
+        await peer.send_raw(b"hello\n")
+        assert await peer.receive_bytes() == b"#lobby 1 anonymous: hello"
+        await peer.send_raw(IAC + b"\xf4" + IAC + DO + b"\x06" + b"again\n")  # as Linux telnet sends at Ctrl-C
+        assert await peer.receive_bytes() == IAC + WONT + b"\x06" + b"#lobby 2 anonymous: again"
+
+
 async def test_after_telnet_negotiation_the_dialect_is_chosen_again(undisturbed: Undisturbed) -> None:
     async with undisturbed(log_lines=0) as arena:
         for negotiation in (IAC + WONT + ECHO, IAC + SB + b"{\n" + IAC + SE, (IAC + b"\xf1") * 1000):
