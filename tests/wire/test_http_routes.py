@@ -97,6 +97,13 @@ def test_parameters_come_as_the_fields_that_they_are() -> None:
     }
 
 
+@pytest.mark.parametrize("number", ["", "-1", "1.5", "0x1", "9" * 17, "%C2%B2", "%D9%A3"])
+def test_a_number_is_up_to_16_digits_of_ascii(number: str) -> None:
+    with pytest.raises(WireError) as refused:
+        read_call(b"GET", f"/channels/a/messages?since={number}".encode(), [])
+    assert refused.value.message == "since is a number"
+
+
 def test_who_names_an_unknown_parameter_is_told_which_there_are() -> None:
     for method, target, told in (
         (b"GET", b"/channels/a/messages?last=1", "'last' is no parameter here: there are since, limit"),
