@@ -51,6 +51,7 @@ async def test_events_begin_at_the_head_and_go_on_live(tmp_path: Path) -> None:
         events = await open_events(running, EVENTS)
         async with events.stream:
             assert "Content-Type: text/event-stream" in events.head
+            assert "X-Accel-Buffering: no" in events.head
             ok = await events.next()
             epoch = (await peer.request("hello"))["epoch"]
             assert (ok.kind, ok.id, ok.data) == ("ok", "1", {"op": "ok", "offset": 1, "epoch": epoch})
