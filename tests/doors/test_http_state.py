@@ -32,7 +32,8 @@ async def test_a_key_is_put_got_patched_and_deleted(tmp_path: Path) -> None:
         deleted = await caller.call("DELETE", TITLE, if_match='"3"')
         assert (deleted.status, json.loads(deleted.body)) == (200, {"op": "ok", "offset": 4})
         assert "etag" not in deleted.headers
-        assert (await caller.denied(404, "GET", TITLE))["code"] == "not_found"
+        for asked in ({}, {"if_match": "*"}, {"if_match": '"3"'}, {"if_none_match": "*"}):
+            assert (await caller.denied(404, "GET", TITLE, **asked))["code"] == "not_found"
 
 
 async def test_a_patch_of_another_kind_is_not_taken_for_a_merge(tmp_path: Path) -> None:
