@@ -4,6 +4,7 @@ import errno
 import json
 import os
 import socket
+import struct
 from collections.abc import Callable, Iterator
 from typing import Any, cast
 
@@ -102,6 +103,21 @@ def test_who_cannot_connect_at_once_has_no_link(loop: Loop) -> None:
     speaker, problems = opened_towards("255.255.255.255", loop)  # nobody can, over TCP, and no packet is sent
     assert speaker.link is None
     assert problems.listed() == [Problem("closed", 1, ["s0: Network is unreachable"])]
+
+
+def test_who_is_reset_says_so_in_words(loop: Loop) -> None:
+    problems = Problems()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        port = server.getsockname()[1]
+        around = Surroundings(Gauge(0, problems), lambda client: Link(loop, client, "lines", "127.0.0.1", port))
+        speaker = Speaker("s0", around)
+        speaker.open()
+        connection, _ = server.accept()
+        loop.turn(PATIENCE_S)
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        connection.close()
+        loop.turn(PATIENCE_S)
+    assert problems.listed() == [Problem("closed", 1, ["s0: Connection reset by peer"])]
 
 
 def test_who_hangs_up_before_hearing_that_the_link_failed_hears_nothing(loop: Loop) -> None:

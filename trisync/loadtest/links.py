@@ -136,7 +136,7 @@ class Link:
         try:
             self._connect(buffer_bytes)
         except OSError as error:  # which the client hears when it has this link, and not before
-            loop.after(0, partial(self.end, error.strerror or str(error)))
+            loop.after(0, partial(self._fail, error))
 
     def _connect(self, buffer_bytes: int) -> None:
         self._socket = socket.socket(socket.AF_INET6 if ":" in self._target[0] else socket.AF_INET, socket.SOCK_STREAM)
@@ -173,7 +173,7 @@ class Link:
         except BlockingIOError:
             sent = 0
         except OSError as error:
-            self.end(str(error))
+            self._fail(error)
             return
         if sent < len(data):
             self._unsent += data[sent:]
@@ -236,6 +236,9 @@ class Link:
             self.close()
             self.client.ended(reason, kind)
 
+    def _fail(self, error: OSError) -> None:
+        self.end(error.strerror or str(error))
+
     def _writable(self) -> None:
         if not self._open and self._handshake is None:
             self._connected()
@@ -265,7 +268,7 @@ class Link:
         except BlockingIOError:
             return
         except OSError as error:
-            self.end(str(error))
+            self._fail(error)
             return
         if not size:
             self.end("the server hung up")
