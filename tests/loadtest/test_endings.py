@@ -100,6 +100,11 @@ def test_a_terminal_that_is_gone_ends_a_run_unless_that_was_started_to_outlive_i
             run_until_signal(work, ())
 
 
+def test_standard_output_is_called_by_its_name_where_an_interrupted_run_has_not_written_it() -> None:
+    said = Interrupted(unwritten=[Path("-"), None]).message.splitlines()
+    assert said[1:] == ["standard output was not written."]
+
+
 @pytest.mark.parametrize("fault", ["none", "repeats"])
 @pytest.mark.usefixtures("signals_restored")
 def test_what_was_found_before_a_run_was_interrupted_is_told(

@@ -11,6 +11,7 @@ import click
 import trio
 
 from trisync.cli.errors import INTERRUPTED, first_of, in_words
+from trisync.loadtest.options import name_of
 from trisync.loadtest.problems import Problem, describe
 
 T = TypeVar("T")
@@ -35,7 +36,7 @@ class Interrupted(click.ClickException):
             lines = ["Interrupted: the run did not come to its end. Until then it had found:"]
             for problem in problems:
                 lines += [f"  {describe(problem)}", *(f"    {example}" for example in problem.examples)]
-        lines += [f"{file} was not written." for file in unwritten if file is not None]
+        lines += [f"{name_of(file)} was not written." for file in unwritten if file is not None]
         super().__init__("\n".join(lines))
         self.exit_code = BROKEN if problems else INTERRUPTED  # type: ignore[misc]  # click asks the instance
 

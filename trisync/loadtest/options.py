@@ -62,6 +62,11 @@ class OutputFile(click.Path):
         return path
 
 
+def name_of(path: Path) -> str:
+    """What a file to be written is called in what is said about it."""
+    return STANDARD_OUTPUT if str(path) == "-" else str(path)
+
+
 def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
     """Write a file where there is one to be written, or standard output for -. Returns what went wrong, if anything.
 
@@ -81,7 +86,7 @@ def write_output(path: Path | None, content: Callable[[], bytes]) -> str | None:
             stream.write(data)
             stream.flush()
 
-    return unwritten(STANDARD_OUTPUT if str(path) == "-" else str(path), write)
+    return unwritten(name_of(path), write)
 
 
 def _replace(path: Path, data: bytes) -> None:
