@@ -68,7 +68,7 @@ class Subscription:
         self.cursor = cursor
         """The offset up to which everything has been written to the connection, or LEFT.
 
-        While it is live, that is its channel's head, and this is out of date.
+        While it is live, its channel knows that, and this is out of date: see leave_live().
         """
         self.framing: Framing | None = None
         """The framing under which it is live, None while it is not."""
@@ -189,7 +189,8 @@ class Channel:
     async def flash(self, payloads: Sequence[bytes]) -> None:
         """Offer messages that are not stored to everybody who is live; to a slow reader they are lost.
 
-        A checkpoint is executed as in fan_out(). Who becomes live, or changes its framing, meanwhile gets none of them.
+        A checkpoint is executed as in fan_out(). Who becomes live meanwhile gets none of them, nor who changes its
+        framing before its turn.
         """
         crowds = {framing: list(live.items()) for framing, live in self.live.items() if len(live) > YIELD_EVERY}
         for framing, live in self.live.items():

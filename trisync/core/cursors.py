@@ -211,7 +211,7 @@ class Subscriptions:
     def _begin_era(self, subscription: Subscription) -> None:
         """The channel was emptied: what the client got of it, or was about to get, is gone."""
         channel = subscription.channel
-        # Where it was emptied more than once since, nobody remembers from where the first time: all is gone.
+        # If it was emptied more than once since, only where the last time began is known: all is gone.
         first = channel.emptied_from if subscription.era == channel.era - 1 else 1
         subscription.era = channel.era
         subscription.cursor = min(subscription.cursor, first - 1)

@@ -65,7 +65,7 @@ class HttpDoor:
         self.websockets = WebSocketDoor(broker, registry, settings, hooks)
         self.files = files
         self.draining = False
-        """Set when the server stops: all requests get 503, those for /health too; but those for events, a goodbye."""
+        """Set when the server stops: requests get 503, also those for /health, and those for events a goodbye."""
         self._loopback = is_loopback(settings.host)
 
     async def handle(self, stream: trio.abc.HalfCloseableStream, peer: str) -> None:

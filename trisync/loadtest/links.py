@@ -124,7 +124,6 @@ class Link:
         self._buffer = loop.buffer
         self.client = client
         """Whom it serves; somebody else may take it over once nothing is on its way."""
-
         self._handshake: Handshake | None = None
         self._answer = b""
         self._open = False

@@ -100,7 +100,6 @@ class Generator:
         self._gauge = Gauge(0, self._problems)
         self._around = Surroundings(self._gauge, self._connect)
         self._trail = Trail(0, CHANNEL, self._gauge, TRAIL_BYTES)
-
         self._aside: list[Link] = []
         """Connections that are heard in sweeps."""
         self._subscribers: list[Subscriber]

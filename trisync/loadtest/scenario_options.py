@@ -105,7 +105,7 @@ _COMMON_OPTIONS: list[click.Parameter] = [
     ),
     click.Option(["--quiet"], is_flag=True, help="Show nothing while it runs."),
 ]
-"""Options that all scenarios have, behind those."""
+"""Options that all scenarios have, behind their own."""
 
 
 def options_of(scenario_name: str, scenario: Scenario) -> list[click.Parameter]:

@@ -13,7 +13,8 @@ from typing import Generic, NamedTuple, TypeVar
 from trisync.storage.log import Run, StatePage
 
 DROPPED_AT_ONCE = 50
-"""About how many runs or pages whose time is over go with each addition: at least a batch, as much as it adds."""
+"""About how many runs or pages whose time is over go with each addition: a whole batch at least, so that all of them
+go in time."""
 PAGE_OVERHEAD_BYTES = 500
 """What a cached page of a state holds beside its text."""
 
