@@ -252,7 +252,7 @@ def fill(file: Path) -> None:
             filler.write(b"x")
 
 
-@pytest.mark.parametrize("bytes_max", [1_000_000, CHECKPOINT_BYTES + 2_000_000])
+@pytest.mark.parametrize("bytes_max", [1_000_000, CHECKPOINT_BYTES + 2_000_000, 3 * CHECKPOINT_BYTES])
 def test_a_quota_that_is_used_up_refuses_publishes_and_they_return_by_themselves(
     tmp_path: Path, bytes_max: int
 ) -> None:

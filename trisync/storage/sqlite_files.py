@@ -7,6 +7,7 @@ import errno
 import os
 from contextlib import suppress
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from trisync.storage.log import LogGone
 
@@ -55,15 +56,13 @@ class LogFiles:
         return index
 
     def may_grow(self) -> bool:
-        """Whether the WAL can be made longer, as far as quotas and limits go; it is, if so. Between two batches.
-
-        See make_space() for why it may be.
-        """
-        with self.wal.open("ab", buffering=0) as file:
-            try:
-                os.posix_fallocate(file.fileno(), os.fstat(file.fileno()).st_size, SPARE_BYTES)
-            except OSError as error:
-                return error.errno not in (errno.EDQUOT, errno.EFBIG)
+        """Whether quotas and limits let the larger of the two grow. Tried on another file, which is gone at once."""
+        end = max(file.stat().st_size for file in (self._path, self.wal))
+        try:
+            with TemporaryFile(dir=self._path.parent) as file:
+                os.posix_fallocate(file.fileno(), end, SPARE_BYTES)
+        except OSError as error:
+            return error.errno not in (errno.EDQUOT, errno.EFBIG)
         return True
 
     def close(self) -> None:
