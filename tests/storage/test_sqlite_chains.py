@@ -240,3 +240,18 @@ async def test_a_log_from_before_chains_has_what_it_had_and_goes_on(
             ("b", "2"),
             ("c", "3"),
         ]
+
+
+async def test_a_channel_of_an_old_log_whose_offsets_are_beyond_all_ids_is_emptied_as_any_other(tmp_path: Path) -> None:
+    """Before chains, ids began again where the newest messages had been cut."""
+    with closing(sqlite3.connect(tmp_path / FILE_NAME, isolation_level=None)) as database:
+        database.execute(f"PRAGMA application_id = {int.from_bytes(b'tris', 'big')}")
+        migrations.apply(sqlite_utils.Database(database), stop_before="m004_chains")
+        database.execute("INSERT INTO channels (name, trimmed) VALUES ('a', 1000)")
+    async with opened(tmp_path) as log:
+        assert await put(log, publish(1, "a")) == [1001]
+        await log.clear("a")
+        while await log.maintain():
+            pass
+        assert log._connection.execute("SELECT name FROM channels").fetchall() == [("a",)]
+        assert log._connection.execute("SELECT count(*) FROM messages").fetchone() == (0,)

@@ -391,7 +391,7 @@ class Writer:
         with _deletion(self._db):
             row = self._db.execute(_EXTENT, (id,)).fetchone()
             _, head, trimmed = msgspec.convert(row, tuple[int, int, int])
-            if head > self._newest_id:  # it would be cut for ever
+            if head - trimmed > self._newest_id:  # it would be cut for ever
                 raise LogDamaged("it is lost where its messages end")
             if trimmed < head:
                 until, _ = self._cut(id, trimmed, min(trimmed + count_max, head), BYTES_PURGED_AT_ONCE)
