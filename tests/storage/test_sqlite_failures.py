@@ -145,9 +145,10 @@ async def test_a_publish_about_a_key_where_the_state_is_damaged_is_refused_and_n
     keyed = Publish(channel="lobby", data=Raw(b"1"), key="key")
     async with opened(tmp_path) as log:
         await put(log, keyed)
-        log._connection.execute("UPDATE state SET offset = 'other'")
-        with pytest.raises(LogDamaged, match="the state of lobby is damaged"):
-            await put(log, keyed)
+        for value in "'other'", "x'00'":
+            log._connection.execute(f"UPDATE state SET offset = {value}")
+            with pytest.raises(LogDamaged, match="the state of lobby is damaged"):
+                await put(log, keyed)
         assert await put(log, publish()) == [2]
 
 
@@ -393,6 +394,14 @@ async def test_damage_that_a_batch_meets_before_its_commit_leaves_nothing_of_it(
         with failing(log, "INSERT INTO messages", sqlite3.SQLITE_CORRUPT):
             await append_fails(log)
         await as_if_nothing_was(log)
+
+
+@pytest.mark.parametrize("statement", ["INSERT INTO messages", "INSERT OR REPLACE INTO meta"])
+async def test_a_statement_that_is_wrong_is_not_taken_for_damage(tmp_path: Path, statement: str) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish())
+        with failing(log, statement, sqlite3.SQLITE_ERROR), pytest.raises(sqlite3.OperationalError):
+            await (put(log, publish()) if "messages" in statement else log.clear("lobby"))
 
 
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO messages", "COMMIT"])

@@ -119,15 +119,16 @@ def _memory_of(producer: Producer) -> int:
 
 
 @contextmanager
-def _meeting_damage(what: str = "") -> Iterator[None]:
+def _meeting_damage(what: str = "", *, as_json: bool = False) -> Iterator[None]:
     """Raise LogDamaged where damage is met, and say of what it is.
 
-    A msgspec.DecodeError is what comes of a page that has another's content.
+    A msgspec.DecodeError is what comes of a page that has another's content. SQLITE_ERROR is what comes of a value that
+    JSON cannot hold, where values are read so; anywhere else it is a statement that is wrong.
     """
     try:
         yield
     except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
-        if primary_code(error) not in DAMAGE:
+        if primary_code(error) not in (DAMAGE if as_json else DAMAGE - {sqlite3.SQLITE_ERROR}):
             raise
         raise LogDamaged(f"{what} is damaged: {error}" if what else str(error)) from error
 
@@ -200,7 +201,7 @@ class Writer:
 
     def _read_heads(self, names: list[str]) -> list[Head]:
         try:
-            with _meeting_damage(f"the head of {names[0]}"):
+            with _meeting_damage(f"the head of {names[0]}", as_json=True):
                 (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
                 heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
                 for head in heads:
@@ -242,7 +243,7 @@ class Writer:
             ).fetchone()
             return _OFFSETS.decode(rows)
         except (sqlite3.DatabaseError, msgspec.DecodeError):  # a context manager takes 2 µs, once for each channel
-            with _meeting_damage(f"the state of {head.name}"):
+            with _meeting_damage(f"the state of {head.name}", as_json=True):
                 raise
 
     def word_data(self, head: Head, key: str) -> str:
