@@ -404,6 +404,16 @@ async def test_a_statement_that_is_wrong_is_not_taken_for_damage(tmp_path: Path,
             await (put(log, publish()) if "messages" in statement else log.clear("lobby"))
 
 
+@pytest.mark.parametrize("code", [sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR_FSYNC])
+async def test_a_batch_that_was_not_committed_has_no_verdicts(tmp_path: Path, code: int) -> None:
+    """Who waits in Broker.publish() when the broker ends is given them."""
+    made = submission(publish())
+    async with opened(tmp_path) as log:
+        with failing(log, "COMMIT", code), pytest.raises((LogUnavailable, sqlite3.OperationalError)):
+            await log.append([made])
+    assert made.verdicts == []
+
+
 @pytest.mark.parametrize("statement", ["BEGIN", "INSERT INTO messages", "COMMIT"])
 @pytest.mark.parametrize("code", [sqlite3.SQLITE_BUSY, sqlite3.SQLITE_FULL, sqlite3.SQLITE_BUSY_SNAPSHOT])
 async def test_wherever_a_batch_fails_nothing_of_it_stays(tmp_path: Path, statement: str, code: int) -> None:

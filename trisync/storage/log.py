@@ -295,7 +295,7 @@ class Log(ABC):
 
         Returns what was stored, a run per channel. Each publish is judged by what the ones before it did.
         Raises LogUnavailable when nothing was stored and none was settled; any other exception means that
-        the outcome is unknown, and that the log must not be written to again.
+        the outcome is unknown, and that the log must not be written to again. No submission has verdicts then.
         """
 
     @abstractmethod

@@ -174,6 +174,8 @@ class Writer:
             self._db.execute("COMMIT")
         except BaseException:
             self._forget(work)
+            for submission in batch:
+                submission.verdicts = []
             raise
         self._newest_id = work.newest_id
         for producer in work.settled:
