@@ -170,7 +170,7 @@ async def test_what_is_no_channels_name_and_no_limit_is_a_value_error(tmp_path: 
 async def test_where_the_log_cannot_be_had_a_program_is_told_what_a_client_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def fail(log: SqliteLog, call: object) -> None:
+    async def fail(log: SqliteLog, *asked: object) -> None:
         raise LogUnavailable("database is locked")
 
     server = a_server(tmp_path)
