@@ -50,6 +50,16 @@ def test_a_run_is_found_by_the_offset_it_begins_behind() -> None:
     assert cache.find("kitchen", 0) is None
 
 
+def test_a_batch_may_have_several_runs_of_a_channel() -> None:
+    """One that met damage is stored in parts."""
+    cache, clock = cache_of()
+    first, second = run_of(0, 5), run_of(5, 9)
+    cache.add([first, run_of(0, 1, "kitchen"), second])
+    assert (cache.find("lobby", 0), cache.find("lobby", 5)) == (first, second)
+    clock.now += TTL_S
+    assert (cache.find("lobby", 0), len(cache), cache.size) == (None, 0, 0)
+
+
 def test_a_run_that_contains_the_offset_is_cut_there_once_for_all() -> None:
     cache, _ = cache_of()
     cache.add([run_of(0, 5)])

@@ -115,7 +115,7 @@ class RunCache:
         return self._batches.size
 
     def add(self, runs: Sequence[Run]) -> None:
-        """Keep runs, each of another channel, at the expense of the least recently used batches.
+        """Keep runs, those of a channel in order, at the expense of the least recently used batches.
 
         Together or, where they are over the whole size, each for itself. A run over the whole size is not kept. The
         sequence is kept too: it must not be changed afterwards.

@@ -21,7 +21,7 @@ class LogUnavailable(Exception):
 
 
 class LogDamaged(LogUnavailable):
-    """A LogUnavailable that will not pass: what was asked for can be neither read nor deleted. All else may be."""
+    """A LogUnavailable that will not pass: what was asked for is not to be read, stored or deleted. All else may be."""
 
 
 class LogRefused(Exception):
