@@ -114,11 +114,17 @@ def names(folder: Path) -> list[str]:
     return sorted(file.name for file in folder.iterdir())
 
 
-def damage(file: Path, page: int | None = None) -> None:
+def pages(file: Path) -> list[bytes]:
+    """The pages of a database, as they are in its file."""
+    content = file.read_bytes()
+    return [content[at : at + 4096] for at in range(0, len(content), 4096)]
+
+
+def damage(file: Path, page: int | None = None, content: bytes = b"\xff" * 4096) -> None:
     """Overwrite a page of a database, or its middle, as a failing disk may; its header and schema stay."""
     with file.open("r+b") as written:
         written.seek(file.stat().st_size // 2 // 4096 * 4096 if page is None else (page - 1) * 4096)
-        written.write(b"\xff" * 4096)
+        written.write(content)
 
 
 def cut_short_at(step: int, patched: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """The log on SQLite: what a failure leaves behind, and what goes on beside it."""
 
 import os
+import random
 import sqlite3
 import threading
 from collections.abc import Awaitable, Callable, Iterator
@@ -20,7 +21,9 @@ from tests.sqlite_logs import (
     a_log,
     damage,
     data_of,
+    messages,
     opened,
+    pages,
     publish,
     put,
     put_seqs,
@@ -190,6 +193,29 @@ async def test_a_cut_that_contradicts_what_is_there_is_not_made_and_no_more(tmp_
         with pytest.raises(LogDamaged, match="so it is"):
             await log.trim({"lobby": 1}, 1)
         assert await put(log, publish()) == [3]
+
+
+@pytest.mark.parametrize("content", [bytes(4096), b"\xff" * 4096, random.Random(1).randbytes(4096)])
+async def test_large_data_that_was_overwritten_is_shown_to_nobody(tmp_path: Path, content: bytes) -> None:
+    large = Publish(channel="large", data=Raw(b'{"x":"%s"}' % (b"x" * 5000)), key="key")
+    async with opened(tmp_path) as log:
+        await put(log, publish(), large, publish(channel="large"))
+    for number, page in enumerate(pages(tmp_path / FILE_NAME), 1):
+        if page[4:].startswith(b"x" * 500):  # without a table's header: SQLite finds nothing wrong in it
+            damage(tmp_path / FILE_NAME, number, content)
+    async with opened(tmp_path) as log:
+        for read in (
+            lambda: log.read("large", 0, 10, EVERYTHING),
+            lambda: log.newest("large", 10, EVERYTHING),
+            lambda: log.state("large", "", 10, EVERYTHING),
+            lambda: log.word("large", "key"),
+            lambda: put(log, Publish(channel="large", data=Raw(b"1"), key="key", expect=7)),
+            lambda: put(log, Publish(channel="large", data=Raw(b'{"a":1}'), key="key", merge=True)),
+        ):
+            with pytest.raises(LogDamaged):
+                await read()
+        assert [m["data"] for m in messages(await log.read("large", 1, 10, EVERYTHING))] == ["x"]
+        assert await data_of(log) == ["x"]
 
 
 async def test_where_the_tree_of_heads_is_damaged_only_new_channels_can_be_published_to(tmp_path: Path) -> None:

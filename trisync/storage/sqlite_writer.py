@@ -17,7 +17,7 @@ from trisync.storage.log import Extent, LogDamaged, LogUnavailable, Run, Submiss
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
 from trisync.storage.sqlite_opening import DAMAGE, newest_message, primary_code, transaction, write_meta
-from trisync.storage.sqlite_reading import STATE_RANGE, find
+from trisync.storage.sqlite_reading import STATE_RANGE, find, whole
 from trisync.storage.sqlite_rows import RowInserter
 from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
 
@@ -256,7 +256,7 @@ class Writer:
         for query in _OLD_DATA:
             row = self._db.execute(query, word._asdict()).fetchone()
             if row is not None:
-                return str(row[0])
+                return whole(str(row[0]).encode()).decode()
         return None
 
     def remembered(self, id: bytes) -> Remembered | None:
