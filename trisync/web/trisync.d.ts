@@ -181,7 +181,7 @@ export interface SubscriptionEvents {
 }
 
 export interface ReplicaEvents extends SubscriptionEvents {
-  /** The whole state is there; again after a gap. */
+  /** The whole state is there; again after a gap, and after each reconnect. */
   ready: Replica;
   change: Change;
 }

@@ -88,7 +88,8 @@ export class Subscription extends Emitter {
 
   _request() {
     const { channel, offset: since, epoch, _last: last, _watches: presence } = this;
-    return { op: "subscribe", channel, presence, ...(since === undefined ? { last } : { since, epoch }) };
+    const state = this._state && true; // anew: who had all gets no gap where it was emptied
+    return { op: "subscribe", channel, presence, state, ...(since === undefined ? { last } : { since, epoch }) };
   }
 
   // The `gap` of another log may be lost.
@@ -120,7 +121,7 @@ export class Subscription extends Emitter {
     const isLost = to ? gap.from <= to : this.offset > 0; // of nothing, nothing is
     this.offset = to ?? 0;
     if (!to || isLost) this._excused = this.offset;
-    this._stale?.();
+    if (this._state) this._client._subscribe(this);
     if (!isLost) return;
     if (this._isHeard("gap") || !this._isHeard("message")) return this._emit("gap", gap);
     this.close();
@@ -138,7 +139,7 @@ export class Subscription extends Emitter {
 // A channel's state as the server confirmed it, and over it what the queue holds: a write is rolled back by leaving it.
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; null is a deletion of ours whose message is to come
-  #arriving = new Map(); // pages of a state that is not whole yet
+  #arriving; // pages of a state that is not whole yet
   #upTo = 0; // the offset that #words are of
   #view = new Map();
   #ready;
@@ -176,21 +177,10 @@ export class Replica extends Subscription {
 
   _end = (error) => this.#ready.reject(error);
 
-  _request() {
-    return { ...super._request(), state: !!this.#arriving }; // what is whole only needs what came since
-  }
-
   _begin(ok) {
-    if (this.#arriving) {
-      this.#arriving = new Map();
-      this.#upTo = ok.offset;
-    }
-    super._begin(ok);
-  }
-
-  _stale() {
     this.#arriving = new Map();
-    this._client._subscribe(this);
+    this.#upTo = ok.offset;
+    super._begin(ok);
   }
 
   _state({ entries, more }) {
@@ -213,9 +203,10 @@ export class Replica extends Subscription {
     this._refresh(key);
   }
 
-  // The `ok` comes before the message: else the old word would show between. Sent again, it may come late.
+  // The `ok` comes before the message, or page: else the old word would show between. Sent again, it may come late.
   _settle({ key, data: patch, merge }, offset) {
     const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
+    if (offset && this.#arriving) this.#words.set(key, { offset, data });
     if (offset > this.#upTo) this.#put(key, { offset, data });
     this._refresh(key);
   }

@@ -94,8 +94,9 @@ test("writes while offline are seen, survive reconnects, and end as the server h
   await pass(client.retryMs);
   const next = await greet();
   const [request] = next.asked("subscribe");
-  assert.deepEqual([request.since, request.state], [10, false], "only what came since is needed");
+  assert.deepEqual([request.since, request.state], [10, true]);
   next.answer("subscribe", { offset: 11, epoch: "one" });
+  pages(next, { title: { offset: 11, data: "theirs" }, gone: { offset: 4, data: 1 } });
   word(next, 11, "title", "theirs");
   assert.deepEqual(content(doc), { title: "offline" });
   const [title, gone] = next.asked("publish");
@@ -147,6 +148,7 @@ for (const options of [{}, { last: 1 }]) {
     await settle();
     const next = await comeBack(client);
     next.answer("subscribe", { offset: 12, epoch: "one" });
+    pages(next, {});
     word(next, 11, "a", "mine");
     word(next, 12, "a", null);
     next.answer("publish", { offset: 11, duplicate: true });
@@ -260,6 +262,28 @@ test("a gap empties the replica only when what follows is there", async (t) => {
   assert.deepEqual(gaps, ["trimmed", "trimmed"]);
 });
 
+test("a replica that had all there was knows that it was emptied while it was away", async (t) => {
+  const { client, doc, changes } = await aReplica(t, { a: { offset: 10, data: 1 } });
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 10, epoch: "one" }); // and no gap: nothing behind 10 is gone
+  assert.deepEqual(content(doc), { a: 1 });
+  pages(next, {});
+  assert.deepEqual(changes, [["a", 1, undefined, false]]);
+});
+
+test("a write that is stored while the state comes anew does not flicker", async (t) => {
+  const { client, doc, changes } = await aReplica(t, { a: { offset: 10, data: 1 }, b: { offset: 9, data: 1 } });
+  for (const key of ["a", "b"]) doc.set(key, 2).catch(() => {});
+  await settle();
+  changes.length = 0;
+  const next = await comeBack(client);
+  next.answer("subscribe", { offset: 11, epoch: "one" });
+  next.asked("publish").forEach(({ id }, number) => next.say("ok", { id, offset: 11 + number }));
+  pages(next, { a: { offset: 11, data: 2 }, b: { offset: 9, data: 1 } });
+  assert.deepEqual(content(doc), { a: 2, b: 2 });
+  assert.deepEqual(changes, [["a", 2, 2, false], ["b", 2, 2, false]]);
+});
+
 test("a state of many keys looks through the queue once, and not for each of them", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const doc = client.replica("doc");
@@ -279,8 +303,9 @@ test("a replica that began with the newest messages goes on from there, though n
   pages(socket, { a: { offset: 10, data: 1 } });
   const next = await comeBack(client);
   const [request] = next.asked("subscribe");
-  assert.deepEqual([request.since, request.state], [9, false]);
+  assert.equal(request.since, 9);
   next.answer("subscribe", { offset: 12, epoch: "one" });
+  pages(next, { a: { offset: 11, data: 2 }, b: { offset: 12, data: 3 } });
   word(next, 10, "a", 1);
   word(next, 11, "a", 2);
   word(next, 12, "b", 3);
@@ -406,7 +431,7 @@ test("a state that was asked for twice, as the log and the producer were replace
   next.answer("subscribe", { offset: 1, epoch: "two" });
   next.answer("hello", { limits: {}, seq: 0 });
   const [first, ...others] = next.asked("subscribe");
-  assert.deepEqual([first, ...others].map(({ state }) => state), [false, true, true]);
+  assert.deepEqual([first, ...others].map(({ state }) => state), [true, true, true]);
   for (const { id } of others) {
     next.say("ok", { id, offset: 1, epoch: "two" });
     pages(next, { b: { offset: 1, data: "new" } });
