@@ -247,6 +247,22 @@ async def test_a_channel_whose_end_is_lost_is_not_read_as_an_empty_one(
     ]
 
 
+@pytest.mark.parametrize("emptied", [False, True])
+async def test_where_the_end_of_a_channel_that_was_cut_is_lost_no_offset_comes_again(
+    tmp_path: Path, emptied: bool
+) -> None:
+    async with opened(tmp_path) as log:
+        await put(log, publish(), publish(), publish())
+        await (log.clear("lobby") if emptied else log.trim({"lobby": 1}, 1))
+    async with opened(tmp_path) as log:
+        assert (await log.extent("lobby")).head == 3
+        log._connection.execute("DELETE FROM heads")
+        with pytest.raises(LogDamaged):
+            await put(log, publish())
+        with pytest.raises(LogDamaged):
+            await log.extent("lobby")
+
+
 async def test_a_channel_whose_own_row_is_damaged_is_listed_with_all_others(tmp_path: Path) -> None:
     async with opened(tmp_path) as log:
         await put(log, *(publish(channel=channel) for channel in "abc"))

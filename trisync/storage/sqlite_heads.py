@@ -26,10 +26,10 @@ LEFT JOIN recent_heads AS recent ON recent.channel = channels.id LEFT JOIN heads
 """Joins a channel's two rows to it. What `recent` has counts before what `heads` has, but for `oldest`."""
 
 EXTENTS = f"""
-SELECT channels.id, coalesce(recent.offset, heads.offset, trimmed), trimmed
+SELECT channels.id, coalesce(recent.offset, heads.offset, 0), trimmed
 FROM channels {JOIN_HEADS} WHERE {{which}}
 """
-"""A channel's id, head, and what it is trimmed to."""
+"""A channel's id, head (0 where that is lost), and what it is trimmed to."""
 
 
 def head_column(column: str, channel: str) -> str:

@@ -157,6 +157,15 @@ def m005_recent_heads(db: Any) -> None:
     )
 
 
+@migrations()
+def m006_heads_of_all(db: Any) -> None:
+    """Each channel has a head, also one that was emptied: where there is none, it is lost."""
+    db.execute(
+        "INSERT INTO heads (channel, offset, total, message) SELECT id, trimmed, 0, 0 FROM channels "
+        "WHERE trimmed > 0 AND id NOT IN (SELECT channel FROM heads UNION ALL SELECT channel FROM recent_heads)"
+    )
+
+
 with closing(sqlite3.connect(":memory:")) as _empty:
     STEPS = [step.name for step in migrations.pending(sqlite_utils.Database(_empty))]
 SCHEMA_VERSION = len(STEPS)

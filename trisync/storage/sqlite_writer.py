@@ -38,7 +38,7 @@ def unavailable(error: Exception) -> LogUnavailable | None:
 _MESSAGES = RowInserter("messages", ROW, shared=["time"], optional=["sender", "key"])
 _HEADS = f"""
 SELECT json_group_array(json_array(
-  wanted.value, coalesce(channels.id, 0), coalesce(recent.offset, heads.offset, trimmed, 0), coalesce(keys, 0),
+  wanted.value, coalesce(channels.id, 0), coalesce(recent.offset, heads.offset, 0), coalesce(keys, 0),
   coalesce(recent.total, heads.total, 0), coalesce(recent.message, heads.message, 0)
 )) FROM json_each(?) AS wanted
 LEFT JOIN channels ON name = wanted.value {JOIN_HEADS}
@@ -366,7 +366,8 @@ class Writer:
                 return None
             self._keep_newest()
             self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{id}", id))
-            self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head))
+            anew = self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head)).lastrowid
+            self._db.execute("INSERT INTO heads (channel, offset, total, message) VALUES (?, ?, 0, 0)", (anew, head))
         self._heads.pop(name, None)
         self.pages_written += CLEARING_PAGES
         return Extent(head, head)
