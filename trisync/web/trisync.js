@@ -88,8 +88,8 @@ export class Subscription extends Emitter {
 
   _request() {
     const { channel, offset: since, epoch, _last: last, _watches: presence } = this;
-    const state = this._state && true; // anew: who had all gets no gap where it was emptied
-    return { op: "subscribe", channel, presence, state, ...(since === undefined ? { last } : { since, epoch }) };
+    const state = this._state && true; // anew: emptied, it may have no gap
+    return { op: "subscribe", channel, presence, state, since, epoch, last: since >= 0 ? undefined : last };
   }
 
   // The `gap` of another log may be lost.
@@ -159,8 +159,9 @@ export class Replica extends Subscription {
 
   async update(key, change) {
     await this.ready;
-    let data = this.get(key);
-    let expect = this.entry(key)?.offset ?? 0;
+    let { data, offset: expect, pending } = this.entry(key) ?? { offset: 0 };
+    // Refused or merged, it may be another: a conflict tells.
+    if (pending || expect > this.offset + 1) expect = 2 ** 53 - 1;
     for (;;) {
       try {
         return await this.set(key, change(structuredClone(data ?? undefined)), { expect });
@@ -257,7 +258,7 @@ export class Client extends Emitter {
   #queues = [newQueue()];
   #agreed; // the queue that the server takes items of
   #promises = new WeakMap(); // of publish(), by item
-  #unsaved = new Map(); // to the queue whose store lacks it: a seq that was sent must not be forgotten
+  #unsaved = new Map(); // to the queue whose store lacks it: what was sent is in it
   #sent = 0; // items of the first queue that are on their way
   #round = 0; // of sending them; an earlier one's failures count no more
   #failures = 0;
@@ -415,7 +416,7 @@ export class Client extends Emitter {
   // -- requests and answers
 
   #ask(fields, answer = () => {}) {
-    const error = !fields.seq && this.#fault(fields); // items were looked at before
+    const error = !fields.seq && this.#fault(fields); // items were looked at
     if (error) return Promise.resolve(error).then(answer);
     const id = ++this.#lastId;
     this.#answers.set(id, answer);
@@ -557,7 +558,7 @@ export class Client extends Emitter {
     const fault = this.#fault(item);
     // The server would close; a seq alone it refuses, which settles it.
     this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
-      if (error?.code === "disconnected") return; // sent again after the next greeting
+      if (error?.code === "disconnected") return; // sent again
       if (error?.code === "fenced") return this.close("another client uses this producer");
       if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);
       else if (round === this.#round) this.#resendLater(error);
@@ -619,7 +620,7 @@ export class Client extends Emitter {
   }
 }
 
-// -- where queues are kept
+// -- stores
 
 const newQueue = () => ({ producer: crypto.getRandomValues(new Uint32Array(4)).join("-"), seq: 0, items: [] });
 

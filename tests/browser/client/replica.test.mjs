@@ -199,6 +199,30 @@ test("updates of one key pile up on each other", async (t) => {
   assert.equal(doc.get("count"), 3);
 });
 
+test("an update changes nothing but what the server has", async (t) => {
+  const { socket, doc } = await aReplica(t, { card: { offset: 3, data: { x: 1 } }, title: { offset: 4, data: "old" } });
+  const mine = (card) => ({ ...card, mine: 1 });
+  const merged = doc.merge("card", { z: 3 }).then(() => void doc.update("card", mine).catch(() => {}));
+  doc.set("title", "refused").catch(() => {});
+  doc.update("title", (title) => title + "!").catch(() => {});
+  await settle();
+  const [merge, set, update] = socket.asked("publish");
+  socket.say("ok", { id: merge.id, offset: 12 }); // over 11, whose message is to come
+  await merged;
+  await settle();
+  word(socket, 11, "card", { y: 2 });
+  socket.say("error", { id: set.id, code: "forbidden" });
+  for (const { id, expect } of [update, socket.asked("publish")[3]]) {
+    assert.equal(expect, 2 ** 53 - 1, "which no key has");
+    const there = id === update.id ? { offset: 4, data: "old" } : { offset: 12, data: { y: 2, z: 3 } };
+    socket.say("error", { id, code: "conflict", ...there });
+  }
+  await settle();
+  const [title, card] = socket.asked("publish").slice(4);
+  assert.deepEqual([title.data, title.expect], ["old!", 4]);
+  assert.deepEqual([card.data, card.expect], [{ y: 2, z: 3, mine: 1 }, 12]);
+});
+
 test("an update behind a deletion of ours expects what that leaves", async (t) => {
   const { socket, doc } = await aReplica(t, { count: { offset: 3, data: 1 } });
   doc.delete("count").catch(() => {});
