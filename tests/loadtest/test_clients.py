@@ -6,6 +6,7 @@ import os
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import pytest
@@ -105,7 +106,9 @@ def test_who_cannot_connect_at_once_has_no_link(loop: Loop) -> None:
     assert problems.listed() == [Problem("closed", 1, ["s0: Network is unreachable"])]
 
 
-def test_who_is_reset_says_so_in_words(loop: Loop) -> None:
+@contextmanager
+def connected(loop: Loop) -> Iterator[tuple[Speaker, socket.socket, Problems]]:
+    """A client that is connected, the other end of its connection, and what it found."""
     problems = Problems()
     with socket.create_server(("127.0.0.1", 0)) as server:
         port = server.getsockname()[1]
@@ -113,7 +116,13 @@ def test_who_is_reset_says_so_in_words(loop: Loop) -> None:
         speaker = Speaker("s0", around)
         speaker.open()
         connection, _ = server.accept()
-        loop.turn(PATIENCE_S)
+        with connection:
+            loop.turn(PATIENCE_S)
+            yield speaker, connection, problems
+
+
+def test_who_is_reset_says_so_in_words(loop: Loop) -> None:
+    with connected(loop) as (_, connection, problems):
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
         loop.turn(PATIENCE_S)
@@ -148,19 +157,11 @@ def test_a_client_whose_link_ends_while_it_answers_reads_no_further() -> None:
 
 
 def test_who_is_told_goodbye_has_no_connection_any_more_and_says_so_once(loop: Loop) -> None:
-    problems = Problems()
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        port = server.getsockname()[1]
-        around = Surroundings(Gauge(0, problems), lambda client: Link(loop, client, "lines", "127.0.0.1", port))
-        speaker = Speaker("s0", around)
-        speaker.open()
-        connection, _ = server.accept()
-        with connection:
-            loop.turn(PATIENCE_S)
-            connection.sendall(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n')
-            loop.turn(PATIENCE_S)
-            assert speaker.link is None
-        loop.turn(0)
+    with connected(loop) as (speaker, connection, problems):
+        connection.sendall(b'{"op":"goodbye","code":"draining","reconnect_ms":1}\n')
+        loop.turn(PATIENCE_S)
+        assert speaker.link is None
+    loop.turn(0)
     assert problems.listed() == [Problem("closed", 1, ["s0: the server says goodbye (draining)"])]
 
 
