@@ -261,6 +261,7 @@ async def test_where_the_end_of_a_channel_that_was_cut_is_lost_no_offset_comes_a
             await put(log, publish())
         with pytest.raises(LogDamaged):
             await log.extent("lobby")
+        assert await log.channels("", 10) == [ChannelInfo("lobby", Extent(0, 0), 0, None)]
 
 
 async def test_a_channel_whose_own_row_is_damaged_is_listed_with_all_others(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ _ONE_ENTRY = _ENTRIES.format(keys="key = ?")
 
 _CHANNELS = f"""
 SELECT json_group_array(json_array(name, head, trimmed, coalesce(bytes, 0), oldest)) FROM (
-  SELECT name, coalesce(recent.offset, heads.offset, trimmed) AS head, trimmed,
+  SELECT name, coalesce(recent.offset, heads.offset) AS head, trimmed,
     coalesce(recent.total, heads.total) - first.total + first.size AS bytes, first.time AS oldest
   FROM channels {JOIN_HEADS}
   LEFT JOIN messages AS first ON first.id = coalesce(heads.oldest, recent.oldest)
