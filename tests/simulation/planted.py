@@ -20,7 +20,7 @@ from trisync.core.presence import Presence
 from trisync.core.shared_reads import SharedReads
 from trisync.sessions.connection import Connection
 from trisync.sessions.session import Session
-from trisync.storage import deciding, sqlite_opening, sqlite_writer
+from trisync.storage import deciding, sqlite_errors, sqlite_opening, sqlite_writer
 from trisync.storage.deciding import Batch, Head
 from trisync.storage.log import Duplicate, LogUnavailable, Run, Submission
 from trisync.storage.sqlite_writer import Writer
@@ -158,7 +158,7 @@ def refused_as_unavailable_though_stored(garden: Garden) -> None:
 
 @plant(breaks=STORED_ALL_THE_SAME, seed=27)
 def an_unknown_outcome_is_called_unavailable(garden: Garden) -> None:
-    garden.replace(sqlite_writer, "_UNAVAILABLE", sqlite_writer._UNAVAILABLE | {sqlite3.SQLITE_IOERR})
+    garden.replace(sqlite_errors, "_UNAVAILABLE", sqlite_errors._UNAVAILABLE | {sqlite3.SQLITE_IOERR})
 
 
 # P3: offsets, times, the epoch

@@ -12,13 +12,13 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 
 from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_errors import primary_code
 from trisync.storage.sqlite_opening import (
     FILE_NAME,
     LOCK_NAME,
     incomplete,
     lock_folder,
     open_reader,
-    primary_code,
     refuse_foreign_file,
     renew_epoch,
     sync_folder,

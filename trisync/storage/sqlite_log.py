@@ -32,6 +32,7 @@ from trisync.storage.log import (
     StatePage,
     Submission,
 )
+from trisync.storage.sqlite_errors import unavailable
 from trisync.storage.sqlite_files import LogFiles
 from trisync.storage.sqlite_opening import (
     FILE_NAME,
@@ -44,7 +45,7 @@ from trisync.storage.sqlite_opening import (
     read_meta,
     unusable,
 )
-from trisync.storage.sqlite_writer import PAGE_BYTES, Writer, unavailable
+from trisync.storage.sqlite_writer import PAGE_BYTES, Writer
 from trisync.storage.writer_thread import WriterThread
 from trisync.tokens import Tokens
 

@@ -19,6 +19,7 @@ import msgspec
 import sqlite_utils
 
 from trisync.storage.log import LogRefused
+from trisync.storage.sqlite_errors import DAMAGE, primary_code
 from trisync.storage.sqlite_schema import SCHEMA_VERSION, STEPS, TABLES, migrations
 from trisync.tokens import Tokens
 
@@ -39,10 +40,6 @@ _APPLICATION_ID = 0x74726973  # "tris", shown by file(1); offset 68 of the heade
 _USER_VERSION_AT, _APPLICATION_ID_AT = 60, 68
 
 _UNSAFE = "unsafe"  # in the meta table: 1 while a server runs that may lose the newest commits
-
-DAMAGE = {sqlite3.SQLITE_ERROR, sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CONSTRAINT}
-"""What SQLite's codes say of a file that a statement of ours does not fit; the first of a table that is not there, or
-of a value that is of another kind."""
 
 
 def lock_folder(folder: Path) -> int:
@@ -154,12 +151,6 @@ def open_writer(
         _close_untouched(connection, path)
         raise
     return connection
-
-
-def primary_code(error: Exception) -> int:
-    """SQLite's own code of an error. What sqlite3 itself finds has none: what is not UTF-8 counts as damage."""
-    found = sqlite3.SQLITE_MISUSE if isinstance(error, sqlite3.ProgrammingError) else sqlite3.SQLITE_CORRUPT
-    return getattr(error, "sqlite_errorcode", found) & 0xFF
 
 
 def unusable(path: Path, error: sqlite3.Error) -> LogRefused:

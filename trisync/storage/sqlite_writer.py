@@ -13,27 +13,14 @@ from cachetools import TTLCache
 
 from trisync.settings import Settings
 from trisync.storage.deciding import ROW, Batch, Head
-from trisync.storage.log import Extent, LogDamaged, LogUnavailable, Run, Submission
+from trisync.storage.log import Extent, LogDamaged, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
+from trisync.storage.sqlite_errors import meeting_damage
 from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
-from trisync.storage.sqlite_opening import DAMAGE, newest_message, primary_code, transaction, write_meta
+from trisync.storage.sqlite_opening import newest_message, transaction, write_meta
 from trisync.storage.sqlite_reading import STATE_RANGE, find, whole
 from trisync.storage.sqlite_rows import RowInserter
 from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
-
-_UNAVAILABLE = {
-    sqlite3.SQLITE_BUSY,
-    sqlite3.SQLITE_LOCKED,
-    sqlite3.SQLITE_FULL,
-    sqlite3.SQLITE_READONLY,
-}
-"""Primary result codes after which nothing was stored and the database is whole."""
-
-
-def unavailable(error: Exception) -> LogUnavailable | None:
-    """The LogUnavailable for an error that surely left nothing behind, else None."""
-    return LogUnavailable(str(error)) if primary_code(error) in _UNAVAILABLE else None
-
 
 _MESSAGES = RowInserter("messages", ROW, shared=["time"], optional=["sender", "key"])
 _HEADS = f"""
@@ -119,24 +106,9 @@ def _memory_of(producer: Producer) -> int:
 
 
 @contextmanager
-def _meeting_damage(what: str = "", *, as_json: bool = False) -> Iterator[None]:
-    """Raise LogDamaged where damage is met, and say of what it is.
-
-    A msgspec.DecodeError is what comes of a page that has another's content. SQLITE_ERROR is what comes of a value that
-    JSON cannot hold, where values are read so; anywhere else it is a statement that is wrong.
-    """
-    try:
-        yield
-    except (sqlite3.DatabaseError, msgspec.DecodeError) as error:
-        if primary_code(error) not in (DAMAGE if as_json else DAMAGE - {sqlite3.SQLITE_ERROR}):
-            raise
-        raise LogDamaged(f"{what} is damaged: {error}" if what else str(error)) from error
-
-
-@contextmanager
 def _deletion(connection: sqlite3.Connection) -> Iterator[None]:
     """transaction(), for what may stay where damage is in its way. Raises LogDamaged."""
-    with _meeting_damage(), transaction(connection):
+    with meeting_damage(), transaction(connection):
         yield
 
 
@@ -168,7 +140,7 @@ class Writer:
         work = Batch(self, self._settings, self._tick(), self._newest_id)
         try:
             self._db.execute("BEGIN IMMEDIATE")
-            with _meeting_damage("what it is stored in"):  # from the commit on it may be stored, before it is not
+            with meeting_damage("what it is stored in"):  # from the commit on it may be stored, before it is not
                 work.decide(batch)
                 self._store(work)
             self._db.execute("COMMIT")
@@ -203,7 +175,7 @@ class Writer:
 
     def _read_heads(self, names: list[str]) -> list[Head]:
         try:
-            with _meeting_damage(f"the head of {names[0]}", as_json=True):
+            with meeting_damage(f"the head of {names[0]}", as_json=True):
                 (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
                 heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
                 for head in heads:
@@ -223,7 +195,7 @@ class Writer:
     def producer(self, id: str) -> Producer:
         producer: Producer | None = self._producers.get(id)
         if producer is None:
-            with _meeting_damage("what producers have settled"):
+            with meeting_damage("what producers have settled"):
                 row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
                 producer = Producer(id) if row is None else Producer(id, *msgspec.convert(row, tuple[int, bytes]))
             self._keep(producer)
@@ -245,7 +217,7 @@ class Writer:
             ).fetchone()
             return _OFFSETS.decode(rows)
         except (sqlite3.DatabaseError, msgspec.DecodeError):  # a context manager takes 2 µs, once for each channel
-            with _meeting_damage(f"the state of {head.name}", as_json=True):
+            with meeting_damage(f"the state of {head.name}", as_json=True):
                 raise
 
     def word_data(self, head: Head, key: str) -> str:
@@ -260,7 +232,7 @@ class Writer:
         return None
 
     def remembered(self, id: bytes) -> Remembered | None:
-        with _meeting_damage("what Idempotency-Keys were used for"):
+        with meeting_damage("what Idempotency-Keys were used for"):
             row = self._db.execute(
                 "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
                 (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
@@ -386,7 +358,7 @@ class Writer:
 
     def emptied(self, passed_over: Sequence[int]) -> int:
         """The id of a channel that was emptied, and is not yet purged; 0 where there is none."""
-        with _meeting_damage():
+        with meeting_damage():
             row = self._db.execute(_EMPTIED, (msgspec.json.encode(passed_over).decode(),)).fetchone()
         return 0 if row is None else int(row[0])
 
