@@ -23,6 +23,7 @@ from trisync.sessions.session import Session
 from trisync.storage import deciding, sqlite_errors, sqlite_opening, sqlite_writer
 from trisync.storage.deciding import Batch, Head
 from trisync.storage.log import Duplicate, LogUnavailable, Run, Submission
+from trisync.storage.sqlite_lookups import SqliteLookup
 from trisync.storage.sqlite_writer import Writer
 from trisync.storage.verdicts import Producer
 from trisync.wire.errors import WireError
@@ -166,7 +167,7 @@ def an_unknown_outcome_is_called_unavailable(garden: Garden) -> None:
 
 @plant(breaks="are not dense", seed=27)
 def a_failed_batch_keeps_its_offsets(garden: Garden) -> None:
-    garden.replace(Writer, "_forget", lambda self, work: None)
+    garden.replace(SqliteLookup, "forget", lambda self, **gone: None)
 
 
 @plant(breaks=r"was sent after .* had been stored at", seed=18)

@@ -8,7 +8,7 @@ from msgspec.structs import replace
 from tests.sqlite_logs import PRODUCER, Clock, bad_request, data_of, opened, plain, publish, put, put_seqs, submission
 from trisync.storage.log import Duplicate, Extent, Once, Refused, Submission, Verdict
 from trisync.storage.sqlite_log import FORGET_EVERY_S, ROWS_DELETED_PER_STEP
-from trisync.storage.sqlite_writer import _memory_of
+from trisync.storage.sqlite_lookups import _memory_of
 from trisync.wire.errors import WireError
 from trisync.wire.protocol import UNANSWERED_MAX, Publish
 
@@ -196,7 +196,7 @@ async def test_what_producers_verdicts_take_in_memory_is_bounded(tmp_path: Path,
         for number in range(50):
             many = [publish(seq=seq) for seq in range(1, UNANSWERED_MAX + 1)]
             assert len(await put(log, *many, producer=f"{number:016}")) == UNANSWERED_MAX
-        kept = log._writer._producers
+        kept = log._writer._lookup._producers
         assert sum(map(_memory_of, kept.values())) <= bytes_max
         assert bool(kept) == (bytes_max == 20_000)
         again = await put(log, publish(seq=1), publish(seq=UNANSWERED_MAX + 1), producer="0" * 16)

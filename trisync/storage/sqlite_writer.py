@@ -1,7 +1,7 @@
-"""Storing one batch: the SQL that makes it durable, and what is looked up for it.
+"""Storing one batch, and deleting between two: the SQL of the writing connection.
 
-Everything here runs in a worker thread, one batch at a time, on the writing connection. What becomes of each
-publish is decided in deciding.py, inside the batch's transaction; what a failed transaction decided is forgotten.
+Everything here runs in a worker thread, one thing at a time. What becomes of each publish is decided in deciding.py,
+inside the batch's transaction; what a failed transaction decided is forgotten.
 """
 
 import sqlite3
@@ -9,30 +9,20 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 import msgspec
-from cachetools import TTLCache
 
 from trisync.settings import Settings
 from trisync.storage.deciding import ROW, Batch, Head
 from trisync.storage.log import Extent, LogDamaged, Run, Submission
 from trisync.storage.sqlite_chains import MILESTONE, chain
 from trisync.storage.sqlite_errors import meeting_damage
-from trisync.storage.sqlite_heads import EXTENTS, JOIN_HEADS, RecentHeads
+from trisync.storage.sqlite_heads import EXTENTS, RecentHeads
+from trisync.storage.sqlite_lookups import KEPT_REQUESTS_S, SqliteLookup
 from trisync.storage.sqlite_opening import newest_message, transaction, write_meta
-from trisync.storage.sqlite_reading import STATE_RANGE, find, whole
+from trisync.storage.sqlite_reading import STATE_RANGE, find
 from trisync.storage.sqlite_rows import RowInserter
-from trisync.storage.verdicts import Conflict, Producer, Remembered, pack_verdicts, unpack_verdicts
+from trisync.storage.verdicts import pack_verdicts
 
 _MESSAGES = RowInserter("messages", ROW, shared=["time"], optional=["sender", "key"])
-_HEADS = f"""
-SELECT json_group_array(json_array(
-  wanted.value, coalesce(channels.id, 0), coalesce(recent.offset, heads.offset, 0), coalesce(keys, 0),
-  coalesce(recent.total, heads.total, 0), coalesce(recent.message, heads.message, 0)
-)) FROM json_each(?) AS wanted
-LEFT JOIN channels ON name = wanted.value {JOIN_HEADS}
-"""
-"""Those of all channels at once: see sqlite_rows.py on what a statement costs."""
-_HeadRow = tuple[str, int, int, int, int, int]
-_OFFSETS = msgspec.json.Decoder(dict[str, int])
 _STORE_WORDS = (
     "INSERT INTO state (channel, key, offset, size, data) "
     "SELECT channel, key, offset, size, data FROM messages "
@@ -43,13 +33,6 @@ _STORE_WORDS = (
 
 A word's size is that of its message, which is more than the entry takes in a page of the state.
 """
-_NOT_EMPTIED = "AND (SELECT name FROM channels WHERE id = :channel) NOT BETWEEN '$' AND '%'"
-"""What a channel had that was emptied is gone, though not yet purged."""
-_OLD_DATA = (  # a word that is still the newest outlives its message where the log was trimmed
-    f"{chain(':channel', ':offset - 1', ':offset')} "
-    f"SELECT data FROM messages WHERE id = (SELECT id FROM chain) {_NOT_EMPTIED}",
-    f"SELECT data FROM state WHERE channel = :channel AND key = :key AND offset = :offset {_NOT_EMPTIED}",
-)
 _FITTING = f"""
 {chain(":channel", ":after", ":until")}
 SELECT coalesce(max(offset), :until), coalesce(max(bytes), 0)
@@ -81,8 +64,6 @@ BYTES_PURGED_AT_ONCE = 4 * 1024 * 1024
 """Purging need not keep up with publishers, and their batches wait for it: so it is as much as one batch may store."""
 CLEARING_PAGES = 5
 """What it takes to empty a channel, before it is purged."""
-KEPT_REQUESTS_S = 86400.0
-"""How long an Idempotency-Key is remembered."""
 
 
 def _pages_of(work: Batch) -> int:
@@ -97,12 +78,6 @@ def _pages_of(work: Batch) -> int:
     milestones = len(work.rows) // len(ROW) // MILESTONE
     places = milestones + len(words) + len(work.settled) + 2 * len(work.once)
     return 1 + stored_bytes // PAGE_BYTES + (places + 1) // 2
-
-
-def _memory_of(producer: Producer) -> int:
-    """About what a producer takes in memory: measured, 0.9 KiB without verdicts, 11 with 256 offsets, 125 with as many
-    refusals, which are 8 to 9 times of what they take when packed."""
-    return 1024 + 8 * producer.packed_bytes
 
 
 @contextmanager
@@ -131,13 +106,12 @@ class Writer:
         self.pages_written = 0
         """About how many, since it was last set to 0. SQLite does not tell."""
         self._recent = RecentHeads(connection)
-        ttl_s = settings.cache_ttl_s
-        self._heads: TTLCache[str, Head] = TTLCache(settings.cached_heads_max, ttl_s, timer)
-        self._producers: TTLCache[str, Producer] = TTLCache(settings.producer_cache_bytes_max, ttl_s, timer, _memory_of)
+        self._lookup = SqliteLookup(connection, settings, timer)
 
     def append(self, batch: Sequence[Submission]) -> list[Run]:
         """See Log.append(). What it raises may leave a transaction open."""
-        work = Batch(self, self._settings, self._tick(), self._newest_id)
+        work = Batch(self._lookup, self._settings, self._tick(), self._newest_id)
+        self._lookup.begin(work.newest_id, work.time_ms)
         try:
             self._db.execute("BEGIN IMMEDIATE")
             with meeting_damage("what it is stored in"):  # from the commit on it may be stored, before it is not
@@ -145,13 +119,13 @@ class Writer:
                 self._store(work)
             self._db.execute("COMMIT")
         except BaseException:
-            self._forget(work)
+            self._lookup.forget(heads=work.heads, producers=work.producers)
             for submission in batch:
                 submission.verdicts = []
             raise
         self._newest_id = work.newest_id
         for producer in work.settled:
-            self._keep(producer)
+            self._lookup.keep(producer)
         self.pages_written += _pages_of(work)
         runs = [head.take_run() for head in work.heads.values()]
         return [run for run in runs if run is not None]
@@ -160,87 +134,6 @@ class Writer:
         """The batch's time: the clock's, but never before an earlier batch's, whatever the clock does."""
         self.time_ms = max(self.time_ms, self._now_ms())
         return self.time_ms
-
-    # What a batch looks up, inside its transaction: see deciding.Lookup.
-
-    def known_head(self, name: str) -> Head | None:
-        head: Head | None = self._heads.get(name)
-        return head
-
-    def find_heads(self, names: list[str]) -> list[Head]:
-        heads = self._read_heads(names)
-        for head in heads:
-            self._heads[head.name] = head
-        return heads
-
-    def _read_heads(self, names: list[str]) -> list[Head]:
-        try:
-            with meeting_damage(f"the head of {names[0]}", as_json=True):
-                (rows,) = self._db.execute(_HEADS, (msgspec.json.encode(names).decode(),)).fetchone()
-                heads = [Head(*row) for row in msgspec.json.decode(rows, type=list[_HeadRow])]
-                for head in heads:
-                    if head.id and not (head.offset and head.message <= self._newest_id):
-                        raise sqlite3.DatabaseError("it is lost where its messages end")
-        except LogDamaged:
-            if len(names) == 1:
-                raise
-            return [head for name in names for head in self._read_heads([name])]
-        return heads
-
-    def create(self, name: str) -> int:
-        cursor = self._db.execute("INSERT INTO channels (name) VALUES (?)", (name,))
-        assert cursor.lastrowid is not None
-        return cursor.lastrowid
-
-    def producer(self, id: str) -> Producer:
-        producer: Producer | None = self._producers.get(id)
-        if producer is None:
-            with meeting_damage("what producers have settled"):
-                row = self._db.execute("SELECT seq, verdicts FROM producers WHERE id = ?", (id,)).fetchone()
-                producer = Producer(id) if row is None else Producer(id, *msgspec.convert(row, tuple[int, bytes]))
-            self._keep(producer)
-        return producer
-
-    def _keep(self, producer: Producer) -> None:
-        """Have it in memory, as large as it is now, if it is not larger than all that may be."""
-        try:
-            self._producers[producer.id] = producer
-        except ValueError:
-            self._producers.pop(producer.id, None)
-
-    def offsets(self, head: Head, keys: list[str]) -> dict[str, int]:
-        try:
-            (rows,) = self._db.execute(
-                "SELECT json_group_object(key, offset) FROM state "
-                "WHERE channel = ? AND key IN (SELECT value FROM json_each(?))",
-                (head.id, msgspec.json.encode(keys).decode()),
-            ).fetchone()
-            return _OFFSETS.decode(rows)
-        except (sqlite3.DatabaseError, msgspec.DecodeError):  # a context manager takes 2 µs, once for each channel
-            with meeting_damage(f"the state of {head.name}", as_json=True):
-                raise
-
-    def word_data(self, head: Head, key: str) -> str:
-        row = self._db.execute("SELECT data FROM state WHERE channel = ? AND key = ?", (head.id, key)).fetchone()
-        return str(row[0])
-
-    def old_data(self, word: Conflict) -> str | None:
-        for query in _OLD_DATA:
-            row = self._db.execute(query, word._asdict()).fetchone()
-            if row is not None:
-                return whole(str(row[0]).encode()).decode()
-        return None
-
-    def remembered(self, id: bytes) -> Remembered | None:
-        with meeting_damage("what Idempotency-Keys were used for"):
-            row = self._db.execute(
-                "SELECT fingerprint, verdict FROM idempotency WHERE id = ? AND time >= ?",
-                (id, self.time_ms - int(KEPT_REQUESTS_S * 1000)),
-            ).fetchone()
-            if row is None:
-                return None
-            fingerprint, verdict = msgspec.convert(row, tuple[bytes, bytes])
-            return Remembered(fingerprint, unpack_verdicts(verdict)[0])
 
     # What a batch stores
 
@@ -279,12 +172,6 @@ class Writer:
             )
         self._db.execute("UPDATE channels SET keys = ?2 WHERE id = ?1 AND keys <> ?2", (head.id, head.keys))
 
-    def _forget(self, work: Batch) -> None:
-        for name in work.heads:
-            self._heads.pop(name, None)
-        for id in work.producers:
-            self._producers.pop(id, None)
-
     # Between two batches
 
     def forget_idle_producers(self, idle_s: float, count_max: int) -> int:
@@ -295,8 +182,7 @@ class Writer:
                 (self._now_ms() - int(idle_s * 1000), count_max),
             )
             gone = [id for (id,) in cursor.fetchall()]
-        for id in gone:
-            self._producers.pop(id, None)
+        self._lookup.forget(producers=gone)
         self.pages_written += len(gone)
         return len(gone)
 
@@ -340,7 +226,7 @@ class Writer:
             self._db.execute("UPDATE channels SET name = ? WHERE id = ?", (f"$emptied:{id}", id))
             anew = self._db.execute("INSERT INTO channels (name, trimmed) VALUES (?, ?)", (name, head)).lastrowid
             self._db.execute("INSERT INTO heads (channel, offset, total, message) VALUES (?, ?, 0, 0)", (anew, head))
-        self._heads.pop(name, None)
+        self._lookup.forget(heads=[name])
         self.pages_written += CLEARING_PAGES
         return Extent(head, head)
 
