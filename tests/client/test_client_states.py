@@ -11,8 +11,10 @@ import pytest
 
 import trisync
 from tests.client.conftest import Run
+from tests.client.machine_talk import Talk
 from tests.harness import PATIENCE_S, server_process
-from trisync.client import Change, Conflict, LimitReached
+from trisync.client import Change, Conflict, Document, LimitReached
+from trisync.wire.protocol import OFFSET_MAX
 
 
 async def eventually(condition: Callable[[], bool], change: Callable[[], Awaitable[object]]) -> None:
@@ -137,6 +139,42 @@ def test_updates_from_all_sides_are_all_kept(run: Run, tcp_url: str, channel: st
                 await eventually(lambda: hers["count"] == his["count"] == 40, anyio.lowlevel.checkpoint)
 
     run(main)
+
+
+def test_an_update_does_not_take_a_word_of_another_log_for_the_one_that_it_read(run: Run) -> None:
+    """Behind a restored backup, the first write is stored at the offset that the key's word had in the log before."""
+    stored: list[str] = []
+
+    async def main() -> None:
+        talk = Talk()
+        doc = Document(talk.machine, "doc")
+
+        async def update() -> None:
+            stored.append(await doc.update("k", lambda value: f"{value} and more"))
+
+        async with anyio.create_task_group() as tasks:
+            tasks.start_soon(doc.__aenter__)
+            await anyio.wait_all_tasks_blocked()
+            (asked,) = talk.heard()
+            talk.say("ok", id=asked["id"], offset=5, epoch="e")
+            talk.say("state", channel="doc", entries={"k": {"offset": 5, "data": "old"}}, more=False)
+            talk.machine.lost("a backup is restored")
+            doc["k"] = "mine"
+            tasks.start_soon(update)
+            await anyio.wait_all_tasks_blocked()
+            talk.come_online(epoch="another")
+            talk.say("ok", id=1, offset=5)
+            await anyio.wait_all_tasks_blocked()
+            (blind,) = talk.heard()
+            assert (blind["data"], blind["expect"]) == ("old and more", OFFSET_MAX)
+            talk.refuse(2, "conflict", retry=False, offset=5, data="mine")
+            await anyio.wait_all_tasks_blocked()
+            (again,) = talk.heard()
+            assert (again["data"], again["expect"]) == ("mine and more", 5)
+            talk.say("ok", id=3, offset=6)
+
+    run(main)
+    assert stored == ["mine and more"]
 
 
 def test_a_write_that_is_refused_is_taken_back(run: Run, tcp_url: str, channel: str) -> None:

@@ -9,6 +9,7 @@ from tests.client.machine_talk import LIMITS, Talk
 from trisync.client.errors import Fenced, NotConnected, Refused, TooLarge
 from trisync.client.requests import Request
 from trisync.client.status import State
+from trisync.wire.protocol import OFFSET_MAX
 
 
 def test_at_most_a_window_is_in_flight_and_answers_let_more_go() -> None:
@@ -160,6 +161,32 @@ def test_what_is_in_doubt_keeps_its_seq_in_a_restored_log_that_knows_how_far_thi
     talk.machine.lost("the backup is restored")
     again = talk.come_online(seq=3, epoch="e2")
     assert [(request["seq"], request["data"]) for request in again] == [(2, 1), (3, 2), (4, 3)]
+
+
+def test_an_offset_that_is_expected_of_a_log_that_was_replaced_is_not_met() -> None:
+    """There it may be that of a word which nobody saw."""
+    key = ',"expect":3'
+    talk = Talk(online=False)
+    talk.machine.publish("lobby", 0, key=key, expect=1)  # of whatever log that is
+    talk.come_online()
+    talk.machine.publish("lobby", 1, key=key, expect=5)
+    talk.heard()
+    talk.machine.lost("the answers are lost")
+    talk.machine.publish("lobby", 2, key=key, expect=5)
+    talk.machine.publish("lobby", 3, key=key, expect=0)  # there is no such key, in any log
+    assert [request["expect"] for request in talk.come_online()] == [1, 5, 5, 0]
+    talk.machine.lost("a backup is restored")
+    again = talk.come_online(epoch="another")
+    assert [(request["expect"], request["data"]) for request in again] == [
+        (1, 0),
+        (OFFSET_MAX, 1),
+        (OFFSET_MAX, 2),
+        (0, 3),
+    ]
+    assert {request["key"] for request in again} == {key}
+    talk.say("ok", id=1, offset=5)
+    talk.machine.publish("lobby", 4, key=key, expect=5)
+    assert [request["expect"] for request in talk.heard()] == [5]
 
 
 def test_a_producer_that_somebody_else_uses_closes_the_client() -> None:

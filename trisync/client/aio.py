@@ -157,9 +157,9 @@ class Client:
         """Publish, and wait until it is on the server's disk; returns its offset. Offline, it waits in the queue.
 
         It is stored once, however often connections break. `key` makes it the newest word on that key of the channel's
-        state, `expect` only if the key's newest offset is this (0: there is none), and `merge` applies it to what is
-        there as a JSON Merge Patch. An `ephemeral` one goes to those who are there now and is not stored: it raises
-        NotConnected when offline, and returns 0.
+        state, `expect` only if the key's newest offset is this (0: there is none), in the log that there was when this
+        was called, and `merge` applies it to what is there as a JSON Merge Patch. An `ephemeral` one goes to those who
+        are there now and is not stored: it raises NotConnected when offline, and returns 0.
 
         Raises what the server refuses it with, such as Conflict; QueueFull; TypeError or ValueError (BadRequest is one)
         for arguments that cannot be, such as `data` that is no JSON: NaN, bytes, a set; and Closed if the client is

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from copy import deepcopy
-from typing import Any, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 from msgspec import Raw
 
@@ -34,6 +34,14 @@ class LiveMapping(Mapping[str, Item]):
     def values(self) -> ValuesView[Item]:
         """All values, as they are now."""
         return self._now().values()
+
+
+class _Base(NamedTuple):
+    """What an update begins with: a key's newest word, and the log that has it."""
+
+    offset: int
+    data: Any
+    epoch: str
 
 
 class Document(LiveMapping[Any]):
@@ -94,12 +102,12 @@ class Document(LiveMapping[Any]):
             raise KeyError(key)
         self[key] = None
 
-    def _write(self, key: str, value: Any, expect: int | None = None) -> Receipt:
+    def _write(self, key: str, value: Any, expect: int | None = None, epoch: str | None = None) -> Receipt:
         replica = self._replica
         if replica.error is not None:
             raise replica.error.with_traceback(None)
         json = encode_data(value)
-        publish = self._machine.publish(self.channel, Raw(json), key=key, expect=expect)
+        publish = self._machine.publish(self.channel, Raw(json), key=key, expect=expect, epoch=epoch)
         replica.write(key, decode_data(json), publish)  # as everybody will have it, and not the program's to change
         return Receipt(publish)
 
@@ -122,20 +130,20 @@ class Document(LiveMapping[Any]):
                 return value
             base = newer
 
-    async def _settled(self, key: str) -> Entry:
+    async def _settled(self, key: str) -> _Base:
         """What is confirmed on a key, once none of this client's writes on it is on its way."""
         replica = self._replica
         for publish in replica.writes_on(key):
             await until_settled(publish)
-        return replica.confirmed(key)
+        return _Base(*replica.confirmed(key), replica.epoch)
 
-    async def _replace(self, key: str, base: Entry, value: Any) -> Entry | None:
+    async def _replace(self, key: str, base: _Base, value: Any) -> _Base | None:
         """Write a value in place of another one. Where that is no longer there, returns what is."""
         try:
-            await self._write(key, value, base.offset)
+            await self._write(key, value, base.offset, base.epoch)
             return None
         except Conflict as conflict:
-            return Entry(conflict.offset, conflict.data)
+            return _Base(conflict.offset, conflict.data, self._machine.publishes.epoch)
 
     def confirmed(self, key: str) -> Entry | None:
         """What the server is known to have on a key, whatever of this client's is on its way; None if nothing."""

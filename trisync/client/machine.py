@@ -96,7 +96,6 @@ class Machine:
         self._backoff = Backoff(random, BACKOFF_S_BASE, BACKOFF_S_MAX, least=0)
         self._goodbye_s: float | None = None
         self._online_at: float | None = None
-        self._epoch = ""
         self._was_online = False
 
     # What a program asks
@@ -113,11 +112,17 @@ class Machine:
         *,
         key: str | None = None,
         expect: int | None = None,
+        epoch: str | None = None,
         merge: bool = False,
     ) -> Publish:
-        """Queue a publish. Raises QueueFull, TooLarge, Closed, and what encode_body() does."""
+        """Queue a publish. Raises QueueFull, TooLarge, Closed, and what encode_body() does.
+
+        `epoch` is the log that `expect` is of, that of the newest hello if it is left out. In another log it is not
+        met, unless it is 0, which is the same in all.
+        """
         self.check_open()
-        publish = self.publishes.add(encode_body(channel, data, key, expect, merge=merge, ephemeral=False))
+        body = encode_body(channel, data, key, expect, merge=merge, ephemeral=False)
+        publish = self.publishes.add(body, (self.publishes.epoch if epoch is None else epoch) if expect else "")
         self.on_change()
         return publish
 
@@ -351,7 +356,7 @@ class Machine:
         assert type(ok) is Ok
         self.publishes.window = min(UNANSWERED_MAX, ok.limits.get("unanswered_max", UNANSWERED_MAX))
         self.publishes.message_bytes_max = ok.limits.get("message_bytes_max", self.publishes.message_bytes_max)
-        is_same_log, self._epoch = self._epoch == ok.epoch, ok.epoch
+        is_same_log, self.publishes.epoch = self.publishes.epoch == ok.epoch, ok.epoch
         if self.publishes.greeted(ok.seq):
             self._go_online(ok)
         elif is_same_log and self.publishes.is_ahead(ok.seq):

@@ -53,6 +53,8 @@ class Replica:
     def __init__(self, channel: str) -> None:
         self.channel = channel
         self.ready = False
+        self.epoch = ""
+        """The log that confirmed() is of."""
         self.error: ClientError | None = None
         self.on_ready: Callable[[], None] = lambda: None
         self.on_change: Callable[[Change], None] = lambda change: None
@@ -172,6 +174,7 @@ class Replica:
             return
         before = {key: self._seen(key) for key in self._confirmed.keys() | self._writes.keys() | self._fresh.keys()}
         self._confirmed, self._fresh = self._fresh, None
+        self.epoch = self._epoch
         for key, seen in before.items():
             self._drop_stored(key)
             self._tell_if_new(key, seen)

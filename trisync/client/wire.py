@@ -26,7 +26,7 @@ from trisync.wire.protocol import BadRequest as BadPayload
 T = TypeVar("T")
 
 ENVELOPE_BYTES_MAX = 80
-"""What stands around a publish's body: its op, id and seq at their longest."""
+"""What stands around a publish's body: its op, id and seq at their longest; and what its `expect` may grow by."""
 
 
 class Incoming(Struct, tag_field="op"):
