@@ -357,6 +357,22 @@ def test_a_write_is_shown_until_the_log_has_it() -> None:
     ]
 
 
+def test_a_value_is_another_one_if_its_json_is() -> None:
+    """To Python, False is 0."""
+    talk = Talk()
+    replica = talk.machine.replicate("doc")
+    (asked,) = talk.heard()
+    talk.say("ok", id=asked["id"], offset=0, epoch="e")
+    talk.say("state", channel="doc", entries={}, more=False)
+    told: list[str] = []
+    replica.on_change = lambda change: told.append(repr(change.value))
+    values = [0, False, 0.0, [0], [False], [False, 1], {"a": 1}, {"a": True}, {"b": True}, None]
+    for number, value in enumerate(values):
+        for again in (1, 2):
+            talk.message("doc", 2 * number + again, value, key="k")
+    assert told == [repr(value) for value in values]
+
+
 def test_a_write_that_only_a_log_from_before_has_is_shown_no_longer() -> None:
     talk = Talk()
     replica = talk.machine.replicate("doc")

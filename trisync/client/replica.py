@@ -159,7 +159,7 @@ class Replica:
 
     def _tell_if_new(self, key: str, before: tuple[Any, bool], error: ClientError | None = None) -> None:
         now = self._seen(key)
-        if now != before:
+        if now[1] is not before[1] or not _is_same(now[0], before[0]):
             self.on_change(Change(key, *now, error))
 
     def _drop_stored(self, key: str) -> None:
@@ -185,6 +185,17 @@ class Replica:
         """There will be nothing more."""
         self.error = self.error or error
         self.on_ready()
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two values are the same JSON. To Python, True is equal to 1."""
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_is_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list):
+        return len(one) == len(other) and all(map(_is_same, one, other))
+    return bool(one == other)
 
 
 def _apply(entries: dict[str, Entry], key: str, entry: Entry) -> None:
