@@ -50,8 +50,7 @@ NO_ENTRY = Entry(0, None)
 class Replica:
     """One channel's state. `ready` once it was read; then it is in step for as long as there is a connection."""
 
-    def __init__(self, channel: str) -> None:
-        self.channel = channel
+    def __init__(self) -> None:
         self.ready = False
         self.epoch = ""
         """The log that confirmed() is of."""

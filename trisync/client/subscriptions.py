@@ -73,7 +73,7 @@ class Subscriptions:
         feed = self._feed(channel)
         if feed.replica is not None:
             raise RuntimeError(f"this client has the state of {channel} already")
-        feed.replica = Replica(channel)
+        feed.replica = Replica()
         self._want(feed)
         return feed.replica
 
