@@ -144,7 +144,10 @@ def test_many_publishes_are_on_their_way_together_and_keep_their_order(run: Run,
             for number in range(2000):
                 await client.room()
                 receipts.append(client.post(channel, number))
+            with pytest.raises(RuntimeError, match="no answer yet"):
+                receipts[-1].result()
             assert [await receipt for receipt in receipts] == list(range(1, 2001))
+            assert (receipts[-1].done, receipts[-1].result()) == (True, 2000)
             assert [(await anext(messages)).data for _ in range(2000)] == list(range(2000))
 
     run(main)

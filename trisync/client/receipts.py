@@ -39,7 +39,7 @@ class Receipt:
 
     @property
     def done(self) -> bool:
-        """Whether the server has answered."""
+        """Whether the server has answered, or the client was closed before."""
         return self._publish.settled
 
     @property
@@ -66,7 +66,9 @@ class Receipt:
         return self.result()
 
     def result(self) -> int:
-        """The offset, for who knows that it is done. Raises as awaiting it does."""
+        """The offset, for who knows that it is done. Raises as awaiting it does, and RuntimeError where it is not."""
+        if not self._publish.settled:
+            raise RuntimeError("there is no answer yet: await the receipt")
         if self.error is not None:
             raise self.error.with_traceback(None)
         return self._publish.offset

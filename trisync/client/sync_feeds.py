@@ -111,7 +111,7 @@ class SyncReceipt:
 
     @property
     def done(self) -> bool:
-        """Whether the server has answered."""
+        """Whether the server has answered, or the client was closed before."""
         return self._receipt.done
 
     def result(self, timeout_s: float | None = None) -> int:
