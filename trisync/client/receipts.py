@@ -22,15 +22,14 @@ class Receipt:
     in one line when it is closed.
     """
 
-    __slots__ = ("_publish", "_signal")
+    __slots__ = ("_publish",)
 
     def __init__(self, publish: Publish) -> None:
         self._publish = publish
-        self._signal = Signal()
-        publish.on_settled.append(self._on_settled)  # which keeps it until then, so that it can tell of a refusal
+        publish.on_settled.append(self._stay)
 
-    def _on_settled(self) -> None:
-        self._signal.fire()
+    def _stay(self) -> None:
+        """Is kept by its publish until that is settled, so that it can tell of a refusal when nobody else has it."""
 
     def __repr__(self) -> str:
         publish = self._publish
@@ -55,8 +54,7 @@ class Receipt:
 
     async def wait(self) -> None:
         """Wait until it is done, whatever comes of it."""
-        while not self._publish.settled:
-            await self._signal.wait()
+        await until_settled(self._publish)
 
     def __await__(self) -> Generator[Any, Any, int]:
         return self._result().__await__()
