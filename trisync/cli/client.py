@@ -19,17 +19,20 @@ import msgspec
 import trio
 
 from trisync.cli.errors import in_words
-from trisync.client import Client, ClientError, Message, NotConnected, Receipt, State, connect
+from trisync.client import DEFAULT_URL, Client, ClientError, Message, NotConnected, Receipt, State, connect
 from trisync.client.wire import check_channel
+from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX
 
 T = TypeVar("T")
 
 ANSWER_S = 30.0
 """How long the answer to one request may take: a server that is started again has answered by then."""
 
+_COUNT = click.IntRange(1, HISTORY_LIMIT_MAX)
+
 _url_option = click.option(
     "--url",
-    default="tcp://localhost:2345",
+    default=DEFAULT_URL,
     envvar="TRISYNC_URL",
     show_default=True,
     help="The server: tcp://, or ws:// for its web door; tcps:// or wss:// with TLS.",
@@ -194,7 +197,7 @@ def _decoded(lines: list[bytes]) -> list[str]:
 @click.command("subscribe")
 @click.argument("channel")
 @click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset.")
-@click.option("--last", type=click.IntRange(1, 1000), help="Begin with the last N messages.")
+@click.option("--last", type=_COUNT, help="Begin with the last N messages.")
 @click.option("--count", type=click.IntRange(min=1), help="End after so many messages.")
 @_url_option
 def subscribe_command(channel: str, since: int | None, last: int | None, count: int | None, url: str) -> None:
@@ -225,7 +228,7 @@ def subscribe_command(channel: str, since: int | None, last: int | None, count: 
 @click.command("history")
 @click.argument("channel")
 @click.option("--since", type=click.IntRange(min=0), help="Begin behind this offset; else the newest are shown.")
-@click.option("--limit", type=click.IntRange(1, 1000), default=100, show_default=True, help="How many messages.")
+@click.option("--limit", type=_COUNT, default=HISTORY_LIMIT_DEFAULT, show_default=True, help="How many messages.")
 @_url_option
 def history_command(channel: str, since: int | None, limit: int, url: str) -> None:
     """Print stored messages of CHANNEL, oldest first.
