@@ -10,7 +10,7 @@ from collections.abc import Awaitable, Callable
 import anyio
 import anyio.abc
 
-from trisync.client.errors import Closed, NotConnected
+from trisync.client.errors import NotConnected
 from trisync.client.machine import Machine
 from trisync.client.status import State
 from trisync.client.transports import CLOSE_S, Transport, TransportError, reason_of
@@ -105,7 +105,7 @@ class Driver:
                     await self._connect()
         except Exception as error:
             logger.exception("a fault of the client")
-            self._machine.close(f"a fault of the client: {error!r}", Closed(f"a fault of the client: {error!r}"))
+            self._machine.close(f"a fault of the client: {error!r}")
         finally:
             self._ended = True
             self.changed.fire()
