@@ -115,7 +115,7 @@ class Inbox:
         """Messages will not come."""
         assert self.cursor is not None
         if gap.reason == "trimmed" and gap.last > self.cursor and not self.overflowed:
-            # Where it is to begin with what there is, what there is not is no gap.
+            # With `last` it begins with what there is: what is gone before that is no gap.
             if self._anchored:
                 self._put(Gap(self.channel, gap.reason, max(gap.first, self.cursor + 1), gap.last))
             self.cursor, self._anchored = gap.last, True

@@ -78,7 +78,7 @@ class Machine:
         self.error: ClientError | None = None
         """Why it is closed, once it is."""
         self.problem = ""
-        """Why the newest connection that is no more ended, or could not be opened."""
+        """Why the last connection ended, or could not be opened."""
         self.hang_up: str | None = None
         """Why the driver should end the connection, where that is so."""
         self.complaint = ""

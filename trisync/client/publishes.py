@@ -53,7 +53,7 @@ class Publish:
         """Where it is stored, once it is settled without an error."""
         self.error: ClientError | None = None
         self.unanswered = False
-        """The client was closed before there was a verdict, which it told of all such together."""
+        """The client was closed before there was a verdict: it logs how many such there were, and no receipt does."""
         self.told = False
         """Whoever has its receipt has looked what became of it, once that was known."""
         self.on_settled: list[Callable[[], None]] = []

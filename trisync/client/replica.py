@@ -41,7 +41,7 @@ class _Write:
         self.publish = publish
         self.value = value
         self.epoch = ""
-        """The log that it is stored in, once it is: behind it there, or in another log, that says what the key is."""
+        """The log that it is stored in, once it is: shown until the replica comes to it there, or to another one."""
 
 
 NO_ENTRY = Entry(0, None)

@@ -31,8 +31,8 @@ class Taker(Generic[Item]):
 
     def __init__(self, *, raise_gaps: bool) -> None:
         self.offset: int | None = None
-        """The offset of the newest message, or gap, that was taken out; before that, behind which it began, where that
-        is not for the first message to tell."""
+        """The offset of the newest message or gap that was taken; before that, the one behind which it began, or None
+        while only the first message can tell that, as with `last`."""
         self.epoch = ""
         """The log that `offset` is of."""
         self._raise_gaps = raise_gaps

@@ -165,7 +165,7 @@ def reason_of(error: BaseException) -> str:
 
 
 _ENDS = (anyio.EndOfStream, anyio.BrokenResourceError, anyio.ClosedResourceError, ssl.SSLError)
-"""What a stream raises when it is at its end, the first of these of TLS in a send too, where a receive has met it."""
+"""What a stream raises at its end. With TLS, a send raises EndOfStream too, once a receive has met the end."""
 
 
 def _broken(error: Exception) -> str:

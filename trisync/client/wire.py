@@ -38,7 +38,7 @@ class Message(Incoming, tag="message", rename={"time_ms": "time", "sender": "fro
 
     channel: str
     json: Raw
-    """The data as it was published, byte for byte."""
+    """The data byte for byte: as it was published, or what a merge made of it."""
     time_ms: int
     """When it was stored, Unix time."""
     offset: int | None = None
@@ -75,7 +75,7 @@ class Word(Struct, rename={"json": "data"}, dict=True):
     offset: int
     """What a publish with `expect` compares with."""
     json: Raw
-    """The data as it was published, byte for byte."""
+    """The data byte for byte. As Message.json."""
 
     @cached_property
     def data(self) -> Any:
@@ -201,7 +201,7 @@ class History(Struct):
     more: bool
     """Whether the channel goes on behind the last of these messages."""
     gap: Gap | None
-    """What would stand before the first of these messages, had retention not taken it."""
+    """What retention has taken from before the first of these messages, where that was asked for too."""
 
 
 def history_of(channel: str, since: int | None, limit: int, ok: Ok) -> History:
@@ -225,7 +225,7 @@ def check_channel(channel: str) -> None:
 
 
 def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *, merge: bool, ephemeral: bool) -> bytes:
-    """The fields of a publish, of a kind that no server refuses for its form: what it would not settle is told here.
+    """The fields of a publish, which no server refuses for their form: as that may not settle its seq, it is done here.
 
     Raises TypeError for a channel or key that is no string, BadRequest for one that is none otherwise, ValueError for
     an `expect` that is no offset and a key that is not UTF-8, and for `data` what encode_data() does.
