@@ -93,6 +93,18 @@ def test_a_silent_server_is_asked_and_then_given_up() -> None:
     assert talk.machine.hang_up == "the server said nothing for 35 s"
 
 
+def test_a_server_is_not_given_up_for_what_it_said_while_the_program_held_up_its_event_loop() -> None:
+    talk = Talk()
+    talk.pass_time(QUIET_S + 60)
+    assert [request["op"] for request in talk.heard()] == ["ping"]
+    talk.pass_time(ANSWER_S + 60)
+    (again,) = talk.heard()
+    assert (again["op"], talk.machine.hang_up) == ("ping", None), "the answer may be here, and is yet to be read"
+    assert talk.machine.deadline() == talk.now + ANSWER_S
+    talk.pass_time(ANSWER_S)
+    assert talk.machine.hang_up is not None
+
+
 def test_a_server_that_owes_an_answer_is_asked_sooner() -> None:
     talk = Talk()
     talk.machine.publish("lobby", 1)

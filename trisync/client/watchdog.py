@@ -7,6 +7,8 @@ QUIET_S = 25.0
 """A silent server is asked whether it is there; sooner while an answer is awaited: after ANSWER_S."""
 ANSWER_S = 10.0
 """How long it has for that, for the answer to hello, and for a connection to be opened."""
+LATE_S = 1.0
+"""Who looks so much later than that does not know: the program has held up its event loop, so nobody has listened."""
 
 
 class Watchdog:
@@ -30,8 +32,8 @@ class Watchdog:
 
     @property
     def is_overdue(self) -> bool:
-        """Whether it had its time for that."""
-        return self._is_reading and self._timer() >= self._due_at
+        """Whether it had its time for that. Where it is too late to tell, deadline() is over, and it is asked anew."""
+        return self._is_reading and 0 <= self._timer() - self._due_at < LATE_S
 
     def heard(self) -> None:
         """The server said something, or was not listened to."""
