@@ -141,6 +141,20 @@ async def test_a_close_that_comes_while_a_send_waits_ends_the_transport_in_good_
             await transport.receive()
 
 
+@pytest.mark.parametrize("scheme", ["tcp", "ws"])
+async def test_nothing_is_sent_behind_a_message_that_was_cut_off(scheme: str) -> None:
+    line = Line()
+    transport = await a_websocket(line) if scheme == "ws" else FramesTransport(line)
+    line.clear = trio.Event()
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(transport.send, [b"large"])
+        await wait_all_tasks_blocked()
+        nursery.cancel_scope.cancel()
+    with pytest.raises(TransportError, match="cut off"):
+        await transport.send([b"last words"])
+    await transport.aclose()
+
+
 @pytest.mark.parametrize("make", [FramesTransport, WebSocketTransport])
 async def test_a_fault_of_tls_breaks_the_connection_and_not_the_client(make: Callable[[Line], Transport]) -> None:
     line = Line()

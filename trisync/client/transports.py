@@ -180,6 +180,7 @@ class _OverStream:
     def __init__(self, stream: anyio.abc.ByteStream) -> None:
         self.on_part: Callable[[], None] = lambda: None
         self._stream = stream
+        self._writing = False  # or a write has failed or was cancelled, behind which nothing can be understood
 
     async def _read(self) -> bytes:
         try:
@@ -188,6 +189,9 @@ class _OverStream:
             raise TransportError(_broken(error)) from error
 
     async def _write(self, data: bytes) -> None:
+        if self._writing:
+            raise TransportError("what was being sent was cut off")
+        self._writing = True
         try:
             for start in range(0, len(data), SEND_BYTES):
                 if start:
@@ -195,6 +199,7 @@ class _OverStream:
                 await self._stream.send(data[start : start + SEND_BYTES])
         except _ENDS as error:
             raise TransportError(_broken(error)) from error
+        self._writing = False
 
     async def aclose(self) -> None:
         try:
@@ -238,7 +243,6 @@ class WebSocketTransport(_OverStream):
         self._payloads: list[bytes] = []  # that have come; in the handshake too
         self._owed = b""  # a pong, or the answer to a close
         self._end: TransportError | None = None  # that the server has said; what it said before is taken in first
-        self._sending = False
 
     @property
     def owes(self) -> bool:
@@ -268,7 +272,7 @@ class WebSocketTransport(_OverStream):
         payloads, self._payloads = self._payloads, []
         if not payloads and self._end is not None:
             answer, self._owed = self._owed, b""
-            if not self._sending:
+            if not self._writing:
                 await self._write(answer)
             raise self._end
         return payloads
@@ -315,9 +319,7 @@ class WebSocketTransport(_OverStream):
         except LocalProtocolError:  # which shows all that was to be sent
             raise self._end or TransportError("the WebSocket is closed") from None
         owed, self._owed = self._owed, b""
-        self._sending = True
         await self._write(b"".join([owed, *frames]))
-        self._sending = False  # unless that failed, and the connection with it
 
     async def aclose(self) -> None:
         try:
