@@ -75,7 +75,11 @@ def wrong_calls(client: Any, doc: Any) -> dict[str, list[Callable[[], Any]]]:
             lambda: client.publish("lobby", 1, key=5),
             lambda: client.word("lobby", 5),
         ],
-        "BadRequest: a key is 1-512 bytes": [lambda: doc.__setitem__("", 1), lambda: doc.set("é" * 257, 1)],
+        "BadRequest: a key is 1-512 bytes": [
+            lambda: doc.__setitem__("", 1),
+            lambda: doc.set("é" * 257, 1),
+            lambda: client.word("lobby", "k" * (2 << 20)),  # over which the server would hang up, again and again
+        ],
         "TypeError: data is bytes": [
             lambda: client.publish("lobby", b"text"),
             lambda: client.publish("lobby", b"text", ephemeral=True),

@@ -17,8 +17,8 @@ from trisync.client.receipts import Receipt, answer_to, ask, until_settled
 from trisync.client.status import Status
 from trisync.client.streams import Audience, Changes, Subscription
 from trisync.client.transports import DEFAULT_URL, open_transport
-from trisync.client.wire import History, Member, Message, Word, check_channel, check_start, history_of
-from trisync.wire.arguments import check_integer, check_utf8
+from trisync.client.wire import History, Member, Message, Word, check_channel, check_key, check_start, history_of
+from trisync.wire.arguments import check_integer
 from trisync.wire.protocol import HISTORY_LIMIT_DEFAULT, HISTORY_LIMIT_MAX
 
 
@@ -328,7 +328,7 @@ class Client:
     async def word(self, channel: str, key: str) -> Word | None:
         """The newest word on one key, None where there is no such key. Raises as words()."""
         check_channel(channel)
-        check_utf8("a key", key)
+        check_key(key)
         answer = await ask(self._entered(), "state", {"channel": channel, "key": key})
         return answer.entries.get(key)
 

@@ -224,6 +224,16 @@ def check_channel(channel: str) -> None:
         raise BadRequest("bad_request", problem)
 
 
+def check_key(key: str) -> None:
+    """Raises TypeError, and ValueError (BadRequest is one), for what is no key.
+
+    Over one that is larger than a message may be, the server would hang up, and so each time that it is asked for.
+    """
+    check_utf8("a key", key)
+    if not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
+        raise BadRequest("bad_request", f"a key is 1-{KEY_BYTES_MAX} bytes of UTF-8")
+
+
 def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *, merge: bool, ephemeral: bool) -> bytes:
     """The fields of a publish, which no server refuses for their form: as that may not settle its seq, it is done here.
 
@@ -233,10 +243,8 @@ def encode_body(channel: str, data: Any, key: str | None, expect: int | None, *,
     check_channel(channel)
     fields = b""
     if key is not None:
-        check_utf8("a key", key)
+        check_key(key)
         fields = b',"key":' + msgspec.json.encode(key)
-        if not 1 <= len(key.encode()) <= KEY_BYTES_MAX:
-            raise BadRequest("bad_request", f"a key is 1-{KEY_BYTES_MAX} bytes of UTF-8")
     if expect is not None:
         check_integer("expect", expect, 0, OFFSET_MAX)
         fields += b',"expect":%d' % expect
