@@ -45,8 +45,9 @@ def connect(
 
     Entering waits at most `wait_s` seconds for the first connection, and raises NotConnected then; 0 tries once, None
     does not wait: then publishes are queued until there is one. From there on connections that are lost come back,
-    with pauses of up to 20 seconds; `status` tells. A server that refuses this client for good ends it: what it is
-    refused with, such as Forbidden, is raised by entering and by all that is asked for later.
+    with pauses of up to 20 seconds, or what a server that stops asks for; `status` tells. A server that refuses this
+    client for good ends it: what it is refused with, such as Forbidden, is raised by entering and by all that is asked
+    for later.
 
     At most `queue_max` publishes or `queue_bytes_max` bytes wait for their answers: one more is QueueFull. Leaving
     waits at most `close_s` for them, and raises Unsettled if some are left; it does not wait if an exception leaves.
@@ -135,7 +136,10 @@ class Client:
         return self._machine.status
 
     def status_changes(self) -> Changes[Status]:
-        """What becomes of the connection from now on, as an async iterator; raises Closed at the end."""
+        """What becomes of the connection from now on, as an async iterator: each time, the newest status there is.
+
+        At the end it raises Closed, or what else has ended the client.
+        """
         return self._audience.join()
 
     def nudge(self) -> None:
