@@ -82,6 +82,17 @@ def test_on_a_screen_as_low_as_at_400_percent_what_is_said_can_be_read_while_wri
         context.close()
 
 
+def test_on_a_small_screen_another_channel_is_opened_from_the_document_too(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        context = browser.new_context(viewport={"width": 375, "height": 740})
+        page = open_page(context, server.web_port, "ada")
+        page.get_by_role("button", name="Document").click()
+        page.fill("#channel", "another")
+        page.press("#channel", "Enter")
+        expect(page.locator("#help-join")).to_have_text("/join another")
+        context.close()
+
+
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize(("width", "height"), [(1200, 800), (375, 740), (320, 568)])
 def test_the_page_fits_and_asks_nobody_else_for_anything(

@@ -85,6 +85,7 @@ export function onCommit(input, commit, leave) {
     if (event.key === "Escape") input.value = before;
     if (event.key !== "Enter" && event.key !== "Escape") return;
     event.preventDefault(); // or the Enter would go on into what is focused next
-    leave(); // leaving the input is what commits it
+    input.blur(); // which commits it
+    leave();
   });
 }
