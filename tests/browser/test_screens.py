@@ -13,6 +13,10 @@ IS_GRACE_SO_WIDE = """wide => [...document.querySelectorAll("#members .name")].s
   return name.textContent === "grace" && (wide ? width > 20 : width <= 1);
 })"""
 
+HAS_OUTLINE = """() => [document.activeElement, document.activeElement.parentElement].some(
+  (part) => getComputedStyle(part).outlineStyle === "solid"
+)"""
+
 
 def await_width_of_grace(page: Page, *, wide: bool) -> None:
     """Wait until her name can be read, or is there for screen readers alone. The list may be drawn anew meanwhile."""
@@ -118,6 +122,16 @@ def test_the_page_fits_and_asks_nobody_else_for_anything(
         assert page.evaluate("document.documentElement.scrollWidth") <= width
         assert {url.split("/")[2] for url in asked} == {f"127.0.0.1:{server.web_port}"}
         assert complaints == []
+        context.close()
+
+
+def test_in_forced_colours_too_it_is_seen_what_has_the_focus(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server:
+        context = browser.new_context(viewport={"width": 1200, "height": 800}, forced_colors="active")
+        page = open_page(context, server.web_port, "ada")
+        for part in ("#channel", "#help-title", "#people-title", "#log", "#name", "#composer", "#send", "#add-text"):
+            page.focus(part)
+            assert page.evaluate(HAS_OUTLINE), part
         context.close()
 
 
