@@ -229,6 +229,24 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         context.close()
 
 
+def test_what_was_said_before_is_not_to_be_read_aloud_and_the_first_that_is_said_is(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        page = open_page(context, net.port, "ada")
+        log = page.get_by_role("log")
+        expect(log).to_have_attribute("aria-busy", "false")
+        cut_off(page, net)
+        page.evaluate("location.hash = 'another'")
+        expect(log).to_have_attribute("aria-busy", "true")
+        net.heal()
+        network_is_back(page)
+        expect(log).to_have_attribute("aria-busy", "false")
+        context.close()
+
+
 def test_a_clock_that_is_set_back_does_not_make_the_next_try_look_an_hour_away(
     browser: Browser, tmp_path: Path
 ) -> None:

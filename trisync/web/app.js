@@ -205,6 +205,8 @@ function showTop() {
   else if (first >= keptFrom && gapAbove && !log.showsGap) text = gapAbove;
   else if (first > 0 && first <= keptFrom) text = "What was before is no longer kept.";
   $("beginning").textContent = text;
+  // What was said before is not to be read aloud; what comes to where nothing was is.
+  $("messages").ariaBusy = String(text === "" && !$("messages").hasChildNodes());
 }
 
 /** A channel that has had messages and sends none may have none any more. */

@@ -65,7 +65,6 @@ export class Log {
     this.#arriving = [];
     this.#last = 0;
     this.#own.clear();
-    this.#messages.ariaBusy = "true"; // what was said before is not to be read aloud
     this.#messages.replaceChildren();
     this.#outbox.replaceChildren();
     for (const [item, { row, offset }] of this.#pending) {
@@ -204,7 +203,6 @@ export class Log {
     this.onChange();
     if (this.#following) this.toEnd();
     else this.#showUnread();
-    this.#messages.ariaBusy = "false";
   }
 
   #trim() {
