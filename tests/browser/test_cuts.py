@@ -198,10 +198,13 @@ def test_on_a_small_screen_the_document_too_says_that_the_page_is_offline(browse
 
 
 WATCH = """() => {
-    window.banners = [];
+    window.aloud = [];
     window.tries = 0;
-    const [banner, status] = ["banner", "status"].map((id) => document.getElementById(id));
-    new MutationObserver(() => banners.push(banner.textContent)).observe(banner, { childList: true });
+    const [banner, state, status] = ["banner", "state", "status"].map((id) => document.getElementById(id));
+    for (const part of [banner, state]) {
+        const say = () => part.ariaLive !== "off" && aloud.push(part.textContent);
+        new MutationObserver(say).observe(part, { childList: true });
+    }
     new MutationObserver((changes) => (tries += changes.length)).observe(status, { attributeFilter: ["data-state"] });
 }"""
 
@@ -217,7 +220,7 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
             network_is_back(page)
         expect(page.locator("#members")).to_have_css("opacity", "1")  # who was there can still be read
         expect(page.locator("#members .name")).to_have_css("color", "rgb(95, 103, 112)")
-        assert page.evaluate("banners") == ["Offline: no connection to the server. You can go on writing."]
+        assert page.evaluate("aloud") == ["Offline: no connection to the server. You can go on writing."]
         page.evaluate("location.hash = 'another'")
         expect(page.locator("#help-join")).to_have_text("/join another")
         expect(page.locator("#board-empty")).to_be_hidden()
@@ -226,6 +229,7 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         network_is_back(page)
         expect(page.locator("#board-empty")).to_be_visible()
         expect(page.locator("#people-title")).to_have_text("1 here")
+        assert sorted(page.evaluate("aloud.slice(1)")) == ["", "Online"]
         context.close()
 
 

@@ -72,6 +72,7 @@ let waitingTimer = 0;
 
 client.on("state", ({ state, retryMs }) => {
   $("status").dataset.state = state;
+  $("state").ariaLive = client.reason ? "off" : "polite"; // the banner says once what each try would say again
   $("state").textContent = STATES[state];
   $("server").textContent = (client.server ?? "").replace(/^trisync[ /]*/i, "");
   $("reconnect").hidden = state !== "offline" && state !== "closed";
