@@ -142,6 +142,34 @@ def test_what_is_too_large_is_not_sent_and_stays_where_it_was_written(browser: B
         page.context.close()
 
 
+A_POLITE_SERVER = """
+import trisync
+
+server = trisync.Server()
+
+@server.on_publish
+async def be_polite(publish):
+    if publish.data == "get out":
+        raise trisync.Refuse("be polite")
+"""
+
+
+def test_what_is_refused_says_why_aloud_too_and_can_be_changed(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "polite.py").write_text(A_POLITE_SERVER)
+    monkeypatch.chdir(tmp_path)
+    with server_process(tmp_path / "data", "--app", "polite:server") as server:
+        page = a_page(browser, server, "ada")
+        say(page, "get out")
+        refusal = page.get_by_role("alert").filter(has_text="Not sent: be polite")
+        refusal.get_by_role("button", name="Edit").click()
+        expect(page.locator("#composer")).to_have_value("get out")
+        expect(page.locator("#composer")).to_be_focused()
+        expect(page.locator("#log .row")).to_have_count(0)
+        page.context.close()
+
+
 def test_who_reads_back_by_keyboard_goes_on_with_the_same_key(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = talkative(server, 120)

@@ -159,6 +159,7 @@ export class Log {
     row.querySelector(".label")?.remove();
     const failure = element("p", "failure", `Not sent: ${reason} `);
     failure.append(button("", "Edit", () => (this.#remove(item), edit(item))));
+    failure.setAttribute("role", "alert");
     row.append(failure);
   }
 
