@@ -233,6 +233,25 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         context.close()
 
 
+def test_who_tries_to_reconnect_by_keyboard_goes_on_with_the_same_key(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context(viewport={"width": 320, "height": 568})
+        page = open_page(context, net.port, "ada")
+        page.evaluate(WATCH)
+        cut_off(page, net)
+        page.focus("#reconnect")
+        while page.evaluate("tries") < 6:
+            page.keyboard.press("Enter")
+        expect(page.locator("#reconnect")).to_be_focused()
+        expect(page.locator("#server")).to_be_hidden()  # there is no room for both
+        net.heal()
+        page.keyboard.press("Enter")
+        await_state(page, "online")
+        expect(page.locator("#reconnect")).to_be_hidden()
+        context.close()
+
+
 def test_what_was_said_before_is_not_to_be_read_aloud_and_the_first_that_is_said_is(
     browser: Browser, tmp_path: Path
 ) -> None:

@@ -4,7 +4,7 @@
 // drawn by log.js, board.js and people.js.
 //
 // For tests, these stay as they are:
-//   #status[data-state=connecting|online|offline|closed], #reconnect (while offline), #head (the head's offset),
+//   #status[data-state=connecting|online|offline|closed], #reconnect (from offline to online), #head (the head's offset),
 //   #channel, #name (inputs; Enter or leaving them commits), #composer (textarea), #send, #note (its errors),
 //   #banner (what waits), body[data-view=chat|board] with #show-chat and #show-board on narrow screens
 
@@ -75,7 +75,7 @@ client.on("state", ({ state, retryMs }) => {
   $("state").ariaLive = client.reason ? "off" : "polite"; // the banner says once what each try would say again
   $("state").textContent = STATES[state];
   $("server").textContent = (client.server ?? "").replace(/^trisync[ /]*/i, "");
-  $("reconnect").hidden = state !== "offline" && state !== "closed";
+  $("reconnect").hidden = client.reason === ""; // hidden at each try, it would lose the focus
   retryAt = performance.now() + retryMs;
   showCountdown();
   log.labelPending(pendingLabel());
