@@ -432,6 +432,8 @@ def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Brows
         page.fill("#entries .value", "green tea")
         page.press("#entries .value", "Enter")
         expect(page.locator("#entries .value")).to_have_value("green tea")
+        page.get_by_role("button", name="Reload the page").click()
+        await_head(page, 2)
         page.context.close()
 
 

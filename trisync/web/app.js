@@ -76,6 +76,7 @@ client.on("state", ({ state, retryMs }) => {
   $("state").textContent = STATES[state];
   $("server").textContent = (client.server ?? "").replace(/^trisync[ /]*/i, "");
   $("reconnect").hidden = client.reason === ""; // hidden at each try, it would lose the focus
+  if (state === "closed") Object.assign($("reconnect"), { textContent: "reload", ariaLabel: "Reload the page" });
   retryAt = performance.now() + retryMs;
   showCountdown();
   log.labelPending(pendingLabel());
