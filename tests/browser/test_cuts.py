@@ -429,6 +429,26 @@ def test_two_tabs_are_two_producers_and_one_that_is_reloaded_is_not_there_twice(
         context.close()
 
 
+def test_who_has_two_names_in_two_tabs_keeps_both_over_a_reload(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        ada, bob = (open_page(context, net.port, name) for name in ("ada", "bob"))
+        cut_off(ada, net)
+        say(ada, "written by ada")
+        ada.reload()
+        net.heal()
+        network_is_back(ada)
+        await_head(ada, 1)
+        expect(ada.locator("#name")).to_have_value("ada")
+        expect(bob.locator("#name")).to_have_value("bob")
+        assert [message["from"] for message in history(server)["messages"]] == ["ada"]
+        ada.fill("#name", "")
+        ada.press("#name", "Enter")
+        expect(ada.locator("#name")).to_have_value("ada")
+        context.close()
+
+
 def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head: int, trimmed: int) -> Page:
     """A page that is back from a sleep behind its first message, in which the others up to `head` came, and the first
     so many went."""

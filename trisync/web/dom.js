@@ -63,17 +63,19 @@ function tryStorage(use) {
   }
 }
 
-/** A chosen name is remembered for good, a guest's for as long as the tab is open. */
+/** A tab keeps its name; a new one begins with what was chosen last, or as a guest. */
 export function rememberedName() {
-  const chosen = tryStorage(() => localStorage.getItem("name")) ?? tryStorage(() => sessionStorage.getItem("guest"));
-  if (chosen !== null && isPersonName(chosen)) return chosen;
-  const guest = `guest-${1000 + Math.floor(Math.random() * 99_000)}`;
-  tryStorage(() => sessionStorage.setItem("guest", guest));
-  return guest;
+  const known = tryStorage(() => sessionStorage.getItem("name") ?? localStorage.getItem("name")) ?? "";
+  const name = isPersonName(known) ? known : `guest-${1000 + Math.floor(Math.random() * 99_000)}`;
+  tryStorage(() => sessionStorage.setItem("name", name));
+  return name;
 }
 
 /** @param {string} name */
-export const rememberName = (name) => void tryStorage(() => localStorage.setItem("name", name));
+export function rememberName(name) {
+  tryStorage(() => sessionStorage.setItem("name", name));
+  tryStorage(() => localStorage.setItem("name", name));
+}
 
 /** Enter commits, Escape takes back. @param {HTMLInputElement} input @param {() => void} commit @param {() => void} leave */
 export function onCommit(input, commit, leave) {
