@@ -449,6 +449,26 @@ def test_who_has_two_names_in_two_tabs_keeps_both_over_a_reload(browser: Browser
         context.close()
 
 
+def test_what_a_guest_wrote_is_theirs_when_another_page_sends_it(browser: Browser, tmp_path: Path) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{net.port}/")
+        await_state(page, "online")
+        guest = page.input_value("#name")
+        cut_off(page, net)
+        say(page, "good night")
+        expect(page.locator("#banner")).to_contain_text("kept on this device")
+        page.close()
+        net.heal()
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{net.port}/")
+        await_head(page, 1)
+        assert [message["from"] for message in history(server)["messages"]] == [guest]
+        context.close()
+
+
 def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head: int, trimmed: int) -> Page:
     """A page that is back from a sleep behind its first message, in which the others up to `head` came, and the first
     so many went."""

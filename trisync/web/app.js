@@ -129,6 +129,7 @@ function showWaiting() {
   if (waiting > 0 && client.state !== "online") {
     const where = keepsQueue ? "kept on this device, also if you close this page" : "lost if you close this page";
     text += ` ${counted(waiting, "change waits", "changes wait")} to be sent; ${where}.`;
+    rememberName(rememberedName()); // a guest's too: the next page that opens may be the one that sends it
   } else if (client.reason && client.state !== "closed") text += " You can go on writing.";
   if ($("banner").textContent !== text.trim()) $("banner").textContent = text.trim();
 }
