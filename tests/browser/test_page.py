@@ -184,11 +184,25 @@ def test_who_reads_back_by_keyboard_goes_on_with_the_same_key(browser: Browser, 
         page.context.close()
 
 
+@pytest.mark.parametrize("is_phone", [False, True], ids=["desktop", "phone"])
+def test_who_opens_the_page_can_write_at_once_and_on_a_phone_reads_first(
+    browser: Browser, tmp_path: Path, is_phone: bool
+) -> None:
+    with server_process(tmp_path) as server:
+        context = browser.new_context(is_mobile=is_phone, has_touch=is_phone)
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{server.web_port}/")
+        await_state(page, "online")
+        page.keyboard.type("hello")
+        expect(page.locator("#composer")).to_have_value("" if is_phone else "hello")
+        context.close()
+
+
 def test_who_has_only_a_keyboard_need_not_go_through_the_links_to_write(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         page = open_page(browser.new_context(viewport={"width": 400, "height": 700}), server.web_port, "ada")
-        page.reload()
-        page.keyboard.press("Tab")
+        page.focus("#channel")
+        page.keyboard.press("Shift+Tab")
         skip = page.get_by_role("button", name="Write a message")
         expect(skip).to_be_focused()
         expect(skip).to_be_in_viewport(ratio=1)

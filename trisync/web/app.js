@@ -394,3 +394,4 @@ $("help-netcat").textContent = `nc ${host} ${tcpPort}`;
 const asked = channelInHash();
 if (asked === null) followHash();
 open(asked ?? "lobby");
+if (!matchMedia("(hover: none)").matches) composer.focus({ preventScroll: true }); // a phone's keyboard hides the log
