@@ -180,6 +180,15 @@ def test_who_reads_back_by_keyboard_goes_on_with_the_same_key(browser: Browser, 
             page.keyboard.press("Enter")
             expect(page.locator(f"#log [data-offset='{first}']")).to_be_attached()
             expect(page.locator("#earlier")).to_be_enabled()
+        expect(page.locator("#log")).to_be_focused()  # there is nothing earlier, and the button is gone
+        page.keyboard.press("Home")
+        expect(page.locator("#log [data-offset='1']")).to_be_in_viewport()
+        grace.type(f"{'long' * 1001}\n")
+        for key in (page.locator("#newer"), page.get_by_role("button", name="Show all")):
+            expect(key).to_be_visible()
+            key.press("Enter")
+            expect(key).to_be_hidden()
+            expect(page.locator("#log")).to_be_focused()
         grace.close()
         page.context.close()
 

@@ -9,7 +9,9 @@
 //   #banner (what waits), body[data-view=chat|board] with #show-chat and #show-board on narrow screens
 
 import { Board } from "./board.js";
-import { $, counted, isChannelName, isPersonName, onCommit, rememberedName, rememberName, wellFormed } from "./dom.js";
+import {
+  $, counted, focusLog, isChannelName, isPersonName, onCommit, rememberedName, rememberName, wellFormed,
+} from "./dom.js";
 import { Log } from "./log.js";
 import { showPeople } from "./people.js";
 import { gapText } from "./rows.js";
@@ -239,8 +241,10 @@ async function loadEarlier() {
       if (wanted.length === 0) break;
       earlier.push(...wanted);
     }
+    const hadFocus = document.activeElement === $("earlier");
     log.prepend(earlier);
     showTop();
+    if (hadFocus && $("earlier").hidden) focusLog();
   } catch (error) {
     showNote(`Earlier messages could not be loaded. ${error.message}`);
   } finally {

@@ -41,6 +41,9 @@ export function button(className, text, act) {
   return made;
 }
 
+/** For a button that goes when it is pressed: who has only a keyboard scrolls on. */
+export const focusLog = () => $("log").focus({ preventScroll: true });
+
 /** The same name has the same colour on everybody's screen. @param {string} name */
 export function hueOf(name) {
   let sum = 0;

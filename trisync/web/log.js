@@ -6,7 +6,7 @@
 //   #log (scrolls), in it .row[data-offset] with .sender and .text, marked .own; .row.pending and .row.failed
 //   have no offset; .notice[data-kind=trimmed|missed|epoch|error]; #earlier and #newer are its buttons
 
-import { $, button, counted, element } from "./dom.js";
+import { $, button, counted, element, focusLog } from "./dom.js";
 import { joinTo, messageRow, noticeRow } from "./rows.js";
 /** @import { Item, Message } from "./trisync.js" */
 
@@ -45,7 +45,7 @@ export class Log {
     this.#me = me;
     this.#scroller.addEventListener("scroll", () => this.#onScroll(), { passive: true });
     document.addEventListener("visibilitychange", () => this.#showUnread());
-    this.#newer.addEventListener("click", () => this.toEnd());
+    this.#newer.addEventListener("click", () => (this.toEnd(), focusLog()));
     const resized = new ResizeObserver(() => this.#following && this.toEnd());
     for (const part of [this.#scroller, this.#outbox]) resized.observe(part);
   }

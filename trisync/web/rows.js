@@ -2,7 +2,7 @@
 // One line of the log as it looks: a message, an edit of the shared document, a notice. When and where rows stand is
 // log.js's matter.
 
-import { button, element, hueOf, isItemKey, isolated } from "./dom.js";
+import { button, element, focusLog, hueOf, isItemKey, isolated } from "./dom.js";
 /** @import { Gap, Message } from "./trisync.js" */
 
 const TEXT_MAX = 4000; // characters of one message shown unasked
@@ -51,7 +51,10 @@ function textElement(data) {
   made.append(...withLinks(whole, TEXT_MAX));
   made.dir = "auto";
   if (whole.length > TEXT_MAX) {
-    const showAll = () => made.replaceChildren(...withLinks(whole));
+    const showAll = () => {
+      made.replaceChildren(...withLinks(whole));
+      focusLog();
+    };
     made.append("… ", button("more", `Show all ${whole.length.toLocaleString()} characters`, showAll));
   }
   return made;
