@@ -461,8 +461,7 @@ export class Client extends Emitter {
       this.server = ok.server;
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
-      const { seq, items } = queue;
-      if (ok.seq + 1 < (items[0]?.seq ?? seq + 1)) this.#renew(queue);
+      if (ok.seq + 1 < (queue.items[0]?.seq ?? queue.seq + 1)) this.#renew(queue);
       else this.#agreed = queue;
       this.#sent = 0;
       if (this.#wanted !== name) this.rename(this.#wanted);
@@ -599,11 +598,10 @@ export class Client extends Emitter {
     const socket = this.#socket;
     const renewed = (await this.#keep(() => this.#store.create())) ?? newQueue();
     if (this.state === "closed") return this.#store.close();
-    const index = this.#queues.indexOf(queue);
     // Else another connection was faster.
-    if (index >= 0) {
+    if (this.#queues[0] === queue) {
       for (const item of queue.items) this.#add(renewed, item);
-      this.#queues[index] = renewed;
+      this.#queues[0] = renewed;
       this.#keep(() => this.#store.forget(queue));
     }
     if (socket === this.#socket) this.#greet();
