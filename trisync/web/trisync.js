@@ -260,7 +260,7 @@ export class Client extends Emitter {
   #promises = new WeakMap(); // of publish(), by item
   #unsaved = new Map(); // to the queue whose store lacks it: what was sent is in it
   #sent = 0; // items of the first queue that are on their way
-  #round = 0; // of sending them; an earlier one's failures count no more
+  #round = 0; // of sending them: an earlier one's failures do not count
   #failures = 0;
   #resending = 0;
 
@@ -374,7 +374,7 @@ export class Client extends Emitter {
   }
 
   #lose(reason) {
-    if (!this.#socket) return; // it is lost
+    if (!this.#socket) return;
     const delay = this.#goodbyeMs ?? backoffMs(this.#attempt++);
     this.#abandon();
     this.#reopening = setTimeout(() => this.#open(), delay);
@@ -589,7 +589,7 @@ export class Client extends Emitter {
     this.#round++;
     this.#resending = setTimeout(() => {
       this.#resending = this.#sent = 0;
-      this.#pump();
+      code === "out_of_sequence" ? this.#greet() : this.#pump(); // a page before left a hole
     }, Math.min(delay, PAUSE_MS_MAX));
   }
 
@@ -639,7 +639,7 @@ const finished = (request) =>
     request.onerror = request.onabort = () => reject(request.error);
   });
 
-// A tab locks its producers: nothing else tells when it is gone. As seq 0, the last number is kept.
+// A tab locks its producers until it is gone. As seq 0, the last number is kept.
 export class IndexedDbStore {
   #name;
   #database;

@@ -6,6 +6,7 @@ import { connect, MemoryStore } from "../../../trisync/web/trisync.js";
 import { aClient, anOnlineClient, FakeSocket, greet, LIMITS, outcome, pass, settle } from "./fakes.mjs";
 
 const seqs = (socket) => socket.asked("publish").map(({ seq }) => seq);
+const published = (socket) => socket.asked("publish").map(({ seq, data }) => [seq, data]);
 
 async function reconnect(client, fields) {
   FakeSocket.newest.end();
@@ -425,6 +426,25 @@ test("queues of others that are gone are sent first, each as its producer, and t
   assert.deepEqual(client.told, ["connecting", "online"]);
 });
 
+test("what a page before could not keep does not hold up what comes behind it", async (t) => {
+  const items = [1, 3].map((number) => ({ seq: number, channel: "lobby", data: number }));
+  const store = new SlowStore({ producer: "the-old-one-here", seq: 3, items });
+  store.save = () => {};
+  const client = await aClient(t, { store });
+  const socket = await greet();
+  socket.say("ok", { id: socket.asked("publish")[0].id, offset: 1 });
+  socket.refuse("publish", "out_of_sequence", { retry: true, seq: 1 });
+  await pass(1000);
+  socket.answer("hello", { limits: LIMITS, seq: 1 });
+  await settle();
+  assert.notEqual(socket.asked("hello").at(-1).producer, "the-old-one-here");
+  socket.answer("hello", { limits: LIMITS, seq: 0 });
+  await settle();
+  assert.deepEqual(published(socket), [[1, 1], [3, 3], [1, 3]]);
+  socket.answer("publish", { offset: 2 });
+  assert.deepEqual([client.queue, client.told], [[], ["connecting", "online"]]);
+});
+
 /** A client with what an earlier page left unanswered under its numbers 3 and 4. */
 async function aSuccessor(t) {
   const items = [3, 4].map((number) => ({ seq: number, channel: "lobby", data: number }));
@@ -432,8 +452,6 @@ async function aSuccessor(t) {
   store.save = () => {};
   return { client: await aClient(t, { store }), store };
 }
-
-const published = (socket) => socket.asked("publish").map(({ seq, data }) => [seq, data]);
 
 test("where the server forgot the producer, another takes its place", async (t) => {
   const { client, store } = await aSuccessor(t);
