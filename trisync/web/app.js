@@ -4,13 +4,13 @@
 // drawn by log.js, board.js and people.js.
 //
 // For tests, these stay as they are:
-//   #status[data-state=connecting|online|offline|closed], #reconnect (from offline to online), #head (the head's offset),
+//   #status[data-state=connecting|online|offline|closed], #reconnect (until online again), #head (the head's offset),
 //   #channel, #name (inputs; Enter or leaving them commits), #composer (textarea), #send, #note (its errors),
 //   #banner (what waits), body[data-view=chat|board] with #show-chat and #show-board on narrow screens
 
 import { Board } from "./board.js";
 import {
-  $, counted, focusLog, isChannelName, isPersonName, onCommit, rememberedName, rememberName, wellFormed,
+  $, counted, focusLog, isChannelName, isComposing, isPersonName, onCommit, rememberedName, rememberName, wellFormed,
 } from "./dom.js";
 import { Log } from "./log.js";
 import { showPeople } from "./people.js";
