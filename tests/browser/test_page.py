@@ -327,6 +327,26 @@ def test_the_last_message_above_an_edit_of_the_same_person_is_round_at_its_end(
         page.context.close()
 
 
+IS_LEFT_TO_THE_INPUT_METHOD = """(field, how) => {
+    field.focus();
+    return field.dispatchEvent(new KeyboardEvent("keydown", { key: "Enter", cancelable: true, ...how }));
+}"""
+
+
+@pytest.mark.parametrize("how", [{"isComposing": True}, {"keyCode": 229}], ids=["elsewhere", "safari"])
+def test_the_enter_of_an_input_method_sends_nothing(browser: Browser, tmp_path: Path, how: dict[str, object]) -> None:
+    with server_process(tmp_path) as server:
+        page = open_page(browser.new_context(viewport={"width": 1200, "height": 800}), server.web_port, "ada")
+        page.fill("#add-text", "tea")
+        page.press("#add-text", "Enter")
+        await_head(page, 1)
+        for field in ("#composer", "#name", "#entries .value", "#channel"):
+            page.fill(field, "nihao")
+            assert page.locator(field).evaluate(IS_LEFT_TO_THE_INPUT_METHOD, how), field
+            expect(page.locator(field)).to_be_focused()
+        page.context.close()
+
+
 def test_characters_that_are_piled_up_stay_within_their_message(browser: Browser, tmp_path: Path) -> None:
     with server_process(tmp_path) as server:
         grace = Netcat(server.tcp_port, "grace")

@@ -370,7 +370,7 @@ setInterval(showCountdown, 250);
 composer.addEventListener("input", fitComposer);
 window.addEventListener("pageshow", fitComposer); // who comes back finds what they had written
 composer.addEventListener("keydown", (/** @type {KeyboardEvent} */ event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing) return;
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
   event.preventDefault();
   publish();
 });

@@ -7,7 +7,7 @@
 //   #entries > .entry[data-key], marked .pending, with .value (textarea), .done (checkbox) and .remove;
 //   .conflict with .mine and .theirs; #add, #add-text, #board-summary, #board-note
 
-import { $, button, counted, element, hueOf, isolated, newItemKey, wellFormed } from "./dom.js";
+import { $, button, counted, element, hueOf, isComposing, isolated, newItemKey, wellFormed } from "./dom.js";
 /** @import { Entry, Item, Json, Message, Replica, TrisyncError } from "./trisync.js" */
 
 const SHOWN_MAX = 300; // lines in the document; a state may have a million keys
@@ -131,7 +131,7 @@ class Line {
 
   /** @param {KeyboardEvent} event */
   #onKey(event) {
-    if (event.isComposing || event.shiftKey || (event.key !== "Enter" && event.key !== "Escape")) return;
+    if (isComposing(event) || event.shiftKey || (event.key !== "Enter" && event.key !== "Escape")) return;
     event.preventDefault();
     if (event.key === "Escape") this.value.value = this.#shown;
     this.value.blur();

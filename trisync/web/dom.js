@@ -80,13 +80,20 @@ export function rememberName(name) {
   tryStorage(() => localStorage.setItem("name", name));
 }
 
+/**
+ * Whether a key is an input method's own. Safari ends the composition before it tells of the key that ended it (WebKit
+ * bug 165004), which is known by its code alone then.
+ * @param {KeyboardEvent} event
+ */
+export const isComposing = (event) => event.isComposing || event.keyCode === 229;
+
 /** Enter commits, Escape takes back. @param {HTMLInputElement} input @param {() => void} commit @param {() => void} leave */
 export function onCommit(input, commit, leave) {
   let before = input.value;
   input.addEventListener("focus", () => (before = input.value));
   input.addEventListener("change", commit);
   input.addEventListener("keydown", (event) => {
-    if (event.isComposing) return; // an input method's Enter is its own
+    if (isComposing(event)) return;
     if (event.key === "Escape") input.value = before;
     if (event.key !== "Enter" && event.key !== "Escape") return;
     event.preventDefault(); // or the Enter would go on into what is focused next
