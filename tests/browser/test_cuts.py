@@ -214,6 +214,7 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
         net.server_port = server.web_port
         context = browser.new_context()
         page = open_page(context, net.port, "ada")
+        expect(page.locator("#people-title")).to_have_text("1 here")
         page.evaluate(WATCH)
         cut_off(page, net)
         while page.evaluate("tries") < 6:
