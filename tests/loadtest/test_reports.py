@@ -16,7 +16,7 @@ from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
 from trisync.loadtest.recording import Recorder, slope_per_h
 from trisync.loadtest.report_html import to_html
 from trisync.loadtest.report_terminal import course, print_result
-from trisync.loadtest.report_words import count_text, figures, size_text, time_text
+from trisync.loadtest.report_words import cores_text, count_text, figures, size_text, time_text
 from trisync.loadtest.results import (
     Connecting,
     Distribution,
@@ -379,6 +379,14 @@ def test_axes_cover_their_values_with_round_ticks() -> None:
     percentiles = percentile_axis(1000)
     assert [text for _, text in percentiles.ticks] == ["50", "", "90", "99", "99.9"]
     assert [percentiles.place(value) for value in (0, 90, 100)] == [0, pytest.approx(1 / 3), 1]
+
+
+@pytest.mark.parametrize("top", [2, 7, 10, 11, 110])
+def test_a_mark_of_an_axis_says_where_it_is(top: int) -> None:
+    counts = linear_axis([top], count_text, least=1.0)
+    assert [text for _, text in counts.ticks] == [f"{value:g}" for value, _ in counts.ticks]
+    cores = linear_axis([top / 100], cores_text, least=0.01)
+    assert [text for _, text in cores.ticks] == [f"{value * 100:g} %" for value, _ in cores.ticks]
 
 
 @pytest.mark.parametrize("server_cpu", [0.0, 0.005, 0.5])

@@ -41,10 +41,10 @@ def linear_axis(
     least: float = 0.0,
     tight: bool = False,
 ) -> Axis:
-    """From 0 to just above the largest value, or `tight`, to it. `base` is 1024 for sizes in bytes; steps of less than
-    `least` would look the same as text."""
+    """From 0 to just above the largest value, or `tight`, to it. `base` is 1024 for sizes in bytes; as text there is
+    nothing between the multiples of `least`."""
     top = max(values, default=0) or 1
-    step = nice_step(max(least, top / 4.5), base)
+    step = nice_step(top / 4.5, base, least)
     end = top if tight else step * math.ceil(top / step * 0.999)
     ticks = [(step * number, brief(text(step * number))) for number in range(int(end / step * 1.001) + 1)]
     return Axis(lambda value: value / end, ticks, label)
@@ -58,11 +58,14 @@ def brief(text: str) -> str:
 _ZEROS = re.compile(r"\.0+(?= |$)")
 
 
-def nice_step(least: float, base: float) -> float:
-    """The smallest of 1, 2, 2.5 and 5 times a power of ten that is not below `least`, in units of `base`'s power."""
-    unit = base ** math.floor(math.log(least, base)) if base != 1000.0 else 1.0
-    power = 10.0 ** math.floor(math.log10(least / unit))
-    return next(unit * power * factor for factor in (1, 2, 2.5, 5, 10) if unit * power * factor >= least * 0.999)
+def nice_step(wanted: float, base: float, least: float) -> float:
+    """The smallest of 1, 2, 2.5 and 5 times a power of ten, in units of `base`'s power, that is not below what is
+    wanted, and a multiple of `least`."""
+    wanted = max(wanted, least)
+    unit = base ** math.floor(math.log(wanted, base)) if base != 1000.0 else 1.0
+    power = 10.0 ** math.floor(math.log10(wanted / unit))
+    steps = [round(unit * power * factor, 9) for factor in (1, 2, 2.5, 5, 10)]
+    return next(step for step in steps if step >= wanted * 0.999 and (not least or round(step / least, 6) % 1 == 0))
 
 
 def log_axis(values: Sequence[float], text: Callable[[float], str]) -> Axis:
