@@ -368,6 +368,20 @@ def test_figures_are_short() -> None:
     assert course([0, 5, 10]) == " ▄█"
 
 
+@pytest.mark.parametrize(
+    ("rate", "said"), [(0.5, "0.5"), (1.5, "1.5"), (30.0, "30"), (1000.0, "1,000"), (2e6, "2,000,000")]
+)
+def test_both_reports_say_a_rate_as_it_is_however_low(rate: float, said: str) -> None:
+    recorder = recorded(*steady())
+    throughput = msgspec.structs.replace(recorder.throughput(), acked_per_s=rate)
+    found = result(recorder, plan=Plan(scenario="latency", publishers=1, rate=rate), throughput=throughput)
+    assert ("acknowledged", f"{said} /s") in figures(found)
+    text = to_html(found)
+    assert f"{said} messages a second" in text
+    assert f"<b>{count_text(rate)}</b><span>acknowledged publishes a second" in text
+    assert float(count_text(min(rate, 30.0))) == min(rate, 30.0)
+
+
 def test_axes_cover_their_values_with_round_ticks() -> None:
     axis = linear_axis([0, 8.6e6], count_text)
     assert [text for _, text in axis.ticks] == ["0", "2 M", "4 M", "6 M", "8 M", "10 M"]

@@ -8,16 +8,21 @@ ROUNDED = 0.9995
 
 
 def count_text(value: float) -> str:
-    """A count for people: 8.61 M, 173 k, 950."""
+    """A count, or a rate, for people: 8.61 M, 173 k, 950, 0.5."""
     for limit, unit in ((1e9, " G"), (1e6, " M"), (1e3, " k")):
         if value >= ROUNDED * limit:
             return three_digits(value / limit) + unit
-    return f"{value:.0f}"
+    return f"{value:.3g}"
 
 
 def three_digits(value: float) -> str:
     """A number from 1 to 999 with three digits: 8.61, 17.3, 950."""
     return f"{value:.{2 if value < 10 * ROUNDED else 1 if value < 100 * ROUNDED else 0}f}"
+
+
+def rate_text(rate: float) -> str:
+    """A rate with all digits before its point, and three at least: 1,449,995 /s, 0.5 /s."""
+    return f"{rate:,.0f} /s" if rate >= 100 else f"{rate:.3g} /s"
 
 
 def time_text(us: float | None) -> str:
@@ -82,9 +87,9 @@ def describe_plan(plan: Plan) -> str:
     if plan.missed:
         parts.append(f"{plan.missed} messages missed")
     elif plan.scenario == "fairness":
-        parts.append(f"one at {plan.rate:,.0f} messages a second, the others with {plan.window:,} in flight each")
+        parts.append(f"one at {plan.rate:,.10g} messages a second, the others with {plan.window:,} in flight each")
     elif plan.rate:
-        parts.append(f"{plan.rate:,.0f} messages a second")
+        parts.append(f"{plan.rate:,.10g} messages a second")
     elif plan.publishers:
         parts.append(f"{plan.window} in flight")
     if plan.publishers:
@@ -97,7 +102,7 @@ def figures(result: Result) -> list[tuple[str, str]]:
     plan, throughput, effort = result.plan, result.throughput, result.effort
     rows: list[tuple[str, str]] = []
     if result.connecting is not None:
-        rows.append(("handshakes", f"{result.connecting.handshakes_per_s:,.0f} /s"))
+        rows.append(("handshakes", rate_text(result.connecting.handshakes_per_s)))
         rows.append(("idle memory", f"{size_text(result.connecting.idle_bytes)} a connection"))
         rows.append(("handshake", _spread(result.latency)))
     elif result.returning is not None:
@@ -107,12 +112,12 @@ def figures(result: Result) -> list[tuple[str, str]]:
         rows.append(("polite, alone", _spread(result.fairness.alone)))
         rows.append(("polite, flooded", _spread(result.fairness.flooded)))
         rows.append(("p99, flooded", f"{times_text(result.fairness.p99_times)} times as long"))
-        rows.append(("acknowledged", f"{throughput.acked_per_s:,.0f} /s, all together"))
+        rows.append(("acknowledged", f"{rate_text(throughput.acked_per_s)}, all together"))
     else:
         if plan.subscribers:
             received = f"{size_text(throughput.delivered_bytes_per_s)}/s"
-            rows.append(("deliveries", f"{throughput.delivered_per_s:,.0f} /s, {received}"))
-        rows.append(("acknowledged", f"{throughput.acked_per_s:,.0f} /s"))
+            rows.append(("deliveries", f"{rate_text(throughput.delivered_per_s)}, {received}"))
+        rows.append(("acknowledged", rate_text(throughput.acked_per_s)))
         if plan.subscribers:
             rows.append(("delivery latency", _spread(result.latency)))
         rows.append(("ack latency", _spread(result.ack_latency)))
