@@ -329,6 +329,15 @@ def test_both_reports_of_fairness_show_what_it_is_about() -> None:
     assert ("p99, flooded", "19.3 times as long") in figures(found)
 
 
+@pytest.mark.parametrize(("caught_up_s", "said"), [(0.004, "4.00 ms"), (2.345, "2.35 s")])
+def test_both_reports_say_how_soon_a_crowd_was_back_however_soon(caught_up_s: float, said: str) -> None:
+    plan = Plan(scenario="resume", publishers=1, subscribers=5, missed=7)
+    returning = Returning(subscribers=5, missed=7, caught_up_s=caught_up_s)
+    found = result(recorded(*steady()), plan=plan, returning=returning)
+    assert ("all caught up", f"{said} after the first reconnect") in figures(found)
+    assert f"<b>{said}</b><span>until all were caught up</span>" in to_html(found)
+
+
 def test_the_page_of_a_run_without_messages_checked_none() -> None:
     recorder = recorded(tick(9), tick(12, opened=5, latencies={500: 5}))
     plan = Plan(scenario="connect", connections=5)

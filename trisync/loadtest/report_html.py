@@ -137,7 +137,7 @@ def _tiles(result: Result) -> str:
         tiles.append((f"{result.connecting.handshakes_per_s:,.0f}", "handshakes a second"))
         tiles.append((size_text(result.connecting.idle_bytes), "of memory for an idle connection"))
     elif result.returning is not None:
-        tiles.append((f"{result.returning.caught_up_s:.2f} s", "until all were caught up"))
+        tiles.append((time_text(result.returning.caught_up_s * 1e6), "until all were caught up"))
         tiles.append((count_text(result.returning.subscribers), "subscribers returned"))
     elif result.fairness is not None:
         tiles.append((times_text(result.fairness.p99_times), "times as long in the flood, 99 %"))

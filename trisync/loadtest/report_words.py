@@ -106,7 +106,7 @@ def figures(result: Result) -> list[tuple[str, str]]:
         rows.append(("idle memory", f"{size_text(result.connecting.idle_bytes)} a connection"))
         rows.append(("handshake", _spread(result.latency)))
     elif result.returning is not None:
-        rows.append(("all caught up", f"{result.returning.caught_up_s:.2f} s after the first reconnect"))
+        rows.append(("all caught up", f"{time_text(result.returning.caught_up_s * 1e6)} after the first reconnect"))
         rows.append(("each caught up", _spread(result.latency)))
     elif result.fairness is not None:
         rows.append(("polite, alone", _spread(result.fairness.alone)))
