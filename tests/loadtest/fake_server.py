@@ -66,6 +66,7 @@ FAULTS = {
     "keeps to itself": "acknowledges, stores and delivers everything, and does not answer who wants to read the log",
     "is late": "does nothing about one publish and those behind it until somebody reads the log",
     "trims": "has trimmed the beginning of the log, and says so",
+    "pretends": "calls one message trimmed to a subscriber, and has it in the log",
     "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
@@ -347,6 +348,9 @@ class FakeServer:
             client.connection.shutdown(socket.SHUT_RDWR)
         elif fault == "closes":
             client.connection.sendall(b"\x88\x05\x03\xe9bye")
+        elif fault == "pretends":
+            gap = {"op": "gap", "channel": message["channel"], "reason": "trimmed"}
+            client.send(gap | {"from": VICTIM, "to": VICTIM})
         elif fault in NONSENSE:
             client.say(NONSENSE[fault])
         elif fault == "babbles":

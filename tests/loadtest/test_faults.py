@@ -81,6 +81,7 @@ SAID = {
     "stores another time": "not everybody was told the same times",
     "goes on": "the log goes on to offset",
     "keeps to itself": "reader 0.0 got no answer",
+    "pretends": "all up to offset 40 was called trimmed, and offset 1 is still there",
     "exchanges": "what came is not what was acknowledged at its offsets",
     "is late": "publisher 0 waits for answers",
 }

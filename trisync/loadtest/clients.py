@@ -337,6 +337,7 @@ class Subscriber(Speaker):
         if not first <= cursor.expected <= gap.to + 1:
             return False
         self.gauge.totals.trimmed += cursor.pass_over(gap.to)
+        cursor.trail.trimmed = max(cursor.trail.trimmed, gap.to)
         return True
 
     def complain(self) -> None:

@@ -27,6 +27,7 @@ class Reading:
     ) -> None:
         self.channels = channels
         self.refused = order.refused
+        self.trimmed = order.trimmed
         self.ledger = Ledger()
         self.unread: list[Unread] = []
         self.heads: dict[int, int] = {}
@@ -157,6 +158,10 @@ class LogReader(Speaker):
         short = block.last + 1 - self._offsets.expected
         if short > 0:
             self._report_unstored(f"offset {self._offsets.expected} is not in the log, nor what is behind it", short)
+        gone = self._reading.trimmed.get(block.channel, 0)
+        if gone >= block.first:
+            text = f"all up to offset {gone} was called trimmed, and offset {block.first} is still there"
+            self.gauge.problems.add("lost", f"{self._channel}: {text}")
         self._contents.finish(self._reading.refused)
         self._reading.ledger.add(self._contents.ledger.blocks())
         self._begin()

@@ -169,6 +169,8 @@ class Finish(Order, tag="finish"):
     """How long it may read; some blocks may be left."""
     refused: list[Refused] = []
     """Of all workers: these are not missing."""
+    trimmed: dict[int, int] = {}
+    """Up to which offset subscribers of each channel, in all workers, were told that it was trimmed."""
     well: bool = True
     """Whether nothing broke until now. Then nothing is on its way any more, and every connection is free."""
 
@@ -260,6 +262,8 @@ class Done(Struct, tag="done", tag_field="report"):
     """What was delivered so far."""
     refused: list[Refused] = []
     """The first of its publishers' publishes that were refused so far; only so many are remembered."""
+    trimmed: dict[int, int] = {}
+    """Up to which offset its subscribers of each channel were told that it was trimmed."""
     read: list[Tally] = []
     """What was read from the log."""
     unread: list[Unread] = []

@@ -123,11 +123,14 @@ class Stage:
         self._crew = crew
         self._acked = Ledger()
         self._refused: list[Refused] = []
+        self._trimmed: dict[int, int] = {}
 
     async def obey(self, order: Order, phase: str, interrupted: trio.Event | None = None) -> list[Done]:
         """Have all workers obey, under a name that the display shows."""
         self.recorder.phase = phase
-        return await self._crew.obey(order, interrupted)
+        dones = await self._crew.obey(order, interrupted)
+        self._trimmed = dict(sorted(each for done in dones for each in done.trimmed.items()))  # the highest is the last
+        return dones
 
     async def open(self) -> list[Done]:
         """Have everybody connect. Raises TargetRefused where nobody could."""
@@ -178,7 +181,7 @@ class Stage:
         """Compare what was acknowledged with what was delivered, and with the log, as far as there is time for it."""
         blocks = blocks_of(self._acked, random.Random(self.plan.seed))
         unanswered = self.recorder.totals.sent - sum(tally.count for tally in self._acked.blocks())
-        order = Finish(blocks, READ_BACK_S, self._refused, well=not self.recorder.problems)
+        order = Finish(blocks, READ_BACK_S, self._refused, self._trimmed, well=not self.recorder.problems)
         dones = await self.obey(order, "reading the log back", interrupted)
         self.log_read = judge(self._acked, dones, unanswered, self.recorder.problems)
 

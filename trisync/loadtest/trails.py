@@ -123,6 +123,8 @@ class Trail:
         self.first = 1
         """Offset of the first message held."""
         self.cursors: list[Cursor] = []
+        self.trimmed = 0
+        """Up to which offset a subscriber was told that messages are gone."""
         self.contents = Contents(index, channel, gauge.problems)
         self._bytes_max = bytes_max
         self._marks: list[Mark] = []

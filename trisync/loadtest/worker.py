@@ -288,8 +288,9 @@ class Worker:
         acked = self._around.acked.blocks()
         seen = [tally for trail in self._trails.values() for tally in trail.contents.ledger.blocks()]
         refused = [each for publisher in self._publishers for each in publisher.refused]
+        trimmed = {index: trail.trimmed for index, trail in self._trails.items() if trail.trimmed}
         read, unread, heads = self._reading.ledger.blocks(), self._reading.unread, self._reading.heads
-        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, read, unread, heads))
+        _say(Done(self._share.worker, self._began_us, ended_us, acked, seen, refused, trimmed, read, unread, heads))
 
     def _finish(self, refused: list[Refused]) -> None:
         self._finished = True
