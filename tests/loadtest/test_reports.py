@@ -435,6 +435,8 @@ def test_what_a_server_has_removed_is_not_outstanding() -> None:
         (1.5, 20.0, 20, "20 of 30 publishes"),
         (4.0, 1.0, 0, "0 of 4 publishes"),
         (1000.0, 10.0, 9810, None),
+        (1000.0, 10.4, 9810, None),
+        (1000.0, 10.4, 9700, "9,700 of 10,000 publishes"),
         (1000.0, 10.0, 9700, "9,700 of 10,000 publishes"),
         (0.0, 10.0, 0, None),
     ],
@@ -446,7 +448,8 @@ def test_a_rate_is_kept_where_what_was_due_was_acknowledged_save_for_parts_of_a_
     recorder.measure(10_000_000)
     recorder.add(tick(10))
     recorder.add(tick(10 + measured_s, acked=acked))
-    plan = Plan(scenario="latency", publishers=publishers, workers=workers, rate=rate)
+    duration_s = round(measured_s, 0)
+    plan = Plan(scenario="latency", publishers=publishers, workers=workers, rate=rate, duration_s=duration_s)
     remarks = on_the_rate(plan, recorder.throughput())
     whole = f"The rate was not kept: {said} were acknowledged while it was measured."
     assert remarks == ([] if said is None else [whole])

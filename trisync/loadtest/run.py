@@ -150,7 +150,8 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
 
 def on_the_rate(plan: Plan, throughput: Throughput) -> list[str]:
     """What there is to say where fewer publishes were acknowledged than were due."""
-    acked, due = throughput.acked_per_s * throughput.measured_s, plan.rate * throughput.measured_s
+    measured_s = throughput.measured_s  # up to the ticks behind the end, where nothing is due any more
+    acked, due = throughput.acked_per_s * measured_s, plan.rate * min(measured_s, plan.duration_s)
     # Of a worker's, if it publishes, one more or less is due by where its measured part begins.
     if plan.scenario == "fairness" or acked + min(plan.workers, plan.publishers) >= RATE_KEPT * due:
         return []
