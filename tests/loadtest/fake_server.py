@@ -67,6 +67,8 @@ FAULTS = {
     "is late": "does nothing about one publish and those behind it until somebody reads the log",
     "trims": "has trimmed the beginning of the log, and says so",
     "pretends": "calls one message trimmed to a subscriber, and has it in the log",
+    "understates": "says that its log ends where it begins",
+    "is many": "says another epoch to each subscriber",
     "is replaced": "has another, empty log at the end, and says so by its epoch",
     "exchanges": "acknowledges two publishers with each other's offsets, and then again, the other way round",
 }
@@ -230,7 +232,8 @@ class FakeServer:
             case "subscribe":
                 log = self.stored(request["channel"])
                 client.channels.add(request["channel"])
-                ok = {"op": "ok", "id": request["id"], "offset": len(log), "epoch": "e"}
+                epoch = f"e{client.number}" if self.fault == "is many" else "e"
+                ok = {"op": "ok", "id": request["id"], "offset": self.head_of(log), "epoch": epoch}
                 times = {"confirms twice": 2, "overtakes": 0}.get(self.fault, 1)
                 client.send(ok, times)
                 if self.fault == "trims" and request["since"] < VICTIM < len(self.logs[request["channel"]]):
@@ -253,13 +256,17 @@ class FakeServer:
         log = self.logs.setdefault(channel, [])
         return LOGS[self.fault](log) if self.fault in LOGS else log
 
+    def head_of(self, log: list[Json]) -> int:
+        """Where the log is said to end."""
+        return 0 if self.fault == "understates" else max((message["offset"] for message in log), default=0)
+
     def history(self, request: Json) -> Json:
         """The answer to a request to read the log, in pages that are smaller than they might be."""
         log = self.stored(request["channel"])
         found = [message for message in log if message["offset"] > request["since"]]
         page = found[: min(request["limit"], PAGE)]
         epoch = "another" if self.fault == "is replaced" else "e"
-        facts = {"offset": len(log), "trimmed": VICTIM if self.fault == "trims" else 0, "epoch": epoch}
+        facts = {"offset": self.head_of(log), "trimmed": VICTIM if self.fault == "trims" else 0, "epoch": epoch}
         more = len(found) > len(page)
         return {"op": "ok", "id": request["id"], "messages": page, "more": more} | facts
 

@@ -39,7 +39,8 @@ class Desk:
     def answer(self, reader: LogReader, *offsets: int, more: bool = False, **facts: object) -> None:
         """Answer it, with these messages."""
         page = [json.loads(message(offset)) for offset in offsets]
-        whole = {"op": "ok", "id": self.asked(reader)["id"], "epoch": "e", "messages": page, "more": more} | facts
+        whole = {"op": "ok", "id": self.asked(reader)["id"], "epoch": "e", "offset": 1 << 50} | facts
+        whole |= {"messages": page, "more": more}
         reader.receive(memoryview(json.dumps(whole).encode() + b"\n"))
 
     def ranges(self) -> list[tuple[int, int]]:

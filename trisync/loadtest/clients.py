@@ -317,7 +317,7 @@ class Subscriber(Speaker):
             cursor = self._unsubscribed.pop(word.id)
             if word.op == "ok":
                 cursor.subscribed = True
-                self.around.epoch = self.around.epoch or word.epoch
+                self._judge_log(cursor, word)
             else:
                 self._report_refused(word)
             self.gauge.totals.opened += not self._unsubscribed
@@ -325,6 +325,18 @@ class Subscriber(Speaker):
                 self.around.done(self)
         elif word.op != "gap" or not self._pass_over(word):
             super().hear(word, wire)
+
+    def _judge_log(self, cursor: Cursor, ok: Word) -> None:
+        """Look at what the server says of the log: it is everybody's, and ends behind all that is known to be in it."""
+        self.around.epoch = epoch = self.around.epoch or ok.epoch
+        if ok.epoch != epoch:
+            self._report_unkept(cursor, f"the log is {ok.epoch!r}, and {epoch!r} to others")
+        known = max(cursor.goal, cursor.expected - 1)
+        if ok.offset < known:
+            self._report_unkept(cursor, f"the log is said to end at offset {ok.offset}, and had {known}")
+
+    def _report_unkept(self, cursor: Cursor, what: str) -> None:
+        self.gauge.problems.add("unkept", f"{self.name}, {cursor.trail.channel}: {what}")
 
     def _pass_over(self, gap: Word) -> bool:
         """Expect what the server says that it has removed no more; returns whether that is what it says.

@@ -126,9 +126,12 @@ class LogReader(Speaker):
                 self._take_page(block, word.messages, more=word.more)
 
     def _take_page(self, block: Block, messages: list[Word], *, more: bool) -> None:
-        before = self._offsets.expected
+        before, head = self._offsets.expected, self._reading.heads[block.channel]
         for message in messages:
             self._take_message(message)
+        if self._offsets.expected > head + 1:
+            text = f"{self._channel}: offset {self._offsets.expected - 1} is in the log, which is said to end at {head}"
+            self.gauge.problems.add("unkept", text)
         if not more or not before < self._offsets.expected <= block.last:
             self._end(block)
         elif self._reading.late:
