@@ -15,7 +15,7 @@ from trisync.loadtest.plots import linear_axis, log_axis, percentile_axis
 from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
 from trisync.loadtest.recording import Recorder, slope_per_h
 from trisync.loadtest.report_html import to_html
-from trisync.loadtest.report_terminal import course, print_result
+from trisync.loadtest.report_terminal import Display, course, print_result
 from trisync.loadtest.report_words import cores_text, count_text, figures, size_text, time_text
 from trisync.loadtest.results import (
     Connecting,
@@ -354,6 +354,21 @@ def test_the_terminal_shows_figures_verdict_and_problems(passed: bool) -> None:
     console.file.close()
     assert "1,000 /s" in text
     assert "PASSED" in text if passed else "2 messages that came more than once" in text
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_the_live_display_shows_the_newest_rates_in_a_narrow_terminal_too(width: int) -> None:
+    console = Console(record=True, width=width, file=open("/dev/null", "w"))  # noqa: SIM115
+    recorder = Recorder(1.0, lambda: (None, 0.0))
+    recorder.measure(0, 100_000_000)
+    for second in range(100):
+        recorder.add(tick(second, acked=20 * second if second < 99 else 2100))
+    display = Display(Plan(scenario="ingest", publishers=1), console, quiet=True)
+    console.print(display._picture(recorder))
+    lines = console.export_text().splitlines()
+    console.file.close()
+    (rates,) = [line.rstrip() for line in lines if line.startswith("rate")]
+    assert rates.endswith("▁▁▁█"), rates
 
 
 @pytest.mark.parametrize("count", [1, 2, 51, 60, 99, 100, 101, 150, 700, 1000, 5001])

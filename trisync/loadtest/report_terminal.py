@@ -22,6 +22,8 @@ from trisync.loadtest.results import Result, Sample
 
 _BARS = " ▁▂▃▄▅▆▇█"
 _COURSE_POINTS = 48
+_BESIDE_THE_COURSE = 32
+"""Columns that the rest of its line takes; in a narrower terminal than both need, the course is shorter."""
 PLAIN_EVERY_S = 5.0
 """Where no terminal shows the display, a line is written so often."""
 
@@ -84,7 +86,8 @@ class Display:
         if recorder.series:
             sample = recorder.series[-1]
             rates = [rate_of(each, plan) for each in recorder.series]
-            grid.add_row("rate", f"[bold]{count_text(rates[-1])}/s[/]", course(rates))
+            points = max(1, min(_COURSE_POINTS, self._console.width - _BESIDE_THE_COURSE))
+            grid.add_row("rate", f"[bold]{count_text(rates[-1])}/s[/]", course(rates[-points:]))
             grid.add_row(
                 "latency",
                 f"p50 {time_text(sample.p50_us)}",
@@ -104,10 +107,9 @@ class Display:
 
 
 def course(values: list[float]) -> str:
-    """The newest values as a row of bars."""
-    shown = values[-_COURSE_POINTS:]
-    top = max(shown, default=0) or 1
-    return "".join(_BARS[round(value / top * 8)] for value in shown)
+    """Values as a row of bars."""
+    top = max(values, default=0) or 1
+    return "".join(_BARS[round(value / top * 8)] for value in values)
 
 
 def print_result(result: Result, console: Console) -> None:
