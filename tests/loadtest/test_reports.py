@@ -248,6 +248,12 @@ def test_problems_are_counted_and_only_a_few_are_told() -> None:
     assert (lost.count, len(lost.examples), refused.examples) == (205, EXAMPLES_MAX, ["no"])
 
 
+def test_what_a_server_said_does_not_command_the_terminal() -> None:
+    problems = Problems()
+    problems.add("refused", "publisher 0: limit: \x1b[2J\x9bH\tnö\nline 2")
+    assert problems.listed()[0].examples == ["publisher 0: limit: \\x1b[2J\\x9bH\\tnö\nline 2"]
+
+
 def test_every_field_of_the_json_is_described() -> None:
     for kind in (Result, Throughput, Distribution, Point, Sample, Connecting, Returning, Fairness, LogRead, Effort):
         info = msgspec.inspect.type_info(kind)

@@ -46,7 +46,8 @@ class Problems:
         problem = self._by_kind.setdefault(kind, Problem(kind, 0, []))
         problem.count += count
         if len(problem.examples) < EXAMPLES_MAX:
-            problem.examples.append(example)
+            # Some of it are the server's own words, and escapes would be obeyed by the terminal that shows them.
+            problem.examples.append("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in example))
 
     def merge(self, others: list[Problem]) -> None:
         """Add what somebody else has collected."""
