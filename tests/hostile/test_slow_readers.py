@@ -12,7 +12,7 @@ from tests.hostile.arena import MIB, Arena, Undisturbed
 from tests.hostile.loads import load
 from tests.hostile.raw_peers import RawPeer
 from trisync.core.shared_reads import PAGE_BYTES_MAX
-from trisync.loadtest.target import usage
+from trisync.loadtest.machine import usage
 from trisync.sessions.connection import Connection
 
 KIB = 1024

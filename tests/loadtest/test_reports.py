@@ -10,6 +10,7 @@ import pytest
 from hdrh.histogram import HdrHistogram  # type: ignore[import-untyped]
 from rich.console import Console
 
+from trisync.loadtest.machine import Usage
 from trisync.loadtest.plan import Plan, Tick, Totals
 from trisync.loadtest.plots import linear_axis, log_axis, percentile_axis
 from trisync.loadtest.problems import EXAMPLES_MAX, Problem, Problems
@@ -32,7 +33,6 @@ from trisync.loadtest.results import (
     to_json,
 )
 from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, on_the_rate, shows_growth
-from trisync.loadtest.target import Usage
 
 MEBIBYTE = 1024 * 1024
 

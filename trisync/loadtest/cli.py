@@ -13,6 +13,7 @@ from rich.console import Console
 from trisync.cli.errors import INTERRUPTED
 from trisync.loadtest.crew import CrewFailed
 from trisync.loadtest.endings import Interrupted, conclude, run_until_signal
+from trisync.loadtest.machine import usage
 from trisync.loadtest.options import SHOWN, STANDARD_OUTPUT, Output, unwritten, write_output
 from trisync.loadtest.plan import Plan, Transport
 from trisync.loadtest.report_html import to_html
@@ -21,7 +22,7 @@ from trisync.loadtest.results import Result, to_json
 from trisync.loadtest.run import run
 from trisync.loadtest.scenario_options import options_of
 from trisync.loadtest.scenarios import SCENARIOS, Scenario
-from trisync.loadtest.target import Target, TargetRefused, resolve, usage
+from trisync.loadtest.target import Target, TargetRefused, resolve
 
 _CALLED = "$CALLED"
 """In the help's examples: what was typed to get here, so that they can be pasted."""

@@ -29,14 +29,13 @@ from msgspec import Struct
 
 from trisync.loadtest.clients import Speaker, Subscriber, Surroundings
 from trisync.loadtest.links import Client, Link, Loop
+from trisync.loadtest.machine import Look, machine_idle_s, usage
 from trisync.loadtest.measuring import Gauge
 from trisync.loadtest.peer_clients import Listener, Producer
 from trisync.loadtest.peer_dialects import DIALECTS, PeerDialect
 from trisync.loadtest.plan import Tally, Transport, clock_us
 from trisync.loadtest.problems import Problem, Problems
 from trisync.loadtest.publishers import Publisher
-from trisync.loadtest.recording import Look, rounded
-from trisync.loadtest.target import machine_idle_s, usage
 from trisync.loadtest.trails import TRAIL_BYTES, Trail
 
 OPENING_MAX = 64
@@ -188,8 +187,8 @@ class Generator:
         return Outcome(
             per_s=round((counted_last - counted) / elapsed_s, 1),
             generator_cpu=round((cpu_last_s - cpu_s) / elapsed_s, 3),
-            server_cpu=rounded(first.server_cpu(last)),
-            machine_idle=rounded(first.machine_idle(last)),
+            server_cpu=first.server_cpu(last),
+            machine_idle=first.machine_idle(last),
         )
 
     def _look_at(self, at_us: int) -> tuple[Look, int, float]:

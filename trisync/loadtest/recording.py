@@ -7,13 +7,12 @@ ticks made by hand.
 import statistics
 import sys
 from collections.abc import Callable
-from typing import NamedTuple
 
+from trisync.loadtest.machine import Look, Usage
 from trisync.loadtest.measuring import Sketch, merge
 from trisync.loadtest.plan import Tick, Totals
 from trisync.loadtest.problems import Problems
 from trisync.loadtest.results import Effort, Sample, Throughput
-from trisync.loadtest.target import Usage
 
 SAMPLES_MAX = 1200
 """Points of the series, and no more however long a soak is."""
@@ -31,27 +30,6 @@ def percentile_us(sketch: Sketch, percentile: float) -> int | None:
         if seen >= wanted:
             return value
     return None
-
-
-class Look(NamedTuple):
-    """At a server and its machine."""
-
-    at_us: int
-    used: Usage | None
-    idle_s: float
-    """Processor time that the machine has idled away since its start."""
-
-    def server_cpu(self, later: "Look") -> float | None:
-        """The server's processor time from here to a later look, in cores."""
-        if self.used is None or later.used is None or later.at_us <= self.at_us:
-            return None
-        return (later.used.cpu_s - self.used.cpu_s) * 1e6 / (later.at_us - self.at_us)
-
-    def machine_idle(self, later: "Look") -> float | None:
-        """Processor time that nobody used from here to a later look, in cores."""
-        if later.at_us <= self.at_us:
-            return None
-        return max(0.0, (later.idle_s - self.idle_s) * 1e6 / (later.at_us - self.at_us))
 
 
 class Part:
@@ -222,8 +200,8 @@ class Recorder:
         workers = part.workers_cpu()
         server_cpu, idle = None, None
         if part.looks:
-            server_cpu = rounded(part.looks[0].server_cpu(part.looks[-1]))
-            idle = rounded(part.looks[0].machine_idle(part.looks[-1]))
+            server_cpu = part.looks[0].server_cpu(part.looks[-1])
+            idle = part.looks[0].machine_idle(part.looks[-1])
         memories = [bytes_ for _, bytes_ in part.memories]
         busiest = max(workers, default=0.0)
         limited = busiest > BUSY_CPU and (server_cpu is None or server_cpu < BUSY_CPU)
@@ -264,11 +242,6 @@ def _rate(before: dict[int, Tick], after: dict[int, Tick], name: str) -> float:
             count = getattr(last.totals, name) - getattr(first.totals, name)
             total += count * 1e6 / (last.at_us - first.at_us)
     return round(total, 1)
-
-
-def rounded(cores: float | None) -> float | None:
-    """A share of processor time, with as many digits as it has meaning."""
-    return None if cores is None else round(cores, 3)
 
 
 def _sum(ticks: dict[int, Tick]) -> Totals:

@@ -11,12 +11,12 @@ from datetime import UTC, datetime
 import trio
 
 from trisync.loadtest.crew import hire
-from trisync.loadtest.machine import describe_machine, why_full
+from trisync.loadtest.machine import describe_machine, machine_idle_s, usage, why_full
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
 from trisync.loadtest.results import Effort, LogRead, Result, Throughput, distribution
 from trisync.loadtest.scenarios import READ_BACK_S, SCENARIOS, Stage, share_out
-from trisync.loadtest.target import ServerFailed, Target, TargetRefused, machine_idle_s, spawned, usage
+from trisync.loadtest.target import ServerFailed, Target, TargetRefused, spawned
 from trisync.version import __version__
 
 SHOW_S = 0.25

@@ -13,6 +13,7 @@ import trio
 from msgspec import Struct
 
 from trisync.loadtest.crew import Crew
+from trisync.loadtest.machine import usage
 from trisync.loadtest.marks import Ledger
 from trisync.loadtest.plan import (
     CHANNEL_PREFIX,
@@ -31,7 +32,7 @@ from trisync.loadtest.plan import (
 )
 from trisync.loadtest.recording import Recorder
 from trisync.loadtest.results import Connecting, Fairness, LogRead, Returning, distribution
-from trisync.loadtest.target import Target, TargetRefused, usage
+from trisync.loadtest.target import Target, TargetRefused
 from trisync.loadtest.verdict import blocks_of, judge
 
 IDLE_S = 1.0

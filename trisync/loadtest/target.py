@@ -1,7 +1,6 @@
-"""The server under load: one that runs already, or one started for this run; and what it costs, read from /proc."""
+"""The server under load: one that runs already, or one started for this run."""
 
 import ipaddress
-import os
 import re
 import signal
 import socket
@@ -21,9 +20,6 @@ from trisync.loadtest.processes import environment, started
 START_S = 20.0
 STOP_S = 15.0
 """How long a server of our own may take to be ready, and to stop."""
-
-_CLOCK_TICKS = os.sysconf("SC_CLK_TCK")
-_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
 
 
 class TargetRefused(Exception):
@@ -123,33 +119,3 @@ def all_of(said: BinaryIO) -> str:
     """What a process has written to a file, for an error's text."""
     said.seek(0)
     return said.read().decode(errors="replace").strip() or "it said nothing"
-
-
-class Usage(NamedTuple):
-    """What a process has used."""
-
-    cpu_s: float
-    memory_bytes: int
-    peak_bytes: int
-    """The most memory that it has had since its start."""
-
-
-def usage(pid: int | None) -> Usage | None:
-    """Processor time and resident memory of a process; None where it cannot be known."""
-    if pid is None:
-        return None
-    try:
-        # The name in the second field may hold spaces; the fields behind its bracket do not (proc(5)).
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        peak = re.search(r"VmHWM:\s*(\d+) kB", Path(f"/proc/{pid}/status").read_text())
-    except OSError:
-        return None
-    memory_bytes = int(fields[21]) * _PAGE_BYTES
-    peak_bytes = memory_bytes if peak is None else int(peak[1]) * 1024  # a process that has ended has none
-    return Usage((int(fields[11]) + int(fields[12])) / _CLOCK_TICKS, memory_bytes, max(memory_bytes, peak_bytes))
-
-
-def machine_idle_s() -> float:
-    """Processor time that all cores of this machine have idled away since its start."""
-    idle, waiting = Path("/proc/stat").read_text().split("\n", 1)[0].split()[4:6]
-    return (int(idle) + int(waiting)) / _CLOCK_TICKS
