@@ -34,6 +34,7 @@ FAULTS = {
     "exaggerates": "acknowledges one publish with an offset that no log can have",
     "silent": "never answers one publish",
     "refuses": "answers one publish with an error",
+    "cuts off": "stores one publish, and closes its publisher's connection in place of an answer",
     "dies": "is gone in the midst of it, and nobody can connect any more",
     "hangs up": "closes a subscriber's connection",
     "babbles": "sends a subscriber what is no message",
@@ -301,7 +302,10 @@ class FakeServer:
         log[-1] |= ADDITIONS.get(fault, {})
         offset = {"misnumbers": len(log) - 5, "exaggerates": 10**30}.get(fault, len(log))
         twin = {"duplicate": True} if fault == "calls twins" else {}
-        client.send({"op": "ok", "id": request["id"], "offset": offset} | twin)
+        if fault == "cuts off":
+            client.connection.shutdown(socket.SHUT_RDWR)
+        else:
+            client.send({"op": "ok", "id": request["id"], "offset": offset} | twin)
         if fault == "leaks":
             client.send(log[-1])
         for message in log[-copies:]:

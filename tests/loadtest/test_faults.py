@@ -50,6 +50,7 @@ SAID = {
     "misnumbers": "acknowledged with offset 35, behind 39",
     "silent": "publisher 0 waits for answers",
     "refuses": "unavailable: not today",
+    "cuts off": "publisher 0 waits for answers",
     "dies": "the server hung up",
     "hangs up": "the server hung up",
     "babbles": "Expected `int`, got `str`",
@@ -263,6 +264,15 @@ def test_what_the_server_refused_is_not_also_missed(options: tuple[str, ...]) ->
     said = load_faulty("refuses", *options)
     assert KINDS["refused"] in said
     assert KINDS["lost"] not in said, said
+
+
+@pytest.mark.parametrize("scenario", ["fanout", "ingest"])
+def test_what_was_stored_and_could_not_be_acknowledged_is_not_called_broken(scenario: str) -> None:
+    options = ("--publishers", "2", "--window", "4", "--warmup", "0", "--transport", "lines")
+    said = load_faulty("cuts off", scenario, *(("--subscribers", "2") if scenario == "fanout" else ()), *options)
+    assert KINDS["closed"] in said
+    assert KINDS["unanswered"] in said
+    assert KINDS["unkept"] not in said, said
 
 
 @pytest.mark.parametrize("options", [(*FANOUT, "--transport", "lines"), INGEST])

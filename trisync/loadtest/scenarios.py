@@ -123,6 +123,8 @@ class Stage:
         self.log_read = LogRead()
         self._crew = crew
         self._acked = Ledger()
+        self._unanswered = 0
+        """Publishes that may have been stored or not."""
         self._refused: list[Refused] = []
         self._trimmed: dict[int, int] = {}
 
@@ -154,8 +156,10 @@ class Stage:
         dones = await self.obey(order, phase)
         self._acked = Ledger(tally for done in dones for tally in done.acked)
         self._refused = [refused for done in dones for refused in done.refused]
-        for tally in self._acked.channels().values():
-            if tally.head != tally.count:
+        channels = self._acked.channels().values()
+        self._unanswered = self.recorder.totals.sent - sum(tally.count for tally in channels)
+        for tally in channels:
+            if not 0 <= tally.head - tally.count <= self._unanswered:
                 text = f"channel {tally.channel}: {tally.count:,} acknowledged, with offsets up to {tally.head:,}"
                 self.recorder.problems.add("unkept", text)
 
@@ -181,10 +185,9 @@ class Stage:
     async def finish(self, interrupted: trio.Event) -> None:
         """Compare what was acknowledged with what was delivered, and with the log, as far as there is time for it."""
         blocks = blocks_of(self._acked, random.Random(self.plan.seed))
-        unanswered = self.recorder.totals.sent - sum(tally.count for tally in self._acked.blocks())
         order = Finish(blocks, READ_BACK_S, self._refused, self._trimmed, well=not self.recorder.problems)
         dones = await self.obey(order, "reading the log back", interrupted)
-        self.log_read = judge(self._acked, dones, unanswered, self.recorder.problems)
+        self.log_read = judge(self._acked, dones, self._unanswered, self.recorder.problems)
 
 
 async def _steady(stage: Stage) -> None:
