@@ -126,9 +126,10 @@ def test_trisync_is_held_to_the_same(fault: str, kinds: set[str], subscribers: i
     assert outcome.sent > 40
 
 
+@pytest.mark.parametrize("fault", ["dies", "cuts off"])
 @pytest.mark.parametrize("subscribers", [0, 2])
-def test_trisync_that_dies_is_not_said_to_have_broken_its_word(subscribers: int) -> None:
-    with fake_server("dies") as fake:
+def test_trisync_that_could_not_answer_is_not_said_to_have_broken_its_word(subscribers: int, fault: str) -> None:
+    with fake_server(fault) as fake:
         outcome = Generator(load_of(fake.port, transport="lines", subscribers=subscribers)).run()
     found = {problem.kind for problem in outcome.problems}
     assert "closed" in found
