@@ -32,7 +32,7 @@ from trisync.loadtest.results import (
     distribution,
     to_json,
 )
-from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, on_the_rate, shows_growth
+from trisync.loadtest.run import GROWTH_S_MIN, on_a_full_machine, on_the_generator, on_the_rate, shows_growth
 
 MEBIBYTE = 1024 * 1024
 
@@ -153,6 +153,15 @@ def test_each_point_of_the_series_has_as_much_of_every_worker_however_they_tick(
 def test_it_says_when_the_generator_is_the_limit(worker_cpu: float, server_cpu: float, limited: bool) -> None:
     ticks = [tick(9 + second, cpu_s=worker_cpu * second) for second in range(6)]
     assert recorded(*ticks, server_cpu=server_cpu).effort(paced=False, with_growth=False).generator_limited is limited
+
+
+@pytest.mark.parametrize(("late_us", "said"), [(5_894_100, "up to 5.89 s behind"), (230, "up to 230 µs"), (None, "")])
+def test_it_says_how_late_the_generator_was_in_a_unit_of_its_size(late_us: int | None, said: str) -> None:
+    effort = recorded(*steady()).effort(paced=False, with_growth=False)
+    assert on_the_generator(effort, late_us) == []
+    (remark,) = on_the_generator(msgspec.structs.replace(effort, generator_limited=True), late_us)
+    assert ("behind their time" in remark) == (late_us is not None)
+    assert said in remark
 
 
 def test_a_generator_that_sends_late_is_the_limit_of_an_open_loop() -> None:

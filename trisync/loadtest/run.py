@@ -14,6 +14,7 @@ from trisync.loadtest.crew import hire
 from trisync.loadtest.machine import describe_machine, machine_idle_s, usage, why_full
 from trisync.loadtest.plan import Plan
 from trisync.loadtest.recording import SAMPLES_MAX, Recorder
+from trisync.loadtest.report_words import time_text
 from trisync.loadtest.results import Effort, LogRead, Result, Throughput, distribution
 from trisync.loadtest.scenarios import READ_BACK_S, SCENARIOS, Stage, share_out
 from trisync.loadtest.target import ServerFailed, Target, TargetRefused, spawned
@@ -118,16 +119,7 @@ def shows_growth(plan: Plan) -> bool:
 
 
 def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
-    remarks = []
-    if effort.generator_limited:
-        server = "" if effort.server_cpu is None else f", while the server used {effort.server_cpu:.0%} of one"
-        late = ""
-        if plan.rate:
-            late = f"; messages left up to {max(recorder.lateness, default=0) / 1000:.1f} ms behind their time"
-        remarks.append(
-            f"The generator was the limit: its busiest worker used {max(effort.workers_cpu, default=0):.0%} of a core"
-            f"{server}{late}. The server can do better than these figures; try more --workers, or another machine."
-        )
+    remarks = on_the_generator(effort, max(recorder.lateness, default=0) if plan.rate else None)
     remarks += on_a_full_machine(effort, os.cpu_count() or 1)
     remarks += on_the_rate(plan, recorder.throughput())
     if recorder.totals.unsent:
@@ -146,6 +138,18 @@ def _remarks(plan: Plan, recorder: Recorder, effort: Effort) -> list[str]:
             f"it takes {GROWTH_S_MIN / 60:.0f} minutes."
         )
     return remarks
+
+
+def on_the_generator(effort: Effort, late_us: int | None) -> list[str]:
+    """What there is to say where it was the limit; in an open loop its messages left up to so late."""
+    if not effort.generator_limited:
+        return []
+    server = "" if effort.server_cpu is None else f", while the server used {effort.server_cpu:.0%} of one"
+    late = "" if late_us is None else f"; messages left up to {time_text(late_us)} behind their time"
+    return [
+        f"The generator was the limit: its busiest worker used {max(effort.workers_cpu, default=0):.0%} of a core"
+        f"{server}{late}. The server can do better than these figures; try more --workers, or another machine."
+    ]
 
 
 def on_the_rate(plan: Plan, throughput: Throughput) -> list[str]:
