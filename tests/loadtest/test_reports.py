@@ -97,6 +97,14 @@ def test_rates_are_of_the_measured_part_alone() -> None:
     assert recorder.series[0].max_us == 9000
 
 
+@pytest.mark.parametrize(("tick_s", "last_at_s"), [(1.02, 4.0), (1.2, 3.6)])
+def test_the_series_goes_to_the_end_of_the_measured_part_where_ticks_are_late(tick_s: float, last_at_s: float) -> None:
+    times_s = [10 + number * tick_s for number in range(4)]
+    recorder = recorded(*(tick(at_s, acked=round(100 * at_s)) for at_s in (*times_s, 14, 15)))
+    *_, last = recorder.series
+    assert (last.at_s, last.acked_per_s) == (last_at_s, 100)
+
+
 def test_what_is_measured_anew_begins_anew() -> None:
     recorder = recorded(*steady())
     recorder.measure(20_000_000, 22_000_000)

@@ -67,8 +67,10 @@ class Part:
         return True
 
     def is_sample_due(self, sample_us: float) -> bool:
-        """Whether every worker has ticked so long behind the one before."""
-        return all(tick.at_us - self._sampled[number].at_us >= sample_us for number, tick in self.last.items())
+        """Whether every worker has ticked so long behind the one before; half as long at the end of the part."""
+        ended = self.until_us is not None and all(tick.at_us >= self.until_us for tick in self.last.values())
+        least_us = sample_us / 2 if ended else sample_us
+        return all(tick.at_us - self._sampled[number].at_us >= least_us for number, tick in self.last.items())
 
     def note(self, look: Look) -> None:
         """Note a look at the server."""
