@@ -4,7 +4,7 @@ from trisync.loadtest.plan import Plan
 from trisync.loadtest.results import Distribution, Result, Sample
 
 ROUNDED = 0.9995
-"""From so much of 10, 100 or 1000 on, three digits have one place less behind their point."""
+"""From so much of a unit on, three digits show it whole."""
 
 
 def count_text(value: float) -> str:
@@ -17,7 +17,7 @@ def count_text(value: float) -> str:
 
 def three_digits(value: float) -> str:
     """A number from 1 to 999 with three digits: 8.61, 17.3, 950."""
-    return f"{value:.{2 if value < 10 * ROUNDED else 1 if value < 100 * ROUNDED else 0}f}"
+    return f"{value:#.3g}".rstrip(".")
 
 
 def rate_text(rate: float) -> str:
