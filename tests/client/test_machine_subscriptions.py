@@ -84,6 +84,21 @@ def test_what_another_log_has_lost_is_told_also_where_nothing_had_come_of_the_la
     assert [inbox.take(), inbox.take()] == [Gap("lobby", "epoch"), Gap("lobby", "trimmed", 1, 7)]
 
 
+def test_what_retention_takes_behind_the_last_messages_is_told_also_where_none_of_these_had_come() -> None:
+    talk = Talk()
+    inbox = talk.subscribe("lobby", Start(last=3), head=9)
+    talk.machine.lost("the network")
+    (again,) = talk.come_online()
+    assert again["since"] == 6
+    talk.say("ok", id=again["id"], offset=12, epoch="e")
+    talk.say("gap", channel="lobby", reason="trimmed", **{"from": 7, "to": 11})
+    talk.message("lobby", 12)
+    assert inbox.take() == Gap("lobby", "trimmed", 10, 11), "of the last three there were none: that is no gap"
+    message = inbox.take()
+    assert isinstance(message, Message)
+    assert message.offset == 12
+
+
 def test_a_word_of_a_state_that_is_newer_than_the_messages_behind_it_stays() -> None:
     talk = Talk()
     talk.subscribe("lobby", Start(since=3), head=4)

@@ -47,7 +47,7 @@ class Inbox:
         """Messages were let go of, so that none fits behind the cursor until they are asked for again."""
         self._start = start
         self._on_flow = on_flow
-        self._anchored = start.last is None  # whether the next offset must be the cursor's next
+        self._excused = 0  # the offset up to which what is not there is no gap: of the last few, fewer may be kept
         self._items: deque[tuple[Message | Gap, str]] = deque()  # with the epoch of the log that each is of
         self._bytes = 0
 
@@ -72,16 +72,18 @@ class Inbox:
         self.overflowed = False
         origin, is_exact = (since, ok.epoch), True
         if since is None:
+            self._excused = ok.offset
             self.cursor = ok.offset if last is None else max(0, ok.offset - last)
-            is_exact = self._anchored = self.cursor == ok.offset
+            is_exact = self.cursor == ok.offset
             origin = (self.cursor if is_exact else None, ok.epoch)
         elif (epoch is not None and epoch != ok.epoch) or since > ok.offset:
             if since:  # of nothing, nothing is lost
                 self._put(Gap(self.channel, "epoch"))
                 origin = (since, epoch or "")
-            self.cursor, self._anchored = 0, True
+            self.cursor = self._excused = 0
         else:
             self.cursor = since
+            self._excused = max(self._excused, since)
         if is_new:
             self.origin = origin
         self.on_item()
@@ -97,13 +99,13 @@ class Inbox:
             return
         if offset <= self.cursor or self.overflowed:
             return
-        if self._anchored and offset != self.cursor + 1:
+        if offset > self._excused + 1:
             raise ProtocolError(f"{self.channel} went from offset {self.cursor} to {offset} without a word")
         if self.is_full(OVERFULL):
             self.overflowed = True
             self._on_flow()
             return
-        self.cursor, self._anchored = offset, True
+        self.cursor = self._excused = offset
         self._put(message)
 
     @property
@@ -115,10 +117,10 @@ class Inbox:
         """Messages will not come."""
         assert self.cursor is not None
         if gap.reason == "trimmed" and gap.last > self.cursor and not self.overflowed:
-            # With `last` it begins with what there is: what is gone before that is no gap.
-            if self._anchored:
-                self._put(Gap(self.channel, gap.reason, max(gap.first, self.cursor + 1), gap.last))
-            self.cursor, self._anchored = gap.last, True
+            first = max(gap.first, self._excused + 1)
+            if first <= gap.last:
+                self._put(Gap(self.channel, gap.reason, first, gap.last))
+            self.cursor = self._excused = gap.last
 
     def _put(self, item: Message | Gap) -> None:
         was_full = self.is_full()
