@@ -18,9 +18,9 @@ LIMITS = {"message_bytes_max": 1000, "unanswered_max": 4}
 class Talk:
     """A machine and its server, of which this is the voice."""
 
-    def __init__(self, *, online: bool = True, seed: int = 1) -> None:
+    def __init__(self, *, online: bool = True, seed: int = 1, producer: str | None = "p" * 16) -> None:
         self.now = 100.0
-        self.machine = Machine(producer="p" * 16, name="me", timer=lambda: self.now, random=Random(seed), queue_max=10)
+        self.machine = Machine(producer=producer, name="me", timer=lambda: self.now, random=Random(seed), queue_max=10)
         if online:
             self.come_online()
 
@@ -34,7 +34,7 @@ class Talk:
         self.machine.connecting("here")
         self.machine.connected()
         (hello,) = self.heard()
-        assert (hello["op"], hello["producer"], hello["name"]) == ("hello", "p" * 16, "me")
+        assert (hello["op"], hello["producer"], hello["name"]) == ("hello", self.machine.producer, "me")
         self.say("ok", id=hello["id"], seq=seq, epoch=epoch, server="fake", session="s", limits=limits)
 
     def heard(self) -> list[Json]:

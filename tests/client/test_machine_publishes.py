@@ -203,6 +203,18 @@ def test_a_producer_that_somebody_else_uses_closes_the_client() -> None:
     assert isinstance(talk.machine.error, Fenced), "this client never gave seq 5"
 
 
+def test_who_is_fenced_by_an_own_hello_that_came_late_connects_again_and_goes_on() -> None:
+    talk = Talk(producer=None)
+    publish = talk.machine.publish("lobby", 1)
+    talk.heard()
+    talk.refuse(1, "fenced", retry=False)
+    assert talk.machine.hang_up is not None
+    talk.machine.lost(talk.machine.hang_up)
+    assert [(request["seq"], request["data"]) for request in talk.come_online()] == [(1, 1)]
+    talk.say("ok", id=1, offset=7)
+    assert (publish.offset, publish.error) == (7, None)
+
+
 def test_a_producer_of_an_earlier_run_goes_on_behind_its_last_seq() -> None:
     talk = Talk(online=False)
     talk.machine.publish("lobby", 1)

@@ -10,7 +10,7 @@ from trisync.client.documents import Document, Roster
 from trisync.client.driver import Driver
 from trisync.client.errors import Gap, Unsettled
 from trisync.client.feeds import Start
-from trisync.client.machine import Machine, make_producer
+from trisync.client.machine import Machine
 from trisync.client.options import Options
 from trisync.client.pages import read_members, read_words
 from trisync.client.receipts import Receipt, answer_to, ask, until_settled
@@ -83,7 +83,7 @@ class Client:
         self._wait_s = options.wait_s
         self._close_s = options.close_s
         self._machine = Machine(
-            producer=options.producer or make_producer(),
+            producer=options.producer,
             name=options.name,
             timer=anyio.current_time,
             random=random.Random(),

@@ -57,14 +57,15 @@ def make_producer() -> str:
 class Machine:
     """The conversation. Nothing here waits, blocks, or raises for what a server does.
 
-    `timer` gives seconds that only grow; `on_change` is called when take_output(), deadline() or may_read() may have
-    changed other than by the driver's own calls, and with each status.
+    A `producer` that is not given is made up, so that nobody else has it. `timer` gives seconds that only grow;
+    `on_change` is called when take_output(), deadline() or may_read() may have changed other than by the driver's own
+    calls, and with each status.
     """
 
     def __init__(
         self,
         *,
-        producer: str,
+        producer: str | None = None,
         name: str | None = None,
         timer: Callable[[], float],
         random: Random,
@@ -72,7 +73,8 @@ class Machine:
         queue_bytes_max: int = 16 << 20,
     ) -> None:
         self.name = name
-        self.producer = producer
+        self.producer = producer or make_producer()
+        self._is_producer_ours = producer is None
         self.publishes = Publishes(queue_max, queue_bytes_max, timer, random)
         self.status = Status(State.CONNECTING, "not connected yet")
         self.error: ClientError | None = None
@@ -321,7 +323,9 @@ class Machine:
 
     def _take_refusal(self, said: Refusal, payload: bytes) -> None:
         error = refusal(said.code, said.message, said.retry, details_of(payload))
-        if said.code == "fenced":
+        if said.code == "fenced" and self._is_producer_ours:
+            self.hang_up = "a hello of this client's that came late, from a connection that it had given up, took over"
+        elif said.code == "fenced":
             self.close("another client uses this producer", error)
         elif said.id is None:
             self.complaint = f"{said.message} ({said.code})"
@@ -365,6 +369,7 @@ class Machine:
         else:
             logger.warning("the server does not know how far this client had got: it goes on as another producer")
             self.producer = make_producer()
+            self._is_producer_ours = True
             self.publishes.begin_anew()
             self._greet()
 
