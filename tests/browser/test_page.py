@@ -1,6 +1,5 @@
 """The web page in a real browser, beside a netcat, over restarts of the server."""
 
-import json
 import re
 import socket
 from pathlib import Path
@@ -440,43 +439,48 @@ def test_of_a_crowd_only_those_are_put_in_order_who_are_shown(browser: Browser, 
         page.context.close()
 
 
-PRODUCER = """() => new Promise((resolve) => {
-    const opening = indexedDB.open(`trisync ws://${location.host}/`);
-    opening.onsuccess = () => {
-        const keys = opening.result.transaction("queue").objectStore("queue").getAllKeys();
-        keys.onsuccess = () => resolve(keys.result[0][0]);
-    };
-})"""
+CLOSED = """
+import trisync
+
+server = trisync.Server()
 
 
-def test_what_is_written_after_the_end_stays_where_it_was_written(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server:
+@server.on_connect
+async def refuse(client):
+    raise trisync.Refuse("the house is closed")
+"""
+
+
+def test_what_is_written_after_the_end_stays_where_it_was_written(
+    browser: Browser, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "closed.py").write_text(CLOSED)
+    monkeypatch.chdir(tmp_path)
+    data = tmp_path / "data"
+    with server_process(data) as server:
         page = open_page(browser.new_context(viewport={"width": 1200, "height": 800}), server.web_port, "ada")
         page.fill("#add-text", "tea")
         page.press("#add-text", "Enter")
         await_head(page, 1)
-        hello = json.dumps({"op": "hello", "id": 1, "producer": page.evaluate(PRODUCER)}).encode()
-        with socket.create_connection(("127.0.0.1", server.tcp_port), timeout=PATIENCE_S) as another:
-            another.sendall(hello + b"\n")
-            assert b'"ok"' in another.recv(4096)
-            say(page, "too late")
-            await_state(page, "closed")
-        expect(page.locator("#banner")).to_contain_text("another client uses this producer")
+    with server_process(data, "--app", "closed:server", web_port=server.web_port):
+        await_state(page, "closed")
+        expect(page.locator("#banner")).to_contain_text("the house is closed")
         expect(page.locator("#banner")).not_to_contain_text("You can go on writing")
         say(page, "written with care")
         expect(page.locator("#composer")).to_have_value("written with care")
-        expect(page.locator("#note")).to_contain_text("Not sent: another client uses this producer")
+        expect(page.locator("#note")).to_contain_text("Not sent: the house is closed")
         page.fill("#add-text", "bread")
         page.press("#add-text", "Enter")
         expect(page.locator("#add-text")).to_have_value("bread")
-        expect(page.locator("#board-note")).to_contain_text("Not saved: another client uses this producer")
+        expect(page.locator("#board-note")).to_contain_text("Not saved: the house is closed")
         page.locator("#entries .done").click()
         expect(page.locator("#entries .done")).not_to_be_checked()
         page.fill("#entries .value", "green tea")
         page.press("#entries .value", "Enter")
         expect(page.locator("#entries .value")).to_have_value("green tea")
+    with server_process(data, web_port=server.web_port):
         page.get_by_role("button", name="Reload the page").click()
-        await_head(page, 2)
+        await_head(page, 1)
         page.context.close()
 
 

@@ -558,7 +558,7 @@ export class Client extends Emitter {
     // The server would close; a seq alone it refuses, which settles it.
     this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
       if (error?.code === "disconnected") return; // sent again
-      if (error?.code === "fenced") return this.close("another client uses this producer");
+      if (error?.code === "fenced") return this.#lose(error.message); // by a late hello of ours
       if (!error?.retry) this.#settle(queue, item, error && (fault ?? error), ok);
       else if (round === this.#round) this.#resendLater(error);
     });

@@ -204,13 +204,17 @@ test("after a goodbye nothing more is sent until the next greeting", async (t) =
   assert.deepEqual(seqs(await reconnect(client)), [1]);
 });
 
-test("who is fenced stops", async (t) => {
+test("who is fenced by an own hello that came late connects again and goes on", async (t) => {
   const { client, socket } = await anOnlineClient(t);
-  const verdict = outcome(client.publish("lobby", "a"));
+  const verdict = client.publish("lobby", "a");
   await settle();
   socket.refuse("publish", "fenced");
-  assert.equal(client.state, "closed");
-  assert.equal((await verdict).code, "closed");
+  assert.equal(client.state, "offline");
+  await pass(client.retryMs);
+  const again = await greet();
+  assert.deepEqual(seqs(again), [1]);
+  again.answer("publish", { offset: 7 });
+  assert.equal((await verdict).offset, 7);
 });
 
 test("what the server could not read or would close on is refused here", async (t) => {
