@@ -204,6 +204,20 @@ async def test_a_channel_that_cannot_be_read_holds_up_no_other(autojump_clock: M
         assert tries == 10
 
 
+async def test_a_channel_that_cannot_be_read_keeps_nobody_who_is_about_to_go(autojump_clock: MockClock) -> None:
+    async with a_world(cache_bytes_max=1) as world:
+        await publish(world, 1)
+
+        async def fail(channel: str, after: int, count_max: int, bytes_max: int) -> Page:
+            raise LogUnavailable("disk I/O error")
+
+        world.log.read = fail  # type: ignore[method-assign]
+        _, subscriptions = await world.subscriber(since=0)
+        for _ in "at first", "while it waits to be read again":
+            with trio.fail_after(2 * LOG_RETRY_S):
+                await subscriptions.level()
+
+
 @pytest.mark.parametrize("is_slow", [False, True])
 async def test_who_subscribes_again_and_again_to_what_cannot_be_read_takes_no_more_memory(is_slow: bool) -> None:
     def in_memory() -> int:

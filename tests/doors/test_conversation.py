@@ -1,11 +1,12 @@
 """The operations of the wire, over real connections, in every machine dialect."""
 
+import re
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 
 import pytest
 
-from tests.harness import Peer, Running, running_server
+from tests.harness import Peer, Running, read_to_end, running_server
 
 DIALECTS = ["lines", "frames", "websocket"]
 
@@ -70,3 +71,25 @@ async def test_without_an_id_only_errors_are_answered(tmp_path: Path, dialect: s
         error = await peer.receive()
         assert (error["op"], error["code"], "id" in error) == ("error", "bad_request", False)
         assert await peer.request("ping") == {"op": "pong", "id": 1}
+
+
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b'{"op":"subscribe","channel":"lobby","since":0}\n',
+        b'\0\0\0\x33{"op":"subscribe","channel":"lobby","last":100}',
+        b'{"op":"subscribe","channel":"lobby","state":true}\n',
+        b"/join lobby 100\n",
+    ],
+    ids=["lines", "frames", "a state", "the console"],
+)
+async def test_who_ends_with_a_subscription_gets_what_was_there_for_it(tmp_path: Path, asked: bytes) -> None:
+    texts = [b"text %d" % number for number in range(10, 60)]
+    async with running_server(tmp_path) as running, running.lines() as alice:
+        for text in texts:
+            await alice.request("publish", channel="lobby", key=text.decode()[-2:], data=text.decode())
+        stream = await running.tcp()
+        async with stream:
+            await stream.send_all(asked)
+            await stream.send_eof()  # as `nc -N` does
+            assert re.findall(rb"text \d+", await read_to_end(stream)) == texts

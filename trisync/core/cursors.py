@@ -23,7 +23,7 @@ class Subscriptions:
     """The subscriptions of one connection. close() must be called at its end."""
 
     __slots__ = (
-        *("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet", "_pause"),
+        *("_behind", "_broker", "_by_channel", "_catching_up", "_count_max", "_outlet", "_pause", "_resting"),
         *("member", "name"),
     )
 
@@ -38,6 +38,7 @@ class Subscriptions:
         self._behind: dict[Subscription, None] = {}
         self._catching_up = False
         self._pause: trio.CancelScope | None = None  # while no channel can be read; one more that is behind ends it
+        self._resting: trio.Event | None = None  # once somebody waits for that
 
     async def subscribe(self, request: Subscribe) -> None:
         """Begin a subscription, or move the cursor of one there is; writes the `ok`, and a `gap` if need be.
@@ -109,6 +110,13 @@ class Subscriptions:
                 subscription.channel.leave_live(subscription)
                 self._go_on(subscription)
 
+    async def level(self) -> None:
+        """Wait until no subscription is behind any more, or none of those that are can be read."""
+        if self._behind:
+            if self._resting is None:
+                self._resting = trio.Event()
+            await self._resting.wait()
+
     def close(self, *, may_return: bool) -> None:
         """End all subscriptions; `may_return` where the member is one that another connection may be again."""
         for name, subscription in self._by_channel.items():
@@ -156,10 +164,17 @@ class Subscriptions:
                     except LogUnavailable:
                         failed.add(subscription)
                         if self._behind.keys() <= failed:
+                            self._rest()
                             with trio.CancelScope() as self._pause:
                                 await trio.sleep(LOG_RETRY_S)
         finally:
             self._catching_up = False
+            self._rest()
+
+    def _rest(self) -> None:
+        if self._resting is not None:
+            self._resting.set()
+            self._resting = None
 
     async def _advance(self, subscription: Subscription) -> None:
         """Write the next page of one subscription; make it live where it is level then."""

@@ -122,7 +122,7 @@ class _Conversation:
         splitter, left = self._splitter, self._left
         assert splitter is not None
         if self._hung_up:
-            await self._say_if_cut_off(splitter)
+            await self._see_off(splitter)
             return False
         self._left = []
         await self._session.receive(left)
@@ -202,11 +202,12 @@ class _Conversation:
                 following.append(splitter.take_rest())
                 return LineSplitter(self._bytes_max), b"\n".join(following)
             chunk = await self._receive_text()
-        await self._say_if_cut_off(splitter)
+        await self._see_off(splitter)
         return None, b""
 
-    async def _say_if_cut_off(self, splitter: Splitter) -> None:
-        """Tell a client that has sent its last, and reads on, that a part of it was not a message."""
+    async def _see_off(self, splitter: Splitter) -> None:
+        """Give a client that has sent its last, and reads on, what it asked for; say if a part was not a message."""
+        await self._session.level()
         if splitter.held_bytes and not splitter.failed:
             await self._connection.answered()  # else it looks like the answer to what came before
             hint = ": a line ends with LF" if isinstance(splitter, LineSplitter) else ""

@@ -170,6 +170,11 @@ class Session:
         if self._subscriptions is not None:
             self._subscriptions.reframe()
 
+    async def level(self) -> None:
+        """Wait until the client's subscriptions have brought it what there was, as far as that can be read now."""
+        if self._subscriptions is not None:
+            await self._subscriptions.level()
+
     def goodbye(self, reconnect_ms: int) -> None:
         """The server stops: end, and tell the client when to come back."""
         self._connection.last_word = encode_goodbye(reconnect_ms)
