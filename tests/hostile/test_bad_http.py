@@ -219,9 +219,10 @@ async def test_empty_lines_before_a_request_are_ignored_however_they_are_cut(bla
             assert said.count(b"HTTP/1.1 200 ") == said.count(b"HTTP/1.1 ") == 2
 
 
-async def test_http_1_0_with_a_host_is_served_a_request_a_connection(undisturbed: Undisturbed) -> None:
+@pytest.mark.parametrize("host", [b"Host: localhost\r\n", b""], ids=["a host", "none, as HAProxy's checks"])
+async def test_http_1_0_is_served_a_request_a_connection(undisturbed: Undisturbed, host: bytes) -> None:
     async with undisturbed(log_lines=0) as arena, arena.web() as peer:
-        await peer.send_raw(b"GET /health HTTP/1.0\r\nHost: localhost\r\n\r\n")
+        await peer.send_raw(b"GET /health HTTP/1.0\r\n" + host + b"\r\n")
         assert (await peer.get_response()).status == 200
         assert await peer.receive_rest() == b""
 

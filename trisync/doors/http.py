@@ -91,7 +91,8 @@ class HttpDoor:
     def judge(self, method: bytes, version: bytes, headers: Headers) -> HttpRefusal | None:
         """What a request deserves, if not to be served."""
         upgrade = wants_upgrade(headers)
-        host = host_name(header(headers, b"host") or b"")
+        # HTTP/1.0 has no Host, and no browser speaks it.
+        host = host_name(header(headers, b"host") or (b"localhost" if version == b"1.0" else b""))
         return (
             refuse_version(version)
             or refuse_two_lengths(headers)
