@@ -1,14 +1,15 @@
 """Server-sent events over real sockets: beginning, coming back, and ending."""
 
 import random
+import re
 from pathlib import Path
 
 import pytest
 import trio
 from trio.testing import wait_all_tasks_blocked
 
-from tests.harness import PATIENCE_S, running_server
-from tests.web_calls import Events, error_in, open_caller, open_events
+from tests.harness import PATIENCE_S, read_to_end, running_server
+from tests.web_calls import Events, error_in, head_of, open_caller, open_events
 from trisync.storage.log import LogUnavailable
 from trisync.wire.event_stream import epoch_mark, join_events
 from trisync.wire.framing import events
@@ -280,6 +281,18 @@ async def test_comments_show_that_a_connection_is_alive(tmp_path: Path) -> None:
             await events.stream.send_all(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
             await peer.request("publish", channel="lobby", data="x")
             assert [message["data"] for message in await events.messages(1)] == ["x"]
+
+
+async def test_who_ends_with_a_request_for_events_gets_those_that_were_there(tmp_path: Path) -> None:
+    async with running_server(tmp_path) as running, running.lines() as peer:
+        for number in range(50):
+            await peer.request("publish", channel="lobby", data=number)
+        stream = await running.web()
+        async with stream:
+            await stream.send_all(head_of("GET", f"{EVENTS}?since=0", {}))
+            await stream.send_eof()  # as `nc -N` does
+            ids = re.findall(rb"^id: (\d+)$", await read_to_end(stream), re.MULTILINE)
+        assert [int(id) for id in ids] == list(range(1, 51))
 
 
 async def test_a_server_that_stops_says_when_to_come_back_and_ends_the_events(tmp_path: Path) -> None:

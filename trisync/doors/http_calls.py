@@ -153,6 +153,7 @@ class HttpCalls:
         while True:
             with trio.move_on_after(self._settings.heartbeat_s):
                 if not await connection.receive():
+                    await session.level()
                     return
                 continue
             if not connection.outbox.backlog:
