@@ -67,6 +67,12 @@ def test_for_people_an_empty_line_means_something() -> None:
     assert outcome == Outcome([b"", b"a", b""], None, False)
 
 
+def test_for_people_cr_and_nul_end_a_line_too_as_some_telnets_have_it() -> None:
+    outcome = split(lambda: LineSplitter(LIMIT, keep_empty=True), b"a\r\0\r\0\0b\rc\0\r\n")
+    assert outcome == Outcome([b"a", b"", b"\0b\rc\0"], None, False)
+    assert lines(b"a\r\0b\n") == Outcome([b"a\r\0b"], None, False)
+
+
 def test_only_one_cr_before_the_lf_belongs_to_the_line_end() -> None:
     assert lines(b"a\r\r\nb\rc\n") == Outcome([b"a\r", b"b\rc"], None, False)
 

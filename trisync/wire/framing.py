@@ -89,6 +89,8 @@ class LineSplitter:
     def feed(self, chunk: bytes) -> list[bytes]:
         if self.failed:
             return []
+        if self._keep_empty and b"\0" in chunk:
+            chunk = self._with_typed_ends(chunk)
         lines = chunk.split(b"\n")
         rest = lines.pop()
         bytes_most = len(self._rest) + len(chunk)  # that a line can have
@@ -102,6 +104,12 @@ class LineSplitter:
         if b"" in lines and not self._keep_empty:
             lines = [line for line in lines if line]
         return lines if bytes_most <= self._limit else self._refuse_too_large(lines)
+
+    def _with_typed_ends(self, chunk: bytes) -> bytes:
+        """`chunk` with CR LF for CR NUL: the same key, as some telnets send it (RFC 1123, section 3.3.1)."""
+        if self._rest.endswith(b"\r") and chunk.startswith(b"\0"):
+            chunk = b"\n" + chunk[1:]
+        return chunk.replace(b"\r\0", b"\r\n")
 
     def _refuse_too_large(self, lines: list[bytes]) -> list[bytes]:
         """The lines before the first that is over the limit; from there on nothing is read."""

@@ -52,7 +52,7 @@ class TelnetFilter:
 
 
 def edited(line: bytes) -> bytes:
-    """A typed line as its writer meant it: backspaces applied, NULs (RFC 854's bare CR) left out."""
+    """A typed line as its writer meant it: backspaces applied, NULs (RFC 854's padding) left out."""
     line = line.replace(b"\0", b"")
     if not any(code in line for code in _BACKSPACES):
         return line
