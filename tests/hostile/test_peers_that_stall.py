@@ -63,6 +63,22 @@ async def test_a_subscriber_that_pauses_for_longer_than_dead_peers_are_given_is_
             assert (await slow.receive())["offset"] == offset
 
 
+async def test_who_has_sent_its_last_may_read_slowly_too(undisturbed: Undisturbed) -> None:
+    async with undisturbed(log_lines=1, drain_s=0.1, half_message_s=1.0) as arena, arena.speaking("lines") as publisher:
+        await publish(publisher, "x" * 10 * KIB, 50)
+        async with arena.speaking("lines") as slow:
+            await slow.request("ping")
+            connection = await arena.squeeze(slow)
+            await slow.send("subscribe", channel="attacked", since=0)
+            await slow.stream.send_eof()
+            async with arena.tcp() as clock:
+                await clock.send_raw(b"{")
+                assert (await clock.receive_error())["code"] == "bad_request"  # so `half_message_s` have passed
+            assert connection.ending is None
+            arena.release(connection)
+            assert [(await slow.receive())["offset"] for _ in range(50)] == list(range(1, 51))
+
+
 async def test_a_websocket_subscriber_that_pauses_is_not_taken_for_dead_though_all_of_it_is_in_the_kernel(
     undisturbed: Undisturbed,
 ) -> None:

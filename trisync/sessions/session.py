@@ -171,9 +171,13 @@ class Session:
             self._subscriptions.reframe()
 
     async def level(self) -> None:
-        """Wait until the client's subscriptions have brought it what there was, as far as that can be read now."""
+        """Wait until the client's subscriptions have brought it what there was, as far as that can be read now.
+
+        And until it has taken that and its answers, which may be as long as it is slow.
+        """
         if self._subscriptions is not None:
             await self._subscriptions.level()
+        await self._connection.outbox.flush()
 
     def goodbye(self, reconnect_ms: int) -> None:
         """The server stops: end, and tell the client when to come back."""
