@@ -72,8 +72,7 @@ class Server(Embedding):
         super().__init__()
         self.settings = Settings() if settings is None else settings
         """What serve() begins with; to be replaced before that at the latest."""
-        self._random = random.Random(seed)
-        self._tokens = secrets.token_hex if seed is None else seeded_tokens(self._random)
+        self._tokens = secrets.token_hex if seed is None else seeded_tokens(random.Random(seed))
         self._drain_asked = trio.Event()
         self._has_served = False
         self.address: Address | None = None
@@ -163,7 +162,7 @@ class Server(Embedding):
         settings = self.settings
         with trio.move_on_after(settings.drain_s) as patience:
             await broker.settled()
-            await registry.part(lambda session: session.goodbye(self._random.randrange(settings.reconnect_spread_ms)))
+            await registry.part()
             while registry.sessions():
                 await registry.left()
         if patience.cancelled_caught:

@@ -310,14 +310,15 @@ async def test_a_server_that_stops_says_when_to_come_back_and_ends_the_events(tm
 
 
 async def test_who_comes_back_while_the_server_is_still_stopping_is_told_to_come_again(tmp_path: Path) -> None:
-    async with running_server(tmp_path, linger_s=60.0, drain_s=60.0) as running, running.lines() as peer:
+    settings = {"linger_s": 60.0, "drain_s": 60.0, "reconnect_spread_ms": 1}
+    async with running_server(tmp_path, **settings) as running, running.lines() as peer:
         await peer.request("ping")  # a client who has yet to hang up, and so keeps the server from ending
         running.server.drain()
         assert (await peer.receive())["op"] == "goodbye"
         events = await open_events(running, EVENTS, last_event_id="3")
         async with events.stream:
             assert (await events.next()).kind == "goodbye"
-            assert (events.retry_ms, events.last_id) == (2000, "")
+            assert (events.retry_ms, events.last_id) == (0, "")
             await events.end()
 
 

@@ -179,7 +179,7 @@ async def test_a_body_is_not_waited_for_when_the_server_stops(undisturbed: Undis
             assert (await peer.get_response()).status == 100
             session = arena.registry._sessions[await arena.connection_of(peer)]
             assert session is not None
-            session.goodbye(5)  # as at a stop, which the bystanders need not see
+            session.goodbye()  # as at a stop, which the bystanders need not see
             response = await peer.get_response()
             assert (response.status, error_in(response)["code"]) == (503, "draining")
 

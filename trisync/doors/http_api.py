@@ -92,13 +92,13 @@ class HttpSession(Session):
         """Whether a call is under way, which is still to be answered when the server stops."""
         self.body: trio.CancelScope | None = None
         """Around the waiting for a body, which is not waited for when the server stops."""
-        self.leaving: int | None = None
-        """The milliseconds that goodbye() was given, once it was."""
+        self.leaving = False
+        """Whether goodbye() was called."""
 
-    def goodbye(self, reconnect_ms: int) -> None:
-        self.leaving = reconnect_ms
+    def goodbye(self) -> None:
+        self.leaving = True
         if not self.calling:
-            super().goodbye(reconnect_ms)
+            super().goodbye()
         elif self.body is not None:
             self.body.cancel()
 

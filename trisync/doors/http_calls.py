@@ -18,7 +18,6 @@ from trisync.wire.event_stream import COMMENT, join_events
 from trisync.wire.http_answers import (
     CLOSE,
     EVENT_STREAM,
-    RETRY_AFTER_S,
     Answer,
     HttpError,
     common_headers,
@@ -30,7 +29,6 @@ from trisync.wire.http_answers import (
 )
 from trisync.wire.http_routes import Call, Resource, allowed_methods, find_resource, is_for_events, read_call
 from trisync.wire.http_rules import Headers, HttpRefusal, header
-from trisync.wire.replies import encode_goodbye
 
 _REFUSED_CODES = {403: "forbidden", 503: "draining"}
 """What a refusal from before the interface is in the wire's words; the others are bad requests."""
@@ -94,14 +92,14 @@ class HttpCalls:
         self.session.calling = False
         if answer is None:
             return False
-        closes = closes or self.session.leaving is not None
+        closes = closes or self.session.leaving
         self._connection.outbox.write(self._render(answer, closes=closes))
         self._take_note(answer, closes=closes)
         return not closes
 
     def _take_note(self, answer: Answer, *, closes: bool) -> None:
         """Log a refusal, and have the program's hooks told why the connection ends, if it does for that."""
-        error, stopping = answer.error, self.session.leaving is not None
+        error, stopping = answer.error, self.session.leaving
         if error is not None and error.code not in _ORDINARY:
             told = f"{error.code}: {error.message}"
             stopping = stopping or error.code == "draining"
@@ -138,7 +136,7 @@ class HttpCalls:
         error = WireError(_REFUSED_CODES.get(refusal.status, "bad_request"), refusal.reason, closes=True)
         if error.code == "draining" and request.method == b"GET" and is_for_events(request.target):
             # An EventSource gives up for good at any other status: so it hears when to come back.
-            goodbye = join_events([encode_goodbye(1000 * RETRY_AFTER_S)])
+            goodbye = join_events([self.session.goodbye_message()])
             return Answer(200, goodbye, content_type=EVENT_STREAM, error=error)
         return refused(error, refusal.status, refusal.headers)
 
@@ -148,8 +146,8 @@ class HttpCalls:
         await session.follow(call, headers, self._stream_head())
         connection.render = None
         session.calling = False
-        if session.leaving is not None:
-            session.goodbye(session.leaving)
+        if session.leaving:
+            session.goodbye()
         while True:
             with trio.move_on_after(self._settings.heartbeat_s):
                 if not await connection.receive():

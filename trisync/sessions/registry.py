@@ -37,7 +37,7 @@ class Registry:
         self._max = connections_max
         self._sessions: dict[Connection, Session | None] = {}
         self._full = False
-        self._goodbye: Callable[[Session], None] | None = None
+        self._parting = False
         self._somebody_left = trio.Event()
 
     def __len__(self) -> int:
@@ -69,13 +69,13 @@ class Registry:
     def speak_for(self, connection: Connection, session: Session) -> None:
         """From now on the connection has a session: its dialect is known."""
         self._sessions[connection] = session
-        if self._goodbye is not None:
-            self._goodbye(session)
+        if self._parting:
+            session.goodbye()
 
-    async def part(self, goodbye: Callable[[Session], None]) -> None:
+    async def part(self) -> None:
         """Say goodbye to each session that there is, and to each that is yet to come: accepted, and not here so far."""
-        self._goodbye = goodbye
-        await look_at_all(self.sessions(), goodbye)
+        self._parting = True
+        await look_at_all(self.sessions(), lambda session: session.goodbye())
 
     def sessions(self) -> list[Session]:
         """The sessions there are."""

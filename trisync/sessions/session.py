@@ -179,10 +179,14 @@ class Session:
             await self._subscriptions.level()
         await self._connection.outbox.flush()
 
-    def goodbye(self, reconnect_ms: int) -> None:
+    def goodbye(self) -> None:
         """The server stops: end, and tell the client when to come back."""
-        self._connection.last_word = encode_goodbye(reconnect_ms)
+        self._connection.last_word = self.goodbye_message()
         self._connection.end(DRAINING)
+
+    def goodbye_message(self) -> bytes:
+        """A `goodbye` whose pause is drawn, so that clients do not all return at once."""
+        return encode_goodbye(int(self._broker.tokens(8), 16) % self._settings.reconnect_spread_ms)
 
     async def begin(self) -> None:
         """Tell the program's hooks that a client has come, who may refuse it: raises WireError, which is to end it."""
