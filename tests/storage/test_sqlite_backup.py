@@ -228,7 +228,7 @@ async def test_a_damaged_log_is_not_copied_over_a_good_backup(tmp_path: Path) ->
     backup(tmp_path / "data", tmp_path / "backup.db")
     good = (tmp_path / "backup.db").read_bytes()
     damage(tmp_path / "data" / FILE_NAME)
-    with pytest.raises(LogRefused, match=r"damaged, and was not copied: [^*\n]+\Z"):
+    with pytest.raises(LogRefused, match=r"damaged, and was not copied: [^*\n]+; `trisync restore` .+\Z"):
         backup(tmp_path / "data", tmp_path / "backup.db", replace=True)
     assert (tmp_path / "backup.db").read_bytes() == good
     assert names(tmp_path) == ["backup.db", "data"]

@@ -25,6 +25,9 @@ from tests.torture.talking import HungUp, Talk, talking
 from trisync.storage.sqlite_log import CHECKPOINT_BYTES
 from trisync.storage.sqlite_opening import FILE_NAME
 
+WAL_INDEX_HASH_AT = 16 * 1024
+"""The second half of the WAL's index, see sqlite.org/walformat.html: a commit that finds no free slot there fails."""
+
 needs_strace = pytest.mark.skipif(bool(strace_works()), reason=strace_works())
 needs_mounts = pytest.mark.skipif(bool(mounting_works()), reason=mounting_works())
 
@@ -357,6 +360,18 @@ def test_a_damaged_page_is_said_and_takes_only_those_messages_with_it(tmp_path: 
         said = server.said().splitlines()
         assert len(said) == 1
         assert "ERROR   the log cannot be read where it may be damaged: " in said[0]
+
+
+def test_damage_that_is_met_at_a_commit_stops_the_server_which_says_what_to_do(tmp_path: Path) -> None:
+    with closing(Server(tmp_path)) as server, talking(server.doors()) as talk:
+        assert publish(talk, 1)["op"] == "ok"
+        with (tmp_path / f"{FILE_NAME}-shm").open("r+b") as index:
+            index.seek(WAL_INDEX_HASH_AT)
+            index.write(b"\xff" * WAL_INDEX_HASH_AT)
+        with pytest.raises(HungUp):
+            publish(talk, 2)
+        assert_it_stopped(server, "SQLITE_CORRUPT", "`trisync restore` puts a backup in the log's place")
+    assert stored(tmp_path) in ([1], [1, 2])
 
 
 def test_a_log_that_another_program_has_locked_is_refused_at_the_start(tmp_path: Path) -> None:

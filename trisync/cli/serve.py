@@ -109,11 +109,13 @@ def serve_command(config_file: Path | None, app: str | None, **given: Any) -> No
         problem = in_words(first_of(group))
     except* (LogGone, sqlite3.Error) as group:
         failure = first_of(group)
-        name = f" ({failure.sqlite_errorname})" if hasattr(failure, "sqlite_errorname") else ""
+        name = getattr(failure, "sqlite_errorname", "")
         problem = (
-            f"stopped at once, because the log failed: {failure}{name}. "
+            f"stopped at once, because the log failed: {failure}{name and f' ({name})'}. "
             "What was not acknowledged may be stored or not; the next start finds out."
         )
+        if name.startswith("SQLITE_CORRUPT"):
+            problem += " If it fails again, `trisync restore` puts a backup in the log's place."
     if problem:  # raised here: Python before 3.11.4 makes a group of what an except* raises
         raise click.ClickException(problem)
     sys.exit(status)

@@ -181,7 +181,10 @@ def _copy(source: Path, copy: Path, progress: Progress) -> None:
             raise LogRefused(f"{source} was not copied to {copy}: {error}") from error
         problem = str(error)
     if problem is not None:
-        raise LogRefused(f"{source} is damaged, and was not copied: {problem}")
+        raise LogRefused(
+            f"{source} is damaged, and was not copied: {problem}; "
+            "`trisync restore` puts an older backup in the log's place"
+        )
 
 
 def _copy_pages(reader: sqlite3.Connection, written: sqlite3.Connection, progress: Progress) -> None:
