@@ -279,6 +279,15 @@ def test_a_quota_that_is_used_up_refuses_publishes_and_they_return_by_themselves
     assert stored(tmp_path) == [*["x" * 500_000] * acknowledged, "again"]
 
 
+def test_a_start_under_a_quota_that_is_used_up_says_so_and_what_to_do(tmp_path: Path) -> None:
+    make_log(tmp_path, "first")
+    with closing(Server(tmp_path, under=["prlimit", "--fsize=8192"])) as server:
+        assert server.wait() == 1
+        problem = "a quota or limit is used up; make room in it, or raise it"
+        assert server.said() == f"Error: {tmp_path / FILE_NAME} cannot be opened: {problem}"
+    assert stored(tmp_path) == ["first"]
+
+
 @needs_strace
 def test_a_start_without_room_for_what_is_beside_the_log_says_which_io_error_that_is(tmp_path: Path) -> None:
     make_log(tmp_path, "first")

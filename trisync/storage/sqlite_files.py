@@ -22,6 +22,17 @@ INDEX_BYTES = 6 * 32 * 1024
 """Of the WAL's index: each 32 KiB are for 16 MiB of the WAL, which is longer than all only beside a long backup."""
 
 
+def may_grow(path: Path) -> bool:
+    """Whether quotas and limits let the larger of a log's files grow. Tried on another file, which is gone at once."""
+    sizes = [file.stat().st_size for file in (path, Path(f"{path}-wal")) if file.exists()]
+    try:
+        with TemporaryFile(dir=path.parent) as file:
+            os.posix_fallocate(file.fileno(), max(sizes, default=0), SPARE_BYTES)
+    except OSError as error:
+        return error.errno not in (errno.EDQUOT, errno.EFBIG)
+    return True
+
+
 class LogFiles:
     """The database and its WAL, which must be there, and the WAL's index. Not for two threads at once.
 
@@ -29,8 +40,8 @@ class LogFiles:
     """
 
     def __init__(self, path: Path) -> None:
-        self._path = path.absolute()  # the program may change its folder
-        self.wal = self._path.with_name(f"{path.name}-wal")
+        self.path = path.absolute()  # the program may change its folder
+        self.wal = self.path.with_name(f"{path.name}-wal")
         self.wal_bytes = 0
         """Its size, when require() last saw it."""
         self._grown_bytes = 0  # when it was last seen to grow
@@ -46,7 +57,7 @@ class LogFiles:
         file it closes, a process loses its locks on that file (fcntl(2)); these are SQLite's, so it stays open.
         """
         try:
-            index = os.open(f"{self._path}-shm", os.O_RDWR | os.O_CLOEXEC)
+            index = os.open(f"{self.path}-shm", os.O_RDWR | os.O_CLOEXEC)
         except OSError:  # SQLite has it in memory, or nothing more can be opened
             return None
         with suppress(OSError):  # of a disk that is full already, or cannot do it
@@ -55,16 +66,6 @@ class LogFiles:
                 os.posix_fallocate(index, there, INDEX_BYTES - there)
         return index
 
-    def may_grow(self) -> bool:
-        """Whether quotas and limits let the larger of the two grow. Tried on another file, which is gone at once."""
-        end = max(file.stat().st_size for file in (self._path, self.wal))
-        try:
-            with TemporaryFile(dir=self._path.parent) as file:
-                os.posix_fallocate(file.fileno(), end, SPARE_BYTES)
-        except OSError as error:
-            return error.errno not in (errno.EDQUOT, errno.EFBIG)
-        return True
-
     def close(self) -> None:
         """Let go of the index."""
         if self._index is not None:
@@ -72,7 +73,7 @@ class LogFiles:
 
     def _look(self) -> list[tuple[int, int]]:
         try:
-            found = [os.stat(file) for file in (self._path, self.wal)]
+            found = [os.stat(file) for file in (self.path, self.wal)]
         except FileNotFoundError as error:
             raise LogGone(f"{error.filename} was removed, or moved, while it was in use") from None
         wal_bytes = found[1].st_size
@@ -88,7 +89,7 @@ class LogFiles:
         find what is in it.
         """
         if self._look() != self._ids:
-            raise LogGone(f"{self._path} was replaced while it was in use")
+            raise LogGone(f"{self.path} was replaced while it was in use")
 
     @property
     def wal_wants_space(self) -> bool:

@@ -33,7 +33,7 @@ from trisync.storage.log import (
     Submission,
 )
 from trisync.storage.sqlite_errors import unavailable
-from trisync.storage.sqlite_files import LogFiles
+from trisync.storage.sqlite_files import LogFiles, may_grow
 from trisync.storage.sqlite_opening import (
     FILE_NAME,
     WAL_BYTES_KEPT,
@@ -321,7 +321,7 @@ class SqliteLog(Log):
 
     def _without_space(self, error: sqlite3.Error) -> LogUnavailable | None:
         """The LogUnavailable for a write that a quota did not let through: to SQLite, only ENOSPC is a full disk."""
-        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_IOERR_WRITE or self._files.may_grow():
+        if getattr(error, "sqlite_errorcode", 0) != sqlite3.SQLITE_IOERR_WRITE or may_grow(self._files.path):
             return None
         return LogUnavailable("a quota or limit is used up")
 

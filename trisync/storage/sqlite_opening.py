@@ -20,6 +20,7 @@ import sqlite_utils
 
 from trisync.storage.log import LogRefused
 from trisync.storage.sqlite_errors import DAMAGE, primary_code
+from trisync.storage.sqlite_files import may_grow
 from trisync.storage.sqlite_schema import SCHEMA_VERSION, STEPS, TABLES, migrations
 from trisync.tokens import Tokens
 
@@ -157,6 +158,8 @@ def unusable(path: Path, error: sqlite3.Error) -> LogRefused:
     """What to raise for a log that SQLite refuses to work with."""
     if primary_code(error) in DAMAGE:
         return _damaged(path, str(error))
+    if primary_code(error) == sqlite3.SQLITE_IOERR and not may_grow(path):
+        return LogRefused(f"{path} cannot be opened: a quota or limit is used up; make room in it, or raise it")
     # Of I/O errors there are dozens, and a disk that is full is among them: SQLITE_IOERR_SHMSIZE.
     name = f" ({error.sqlite_errorname})" if primary_code(error) == sqlite3.SQLITE_IOERR else ""
     return LogRefused(f"{path} cannot be opened: {error}{name}")
