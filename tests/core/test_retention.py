@@ -19,7 +19,7 @@ from tests.sqlite_logs import Clock, a_log, damage, opened, put
 from tests.sqlite_logs import publish as stored
 from trisync.core import channels
 from trisync.core.broker import Broker
-from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
+from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, PASSED_OVER_SAID_MAX, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
 from trisync.storage.log import ChannelInfo, Extent, Log, LogDamaged, LogUnavailable, OldMessage, Submission
@@ -323,8 +323,9 @@ async def test_channels_that_damage_keeps_from_being_cut_hold_up_no_others(
     assert caplog.messages == ["retention passes over lobby, which is damaged: database disk image is malformed"]
 
 
-async def test_each_channel_that_damage_keeps_from_being_cut_is_named_once(
-    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("count_unsaid", [0, 5])
+async def test_channels_that_damage_keeps_from_being_cut_are_named_once_and_not_all_of_thousands(
+    autojump_clock: MockClock, caplog: pytest.LogCaptureFixture, count_unsaid: int
 ) -> None:
     async with a_kept_world("** age_s=60") as world:
 
@@ -332,11 +333,14 @@ async def test_each_channel_that_damage_keeps_from_being_cut_is_named_once(
             raise LogDamaged(f"the damage of {channel}")
 
         world.log.oldest = fail  # type: ignore[method-assign]
-        for channel in "ab":
+        names = [f"c{number:03}" for number in range(PASSED_OVER_SAID_MAX + count_unsaid)]
+        for channel in names:
             await publish(world, 1, channel)
         world.log.time_ms += 61_000
         await ticks(5)
-    assert caplog.messages == [f"retention passes over {name}, which is damaged: the damage of {name}" for name in "ab"]
+    assert sorted(caplog.messages) == [
+        f"retention passes over {name}, which is damaged: the damage of {name}" for name in names[:PASSED_OVER_SAID_MAX]
+    ]
 
 
 @pytest.mark.parametrize("are_due", [False, True])
