@@ -207,7 +207,7 @@ export class Replica extends Subscription {
   // The `ok` comes before the message, or page: else the old word would show between. Sent again, it may come late.
   _settle({ key, data: patch, merge }, offset) {
     const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
-    if (offset && this.#arriving) this.#words.set(key, { offset, data });
+    if (offset > this.offset && this.#arriving) this.#words.set(key, { offset, data });
     if (offset > this.#upTo) this.#put(key, { offset, data });
     this._refresh(key);
   }

@@ -308,6 +308,26 @@ test("a write that is stored while the state comes anew does not flicker", async
   assert.deepEqual(changes, [["a", 2, 2, false], ["b", 2, 2, false]]);
 });
 
+for (const theirs of [3, null]) {
+  test(`a write whose ok comes late takes no newer word back, as ${theirs}, while the state comes anew`, async (t) => {
+    const { client, doc, changes } = await aReplica(t, { a: { offset: 10, data: 1 } });
+    doc.set("a", 2).catch(() => {});
+    await settle();
+    const entries = theirs ? { a: { offset: 12, data: theirs } } : {};
+    const next = await comeBack(client);
+    next.answer("subscribe", { offset: 12, epoch: "one" });
+    pages(next, entries);
+    word(next, 11, "a", 2);
+    word(next, 12, "a", theirs);
+    const last = await comeBack(client);
+    last.answer("subscribe", { offset: 12, epoch: "one" });
+    changes.length = 0;
+    last.answer("publish", { offset: 11, duplicate: true });
+    pages(last, entries);
+    assert.deepEqual(changes, [["a", 2, theirs ?? undefined, false]]);
+  });
+}
+
 test("a state of many keys looks through the queue once, and not for each of them", async (t) => {
   const { client, socket } = await anOnlineClient(t);
   const doc = client.replica("doc");
