@@ -3,6 +3,7 @@
 import math
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,38 @@ from tests.harness import PATIENCE_S, Json, LinesPeer, server_process, serving, 
 from trisync import Entry, PublishRequest, Server, Settings, WireError
 from trisync.storage.log import LogUnavailable
 from trisync.storage.sqlite_log import SqliteLog
+
+# Its life
+
+
+class CancelAt(trio.abc.Instrument):
+    """Cancels a scope after so many steps of all tasks."""
+
+    def __init__(self, scope: trio.CancelScope, step: int) -> None:
+        self._scope = scope
+        self._left = step
+
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
+        self._left -= 1
+        if self._left == 0:
+            self._scope.cancel()
+
+
+async def test_a_server_that_is_cancelled_at_whatever_step_of_its_start_leaves_no_door_open(tmp_path: Path) -> None:
+    step, started = 0, False
+    while not started:
+        step += 1
+        with warnings.catch_warnings(record=True) as unclosed, trio.CancelScope() as scope:
+            warnings.simplefilter("always", ResourceWarning)
+            instrument = CancelAt(scope, step)
+            trio.lowlevel.add_instrument(instrument)
+            async with trio.open_nursery() as nursery:
+                await nursery.start(a_server(tmp_path).serve)
+                started = not scope.cancel_called
+                scope.cancel()
+        trio.lowlevel.remove_instrument(instrument)
+        assert [str(warning.message) for warning in unclosed] == []
+
 
 # What the program says and reads itself
 

@@ -107,9 +107,9 @@ class Server(Embedding):
             tcp_listeners = await open_listeners(settings.host, settings.tcp_port)
             try:
                 web_listeners = await open_listeners(settings.host, settings.web_port)
-            except OSError:
+            except BaseException:
                 for listener in tcp_listeners:
-                    await listener.aclose()
+                    listener.socket.close()
                 raise
             address = Address(settings.host, port_of(tcp_listeners), port_of(web_listeners), settings.data)
             with closing(Poller()) as poller:
@@ -127,6 +127,9 @@ class Server(Embedding):
             await self._serve_log(log, doors, task_status)
         finally:
             self._broker = self.address = None
+            with trio.CancelScope(shield=True):  # to close a listener waits for nothing
+                for listener in (*doors.tcp, *doors.web):
+                    await listener.aclose()
 
     async def _serve_log(self, log: Log, doors: Doors, task_status: trio.TaskStatus[Address]) -> None:
         settings = self.settings
@@ -197,7 +200,7 @@ async def open_listeners(host: str, port: int) -> list[trio.SocketListener]:
     if port == 0 and len(listeners) > 1:
         chosen = port_of(listeners)
         for listener in listeners:
-            await listener.aclose()
+            listener.socket.close()
         return await trio.open_tcp_listeners(chosen, host=host, backlog=BACKLOG)
     return listeners
 
