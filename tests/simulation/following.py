@@ -45,7 +45,8 @@ class Following:
         """What to subscribe with: from the cursor, if it has one, and with the whole state where it must."""
         wish = self.wish
         fields: Json = {"channel": wish.channel}
-        if wish.state and (self.stale or not self.complete or source.random() < 0.3):
+        # Without a cursor there is no epoch to give either: nothing would tell that the log is another one.
+        if wish.state and (self.stale or not self.complete or self.cursor is None or source.random() < 0.3):
             fields["state"] = True
         if self.cursor is not None and not ("state" in fields and source.random() < 0.5):
             fields |= {"since": self.cursor, "epoch": self.epoch}
