@@ -108,8 +108,10 @@ export class Subscription extends Emitter {
     if (!this.live) return;
     if (offset) {
       this.offset = this._excused = offset;
-      this.head = Math.max(this.head, offset);
-      if (key !== undefined) this._word?.(message);
+      if (offset > this.head) {
+        this.head = offset;
+        if (key !== undefined) this._word?.(message);
+      }
     }
     this._emit("message", message);
   }
@@ -140,7 +142,7 @@ export class Subscription extends Emitter {
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; null is a deletion of ours whose message is to come
   #arriving; // pages of a state that is not whole yet
-  #upTo = 0; // the offset that #words are of
+  #upTo = 0; // the offset that #words are of then
   #view = new Map();
   #ready;
   ready = new Promise((resolve, reject) => (this.#ready = { resolve, reject }));
@@ -179,8 +181,8 @@ export class Replica extends Subscription {
   _end = (error) => this.#ready.reject(error);
 
   _begin(ok) {
+    if (!this.#arriving) this.#upTo = this.head;
     this.#arriving = new Map();
-    this.#upTo = ok.offset;
     super._begin(ok);
   }
 
@@ -197,8 +199,6 @@ export class Replica extends Subscription {
   }
 
   _word({ key, offset, data }) {
-    if (offset <= this.#upTo) return;
-    this.#upTo = offset;
     this.#put(key, { offset, data });
     if (data === null && this.#words.get(key)?.offset === offset) this.#words.delete(key);
     this._refresh(key);
@@ -207,8 +207,8 @@ export class Replica extends Subscription {
   // The `ok` comes before the message, or page: else the old word would show between. Sent again, it may come late.
   _settle({ key, data: patch, merge }, offset) {
     const data = merge ? mergePatch(this.#words.get(key)?.data, patch) : patch;
-    if (offset > this.offset && this.#arriving) this.#words.set(key, { offset, data });
-    if (offset > this.#upTo) this.#put(key, { offset, data });
+    if (offset > this.#upTo && this.#arriving) this.#words.set(key, { offset, data });
+    if (offset > this.head) this.#put(key, { offset, data });
     this._refresh(key);
   }
 
