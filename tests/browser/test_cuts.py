@@ -470,6 +470,25 @@ def test_what_a_guest_wrote_is_theirs_when_another_page_sends_it(browser: Browse
         context.close()
 
 
+def test_a_guest_in_one_tab_does_not_replace_the_name_that_was_chosen_in_another(
+    browser: Browser, tmp_path: Path
+) -> None:
+    with server_process(tmp_path) as server, network() as net:
+        net.server_port = server.web_port
+        context = browser.new_context()
+        guest = context.new_page()
+        guest.goto(f"http://127.0.0.1:{net.port}/")
+        await_state(guest, "online")
+        open_page(context, net.port, "ada")
+        cut_off(guest, net)
+        say(guest, "good night")
+        expect(guest.locator("#banner")).to_contain_text("kept on this device")
+        page = context.new_page()
+        page.goto(f"http://127.0.0.1:{net.port}/")
+        expect(page.locator("#name")).to_have_value("ada")
+        context.close()
+
+
 def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head: int, trimmed: int) -> Page:
     """A page that is back from a sleep behind its first message, in which the others up to `head` came, and the first
     so many went."""

@@ -10,7 +10,8 @@
 
 import { Board } from "./board.js";
 import {
-  $, counted, focusLog, isChannelName, isComposing, isPersonName, onCommit, rememberedName, rememberName, wellFormed,
+  $, counted, focusLog, isChannelName, isComposing, isPersonName, onCommit, rememberedName, rememberGuest, rememberName,
+  wellFormed,
 } from "./dom.js";
 import { Log } from "./log.js";
 import { showPeople } from "./people.js";
@@ -131,7 +132,7 @@ function showWaiting() {
   if (waiting > 0 && client.state !== "online") {
     const where = keepsQueue ? "kept on this device, also if you close this page" : "lost if you close this page";
     text += ` ${counted(waiting, "change waits", "changes wait")} to be sent; ${where}.`;
-    rememberName(rememberedName()); // a guest's too: the next page that opens may be the one that sends it
+    rememberGuest();
   } else if (client.reason && client.state !== "closed") text += " You can go on writing.";
   if ($("banner").textContent !== text.trim()) $("banner").textContent = text.trim();
 }

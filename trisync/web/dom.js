@@ -80,6 +80,10 @@ export function rememberName(name) {
   tryStorage(() => localStorage.setItem("name", name));
 }
 
+/** For who has not chosen a name: the next page that opens may be the one that sends what waits. */
+export const rememberGuest = () =>
+  tryStorage(() => localStorage.getItem("name") ?? localStorage.setItem("name", rememberedName()));
+
 /**
  * Whether a key is an input method's own. Safari ends the composition before it tells of the key that ended it (WebKit
  * bug 165004), which is known by its code alone then.
