@@ -73,6 +73,14 @@ def test_a_page_without_an_end_is_the_end_of_its_block() -> None:
     assert problem.examples == ["c: offset 3 is not in the log, nor what is behind it"]
 
 
+def test_of_a_log_that_has_lost_its_end_it_is_said_what_is_missing_and_nothing_else() -> None:
+    desk = Desk()
+    _, second = desk.open()
+    desk.answer(second, offset=500)
+    (problem,) = desk.problems.listed()
+    assert (problem.kind, problem.count) == ("unstored", 4)
+
+
 def test_what_there_is_no_time_for_is_left_out_also_in_the_midst_of_a_block(monkeypatch: pytest.MonkeyPatch) -> None:
     desk = Desk()
     first, second = desk.open()

@@ -129,8 +129,9 @@ class LogReader(Speaker):
         before, head = self._offsets.expected, self._reading.heads[block.channel]
         for message in messages:
             self._take_message(message)
-        if self._offsets.expected > head + 1:
-            text = f"{self._channel}: offset {self._offsets.expected - 1} is in the log, which is said to end at {head}"
+        last = max((message.offset for message in messages), default=0)
+        if last > head:
+            text = f"{self._channel}: offset {last} is in the log, which is said to end at {head}"
             self.gauge.problems.add("unkept", text)
         if not more or not before < self._offsets.expected <= block.last:
             self._end(block)
