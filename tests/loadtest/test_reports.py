@@ -433,6 +433,7 @@ def test_axes_cover_their_values_with_round_ticks() -> None:
     axis = linear_axis([0, 8.6e6], count_text)
     assert [text for _, text in axis.ticks] == ["0", "2 M", "4 M", "6 M", "8 M", "10 M"]
     assert axis.place(8.6e6) <= 1
+    assert [text for _, text in linear_axis([1400], count_text).ticks] == ["0", "500", "1 k", "1.5 k"]
     sizes = linear_axis([85 * MEBIBYTE], size_text, base=1024)
     assert [text for _, text in sizes.ticks] == ["0 B", "20 MiB", "40 MiB", "60 MiB", "80 MiB", "100 MiB"]
     logarithmic = log_axis([150, 90_000], time_text)

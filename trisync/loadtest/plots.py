@@ -51,11 +51,11 @@ def linear_axis(
 
 
 def brief(text: str) -> str:
-    """A figure without zeros behind its point: 3 ms for 3.00 ms."""
+    """A figure without the last zeros behind its point: 3 ms for 3.00 ms, 1.5 k for 1.50 k."""
     return _ZEROS.sub("", text)
 
 
-_ZEROS = re.compile(r"\.0+(?= |$)")
+_ZEROS = re.compile(r"(\.0|(?<=\.\d))0*(?= |$)")
 
 
 def nice_step(wanted: float, base: float, least: float) -> float:
