@@ -51,6 +51,7 @@ export class ModelServer {
 
 class Connection {
   reads = new Set();
+  isFenced = false; // as by a late hello
   out = []; // on its way to the client
   taken = 0; // of what the client sent
 
@@ -98,7 +99,8 @@ class Connection {
     const { verdicts } = this.producer;
     const settled = verdicts.length;
     const known = verdicts[request.seq - 1];
-    if (known) reply({ ...known, ...(known.op === "ok" ? { duplicate: true } : {}) });
+    if (this.isFenced) reply({ op: "error", code: "fenced", retry: false });
+    else if (known) reply({ ...known, ...(known.op === "ok" ? { duplicate: true } : {}) });
     else if (request.seq > settled + 1) reply({ op: "error", code: "out_of_sequence", retry: true, seq: settled });
     else if (this.server.isFull) reply({ op: "error", code: "unavailable", retry: true });
     else {

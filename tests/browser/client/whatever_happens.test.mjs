@@ -1,6 +1,6 @@
-// Whatever happens, in whatever order: connections that open, break and lose what was on its way, answers and
-// messages that come late, a full disk, trimmed logs, others who write, tabs that crash; and at the end every publish
-// is stored once, in order, nothing was passed on twice or missed untold, and the replica is the server's state.
+// Whatever happens, in whatever order: connections that open, break and lose what was on its way, answers, messages and
+// hellos that come late, a full disk, trimmed logs, others who write, tabs that crash; and at the end every publish is
+// stored once, in order, nothing was passed on twice or missed untold, and the replica is the server's state.
 
 import assert from "node:assert/strict";
 import { test } from "node:test";
@@ -95,6 +95,7 @@ class World {
     if (FakeSocket.newest?.readyState === 0) actions.accept = actions.accept2 = () => this.accept();
     if (this.connection) {
       actions.cut = () => this.cut();
+      actions.fence = () => (this.connection.isFenced = true);
       for (const often of [1, 2, 3, 4]) {
         actions[`take${often}`] = () => this.connection.take();
         actions[`give${often}`] = () => this.connection.give();
