@@ -250,6 +250,7 @@ def test_who_tries_to_reconnect_by_keyboard_goes_on_with_the_same_key(browser: B
         page.keyboard.press("Enter")
         await_state(page, "online")
         expect(page.locator("#reconnect")).to_be_hidden()
+        expect(page.locator("#log")).to_be_focused()
         context.close()
 
 

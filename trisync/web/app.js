@@ -78,7 +78,9 @@ client.on("state", ({ state, retryMs }) => {
   $("state").ariaLive = client.reason ? "off" : "polite"; // the banner says once what each try would say again
   $("state").textContent = STATES[state];
   $("server").textContent = (client.server ?? "").replace(/^trisync[ /]*/i, "");
+  const hadFocus = document.activeElement === $("reconnect");
   $("reconnect").hidden = client.reason === ""; // hidden at each try, it would lose the focus
+  if (hadFocus && state === "online") focusLog();
   if (state === "closed") Object.assign($("reconnect"), { textContent: "reload", ariaLabel: "Reload the page" });
   retryAt = performance.now() + retryMs;
   showCountdown();
