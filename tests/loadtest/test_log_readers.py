@@ -75,6 +75,7 @@ def test_a_page_without_an_end_is_the_end_of_its_block() -> None:
 
 def test_of_a_log_that_has_lost_its_end_it_is_said_what_is_missing_and_nothing_else() -> None:
     desk = Desk()
+    desk.reading.trimmed = {0: 1001}
     _, second = desk.open()
     desk.answer(second, offset=500)
     (problem,) = desk.problems.listed()

@@ -126,13 +126,17 @@ class LogReader(Speaker):
                 self._take_page(block, word.messages, more=word.more)
 
     def _take_page(self, block: Block, messages: list[Word], *, more: bool) -> None:
-        before, head = self._offsets.expected, self._reading.heads[block.channel]
+        before = self._offsets.expected
         for message in messages:
             self._take_message(message)
-        last = max((message.offset for message in messages), default=0)
-        if last > head:
-            text = f"{self._channel}: offset {last} is in the log, which is said to end at {head}"
-            self.gauge.problems.add("unkept", text)
+        offsets = [message.offset for message in messages]
+        gone, head = self._reading.trimmed.get(block.channel, 0), self._reading.heads[block.channel]
+        if offsets and min(offsets) <= gone:
+            text = f"all up to offset {gone} was called trimmed, and offset {min(offsets)} is still there"
+            self.gauge.problems.add("lost", f"{self._channel}: {text}")
+        if offsets and max(offsets) > head:
+            text = f"offset {max(offsets)} is in the log, which is said to end at {head}"
+            self.gauge.problems.add("unkept", f"{self._channel}: {text}")
         if not more or not before < self._offsets.expected <= block.last:
             self._end(block)
         elif self._reading.late:
@@ -162,10 +166,6 @@ class LogReader(Speaker):
         short = block.last + 1 - self._offsets.expected
         if short > 0:
             self._report_unstored(f"offset {self._offsets.expected} is not in the log, nor what is behind it", short)
-        gone = self._reading.trimmed.get(block.channel, 0)
-        if gone >= block.first:
-            text = f"all up to offset {gone} was called trimmed, and offset {block.first} is still there"
-            self.gauge.problems.add("lost", f"{self._channel}: {text}")
         self._contents.finish(self._reading.refused)
         self._reading.ledger.add(self._contents.ledger.blocks())
         self._begin()
