@@ -112,6 +112,8 @@ export interface Item {
   readonly data: Json;
   readonly key?: string;
   readonly expect?: number;
+  /** The log that `expect` is of, if it was known: in another one it is not met. */
+  readonly epoch?: string;
   readonly merge?: boolean;
 }
 

@@ -7,7 +7,7 @@ const STORE_MS_MAX = 10_000;
 const TICK_MS = 1000;
 const STABLE_TICKS = 5; // then the next backoff begins small again
 const QUIET_TICKS = 25; // then the server is asked whether it is there
-const ANSWER_TICKS = 10; // for that, and for connecting
+const ANSWER_TICKS = 10;
 const PROBE_TICKS = 4; // when the network is back
 const DEPTH_MAX = 64;
 
@@ -138,7 +138,7 @@ export class Subscription extends Emitter {
   }
 }
 
-// A channel's state as the server confirmed it, and over it what the queue holds: a write is rolled back by leaving it.
+// A channel's state as the server confirmed it, and over it what the queue holds.
 export class Replica extends Subscription {
   #words = new Map(); // confirmed; null is a deletion of ours whose message is to come
   #arriving; // pages of a state that is not whole yet
@@ -163,7 +163,7 @@ export class Replica extends Subscription {
     await this.ready;
     let { data, offset: expect, pending } = this.entry(key) ?? { offset: 0 };
     // Refused or merged, it may be another: a conflict tells.
-    if (pending || expect > this.offset + 1) expect = 2 ** 53 - 1;
+    if (pending || expect > this.offset + 1 || this.epoch !== this._client._epoch) expect = 2 ** 53 - 1;
     for (;;) {
       try {
         return await this.set(key, change(structuredClone(data ?? undefined)), { expect });
@@ -285,7 +285,8 @@ export class Client extends Emitter {
   }
 
   async publish(channel, data = null, { key, expect, merge, ephemeral } = {}) {
-    const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, merge, data }));
+    const epoch = expect ? this._epoch : undefined;
+    const item = JSON.parse(JSON.stringify({ seq: 0, channel, key, expect, epoch, merge, data }));
     const fault = this.#fault(item);
     if (fault) throw fault;
     if (ephemeral) return this.request("publish", { ...item, seq: undefined, ephemeral });
@@ -360,7 +361,6 @@ export class Client extends Emitter {
       report(error);
       return this.close(error.message);
     }
-    // The abandoned may speak.
     const ifCurrent = (act) => (event) => this.#socket === socket && act(event);
     socket.onopen = ifCurrent(() => this.#greet());
     socket.onmessage = ifCurrent(({ data }) => this.#receive(data));
@@ -370,7 +370,7 @@ export class Client extends Emitter {
       if (code === 1009) this.close("a message was too large for the server");
       else this.#lose(this.#goodbyeMs === undefined ? "no connection to the server" : "the server stops");
     });
-    this.#change("connecting", this.reason); // who hears it may close
+    this.#change("connecting", this.reason);
   }
 
   #lose(reason) {
@@ -459,6 +459,7 @@ export class Client extends Emitter {
       const again = this.state === "online";
       this.state = "online";
       this.server = ok.server;
+      this._epoch = ok.epoch;
       for (const subscription of this.#subscriptions.values())
         if (!again || subscription._watches) this._subscribe(subscription);
       if (ok.seq + 1 < (queue.items[0]?.seq ?? queue.seq + 1)) this.#renew(queue);
@@ -555,6 +556,7 @@ export class Client extends Emitter {
   #transmit(queue, item) {
     const round = this.#round;
     const fault = this.#fault(item);
+    if (item.epoch && item.epoch !== this._epoch) item.expect = 2 ** 53 - 1; // which no key has
     // The server would close; a seq alone it refuses, which settles it.
     this.#ask({ op: "publish", ...(fault ? { seq: item.seq } : item) }, (error, ok) => {
       if (error?.code === "disconnected") return; // sent again

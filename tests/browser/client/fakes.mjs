@@ -5,7 +5,7 @@ import { mock } from "node:test";
 import { connect } from "../../../trisync/web/trisync.js";
 
 export const LIMITS = { message_bytes_max: 1 << 20, unanswered_max: 256 };
-export const EPOCH = "the-log";
+export const EPOCH = "one";
 
 /** A WebSocket whose server is the test. */
 export class FakeSocket {

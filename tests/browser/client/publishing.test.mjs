@@ -3,7 +3,7 @@
 import assert from "node:assert/strict";
 import { test } from "node:test";
 import { connect, MemoryStore } from "../../../trisync/web/trisync.js";
-import { aClient, anOnlineClient, FakeSocket, greet, LIMITS, outcome, pass, settle } from "./fakes.mjs";
+import { aClient, anOnlineClient, EPOCH, FakeSocket, greet, LIMITS, outcome, pass, settle } from "./fakes.mjs";
 
 const seqs = (socket) => socket.asked("publish").map(({ seq }) => seq);
 const published = (socket) => socket.asked("publish").map(({ seq, data }) => [seq, data]);
@@ -456,6 +456,13 @@ async function aSuccessor(t) {
   store.save = () => {};
   return { client: await aClient(t, { store }), store };
 }
+
+test("an offset of another log, which an earlier page expected, is not met", async (t) => {
+  const items = ["another", EPOCH].map((epoch, at) => ({ seq: at + 1, channel: "doc", key: "k", expect: 7, epoch, data: at }));
+  await aClient(t, { store: new SlowStore({ producer: "the-old-one-here", seq: 2, items }) });
+  const socket = await greet();
+  assert.deepEqual(socket.asked("publish").map(({ expect }) => expect), [2 ** 53 - 1, 7]);
+});
 
 test("where the server forgot the producer, another takes its place", async (t) => {
   const { client, store } = await aSuccessor(t);

@@ -199,6 +199,23 @@ test("updates of one key pile up on each other", async (t) => {
   assert.equal(doc.get("count"), 3);
 });
 
+test("an update does not take a word of another log for the one that it read", async (t) => {
+  const { client, socket, doc } = await aReplica(t, { a: { offset: 3, data: "A" }, b: { offset: 4, data: "B" } });
+  const more = (value) => value + " and more";
+  socket.end();
+  doc.update("a", more).catch(() => {});
+  await pass(client.retryMs);
+  const next = await greet({ epoch: "two" });
+  doc.update("b", more).catch(() => {}); // what it reads is still of the log before
+  await settle();
+  const asked = () => next.asked("publish").map(({ data, expect }) => [data, expect]);
+  assert.deepEqual(asked(), [["A and more", 2 ** 53 - 1], ["B and more", 2 ** 53 - 1]]);
+  next.answer("subscribe", { offset: 4, epoch: "two" });
+  next.refuse("publish", "conflict", { offset: 4, data: "theirs" });
+  await settle();
+  assert.deepEqual(asked().at(-1), ["theirs and more", 4]);
+});
+
 test("an update changes nothing but what the server has", async (t) => {
   const { socket, doc } = await aReplica(t, { card: { offset: 3, data: { x: 1 } }, title: { offset: 4, data: "old" } });
   const mine = (card) => ({ ...card, mine: 1 });
