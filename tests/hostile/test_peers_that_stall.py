@@ -63,20 +63,31 @@ async def test_a_subscriber_that_pauses_for_longer_than_dead_peers_are_given_is_
             assert (await slow.receive())["offset"] == offset
 
 
-async def test_who_has_sent_its_last_may_read_slowly_too(undisturbed: Undisturbed) -> None:
-    async with undisturbed(log_lines=1, drain_s=0.1, half_message_s=1.0) as arena, arena.speaking("lines") as publisher:
-        await publish(publisher, "x" * 10 * KIB, 50)
-        async with arena.speaking("lines") as slow:
-            await slow.request("ping")
+@pytest.mark.parametrize(
+    "asked",
+    [
+        b'{"op":"subscribe","channel":"attacked","since":0}\n',
+        b"GET /channels/attacked/messages HTTP/1.1\r\nHost: localhost\r\n\r\n",
+        b"GET /channels/attacked/messages HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+    ],
+    ids=["a subscription", "an answer over HTTP", "the last answer over HTTP"],
+)
+async def test_who_has_sent_its_last_may_read_slowly_too(undisturbed: Undisturbed, asked: bytes) -> None:
+    text = "x" * 10 * KIB
+    async with undisturbed(log_lines=1, drain_s=0.1, half_message_s=1.0) as arena:
+        async with arena.speaking("lines") as publisher:
+            await publish(publisher, text, 50)
+        async with arena.web() if asked.startswith(b"GET") else arena.tcp() as slow:
             connection = await arena.squeeze(slow)
-            await slow.send("subscribe", channel="attacked", since=0)
-            await slow.stream.send_eof()
+            await slow.send_raw(asked)
+            if b"close" not in asked:
+                await slow.stream.send_eof()
             async with arena.tcp() as clock:
                 await clock.send_raw(b"{")
                 assert (await clock.receive_error())["code"] == "bad_request"  # so `half_message_s` have passed
             assert connection.ending is None
             arena.release(connection)
-            assert [(await slow.receive())["offset"] for _ in range(50)] == list(range(1, 51))
+            assert (await slow.receive_rest()).count(text.encode()) == 50
 
 
 async def test_a_websocket_subscriber_that_pauses_is_not_taken_for_dead_though_all_of_it_is_in_the_kernel(

@@ -12,6 +12,22 @@ from trisync.wire.errors import WireError
 from trisync.wire.framing import LINES
 
 
+async def test_who_has_sent_its_last_has_no_deadline_for_its_answers(autojump_clock: MockClock) -> None:
+    ours, theirs = memory_stream_pair()
+    connection = Connection(theirs, Settings(), "somebody")
+    connection.framing = LINES
+
+    async def publish_and_hang_up() -> None:
+        connection.awaits_answer()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.serve, publish_and_hang_up)
+        await trio.sleep(2 * Settings().drain_s)
+        connection.reply(b"{}")
+        connection.was_answered()
+        assert await ours.receive_some() == b"{}\n"
+
+
 @pytest.mark.parametrize("turns", range(8))
 async def test_an_answer_that_comes_when_the_time_for_it_is_up_harms_nobody(mock_clock: MockClock, turns: int) -> None:
     settings = Settings()
@@ -20,11 +36,12 @@ async def test_an_answer_that_comes_when_the_time_for_it_is_up_harms_nobody(mock
         connection = Connection(stream, settings, "somebody")
         connection.framing = LINES
 
-        async def publish_and_hang_up(connection: Connection = connection) -> None:
+        async def publish_and_quit(connection: Connection = connection) -> None:
             connection.awaits_answer()
+            connection.end("it has quit")
 
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.serve, publish_and_hang_up)
+            nursery.start_soon(connection.serve, publish_and_quit)
             await wait_all_tasks_blocked()
             mock_clock.jump(settings.drain_s)
             for _ in range(turns):

@@ -209,7 +209,6 @@ class _Conversation:
         """Give a client that has sent its last, and reads on, what it asked for; say if a part was not a message."""
         await self._session.level()
         if splitter.held_bytes and not splitter.failed:
-            await self._connection.answered()  # else it looks like the answer to what came before
             hint = ": a line ends with LF" if isinstance(splitter, LineSplitter) else ""
             problem = f"what came last was cut short, and was not taken{hint}"
             self._connection.reply(WireError("bad_request", problem).encode())

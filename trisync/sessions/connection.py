@@ -93,6 +93,8 @@ class Connection:
                     with trio.CancelScope() as self._conversation:
                         if self.ending is None:
                             await self.guard(converse)
+                            await self.answered()
+                            await self.outbox.flush()  # as slowly as it likes (P6): deadlines are for who is ended
                     self.end(HUNG_UP)
                     with trio.move_on_after(self._settings.drain_s):
                         await self.guard(lambda: self._hang_up(farewell))

@@ -171,13 +171,10 @@ class Session:
             self._subscriptions.reframe()
 
     async def level(self) -> None:
-        """Wait until the client's subscriptions have brought it what there was, as far as that can be read now.
-
-        And until it has taken that and its answers, which may be as long as it is slow.
-        """
+        """Wait until the client has its answers, and of its subscriptions what there was, as far as can be read now."""
+        await self._connection.answered()  # of its own publishes, too, its subscriptions bring what there is
         if self._subscriptions is not None:
             await self._subscriptions.level()
-        await self._connection.outbox.flush()
 
     def goodbye(self) -> None:
         """The server stops: end, and tell the client when to come back."""
