@@ -9,7 +9,7 @@ from trisync.client.errors import Closed, Forbidden, ProtocolError, Refused
 from trisync.client.machine import BACKOFF_S_MAX
 from trisync.client.requests import Request
 from trisync.client.status import State
-from trisync.client.watchdog import ANSWER_S, QUIET_S
+from trisync.client.watchdog import ANSWER_S, ASKED_MAX, QUIET_S
 from trisync.client.wire import decode
 
 
@@ -102,6 +102,20 @@ def test_a_server_is_not_given_up_for_what_it_said_while_the_program_held_up_its
     assert (again["op"], talk.machine.hang_up) == ("ping", None), "the answer may be here, and is yet to be read"
     assert talk.machine.deadline() == talk.now + ANSWER_S
     talk.pass_time(ANSWER_S)
+    assert talk.machine.hang_up is not None
+
+
+def test_a_program_that_holds_up_its_event_loop_all_the_time_gives_up_a_dead_server_too() -> None:
+    talk = Talk()
+    for number in range(3 * ASKED_MAX):
+        talk.pass_time(QUIET_S + 60)
+        assert talk.machine.hang_up is None
+        if number % 3 == 2:
+            talk.say("message", channel="lobby", offset=1, time=1, data=0)
+    for _ in range(ASKED_MAX):
+        assert talk.machine.hang_up is None
+        talk.pass_time(QUIET_S + 60)
+    talk.pass_time(ANSWER_S + 60)
     assert talk.machine.hang_up is not None
 
 

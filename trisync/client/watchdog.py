@@ -9,6 +9,8 @@ ANSWER_S = 10.0
 """How long it has for that, for the answer to hello, and for a connection to be opened."""
 LATE_S = 1.0
 """Who looks so much later than that does not know: the program has held up its event loop, so nobody has listened."""
+ASKED_MAX = 5
+"""So often in a row it is asked at most: a program that holds up its event loop all the time is always too late."""
 
 
 class Watchdog:
@@ -18,6 +20,7 @@ class Watchdog:
         self._timer = timer
         self._heard_at = 0.0
         self._due_at = math.inf
+        self._asked = 0  # since the server said something
         self._is_reading = True
 
     @property
@@ -33,15 +36,18 @@ class Watchdog:
     @property
     def is_overdue(self) -> bool:
         """Whether it had its time for that. Where it is too late to tell, deadline() is over, and it is asked anew."""
-        return self._is_reading and 0 <= self._timer() - self._due_at < LATE_S
+        late_s = self._timer() - self._due_at
+        return self._is_reading and late_s >= 0 and (late_s < LATE_S or self._asked >= ASKED_MAX)
 
     def heard(self) -> None:
         """The server said something, or was not listened to."""
         self._heard_at = self._timer()
+        self._asked = 0
 
     def asked(self) -> None:
         """An answer is due within ANSWER_S."""
         self._due_at = self._timer() + ANSWER_S
+        self._asked += 1
 
     def moved(self) -> None:
         """The network took more of what is being sent: it is slow, and the server could not have answered yet."""
