@@ -150,6 +150,8 @@ def test_where_the_server_cannot_know_what_is_in_doubt_another_producer_publishe
     assert talk.machine.status.state is State.CONNECTING
     talk.say("ok", id=hello["id"], seq=0, epoch=epoch, server="fake", session="s", limits=LIMITS)
     assert [(request["seq"], request["data"]) for request in talk.heard()] == [(1, 2), (2, 3)]
+    talk.refuse(1, "fenced", retry=False)
+    assert talk.machine.error is None, "nobody else can have its id"
 
 
 def test_what_is_in_doubt_keeps_its_seq_in_a_restored_log_that_knows_how_far_this_client_had_got() -> None:

@@ -3,7 +3,7 @@
 import json
 import logging
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
 import pytest
@@ -12,6 +12,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.hostile.memory_doors import MemoryDoors, MemoryStream, exchange, memory_doors
 from tests.hostile.raw_peers import CONTINUATION, FIN, PING, TEXT, UPGRADE, frame
+from trisync.storage.log import Run, Submission
 
 PUBLISH = '{"op":"publish","id":1,"channel":"lobby","data":"ä€😀"}'.encode()
 WATCH = b'{"op":"subscribe","id":2,"channel":"lobby","since":0}'
@@ -204,6 +205,21 @@ async def test_who_ends_in_the_middle_of_a_message_is_told_so(cut: bytes, autoju
     assert all(b"error" not in said for said in (whole, with_lf_cr, *answers[1:]))
     if PUBLISH in cut:
         assert json.loads(answers[0])["offset"] == 1, "an answer to what came before comes later"
+
+
+async def test_who_ends_before_the_disk_is_done_gets_the_rest_in_order(autojump_clock: MockClock) -> None:
+    async with memory_doors(linger_s=0.1) as doors:
+        log = doors.broker._log
+        append = log.append
+
+        async def append_slowly(batch: Sequence[Submission]) -> list[Run]:
+            await trio.sleep(60)
+            return await append(batch)
+
+        log.append = append_slowly  # type: ignore[method-assign]
+        sent = b'{"op":"subscribe","channel":"lobby"}\n' + PUBLISH + b"\n{"
+        said = await exchange(doors.connect("tcp"), [sent])
+    assert re.findall(rb'"op":"(\w+)"', said) == [b"ok", b"message", b"error"]
 
 
 async def test_a_person_is_told_that_their_last_line_had_no_end(autojump_clock: MockClock) -> None:
