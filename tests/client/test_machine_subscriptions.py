@@ -9,7 +9,7 @@ from tests.client.machine_talk import Talk
 from trisync.client import feeds
 from trisync.client.errors import CLASSES, Forbidden, Gap, Refused, Unavailable, refusal
 from trisync.client.feeds import PresenceChange, Start
-from trisync.client.replica import Change
+from trisync.client.replica import Change, Replica
 from trisync.client.wire import Member, Message, decode, history_of
 from trisync.wire.errors import CODES
 
@@ -347,12 +347,17 @@ def test_a_state_beside_the_last_messages_is_asked_for_once_it_is_certain_where_
     assert inbox.take() is None, "the last five were asked for, and there are none: that is no gap"
 
 
-def test_a_write_is_shown_until_the_log_has_it() -> None:
-    talk = Talk()
+def an_empty_replica(talk: Talk) -> Replica:
     replica = talk.machine.replicate("doc")
     (asked,) = talk.heard()
     talk.say("ok", id=asked["id"], offset=0, epoch="e")
     talk.say("state", channel="doc", entries={}, more=False)
+    return replica
+
+
+def test_a_write_is_shown_until_the_log_has_it() -> None:
+    talk = Talk()
+    replica = an_empty_replica(talk)
     changes: list[Change] = []
     replica.on_change = changes.append
     publish = talk.machine.publish("doc", "mine", key="k")
@@ -375,10 +380,7 @@ def test_a_write_is_shown_until_the_log_has_it() -> None:
 def test_a_value_is_another_one_if_its_json_is() -> None:
     """To Python, False is 0."""
     talk = Talk()
-    replica = talk.machine.replicate("doc")
-    (asked,) = talk.heard()
-    talk.say("ok", id=asked["id"], offset=0, epoch="e")
-    talk.say("state", channel="doc", entries={}, more=False)
+    replica = an_empty_replica(talk)
     told: list[str] = []
     replica.on_change = lambda change: told.append(repr(change.value))
     values = [0, False, 0.0, [0], [False], [False, 1], {"a": 1}, {"a": True}, {"b": True}, None]
@@ -409,10 +411,7 @@ def test_a_write_that_only_a_log_from_before_has_is_shown_no_longer() -> None:
 def test_what_shows_when_a_write_is_settled_late_is_told(stored: bool) -> None:
     """Its answer was lost with a connection; by the time it comes again, the state has gone on."""
     talk = Talk()
-    replica = talk.machine.replicate("doc")
-    (asked,) = talk.heard()
-    talk.say("ok", id=asked["id"], offset=0, epoch="e")
-    talk.say("state", channel="doc", entries={}, more=False)
+    replica = an_empty_replica(talk)
     replica.write("k", "same", talk.machine.publish("doc", "same", key="k"))
     talk.heard()
     talk.machine.lost("the answer is lost")
