@@ -33,8 +33,8 @@ class _Link:
 class Network:
     """Carries connections from `port` to a server, whose port may change, until told otherwise."""
 
-    def __init__(self) -> None:
-        self.server_port = 0
+    def __init__(self, server_port: int) -> None:
+        self.server_port = server_port
         self.delay_s = 0.0
         """How long each piece takes."""
         self.has_websockets = True
@@ -123,9 +123,9 @@ class Network:
 
 
 @contextmanager
-def network() -> Iterator[Network]:
-    """A network for the length of a test."""
-    made = Network()
+def network(server_port: int = 0) -> Iterator[Network]:
+    """A network for the length of a test, to a server that may be started later, on a port to be set then."""
+    made = Network(server_port)
     try:
         yield made
     finally:

@@ -118,8 +118,7 @@ def test_two_pages_a_python_client_and_a_netcat_agree_while_the_server_is_killed
 
 
 def test_a_connection_that_died_without_a_word_is_noticed(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         context.clock.install()
         page = open_page(context, net.port, "ada")
@@ -155,8 +154,7 @@ FILL = """async ({url, count}) => {
 
 
 def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         page = open_page(browser.new_context(), net.port, "ada")
         cut_off(page, net)
         codes = page.evaluate(FILL, {"url": f"ws://127.0.0.1:{net.port}/", "count": 1001})
@@ -183,8 +181,7 @@ def test_a_tab_that_is_reloaded_with_a_full_queue_loses_nothing(browser: Browser
 
 
 def test_on_a_small_screen_the_document_too_says_that_the_page_is_offline(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         page = open_page(browser.new_context(viewport={"width": 320, "height": 568}), net.port, "ada")
         page.locator("#show-board").click()
         cut_off(page, net)
@@ -210,8 +207,7 @@ WATCH = """() => {
 
 
 def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         page = open_page(context, net.port, "ada")
         expect(page.locator("#people-title")).to_have_text("1 here")
@@ -235,8 +231,7 @@ def test_a_page_that_tries_again_and_again_says_once_that_it_is_offline(browser:
 
 
 def test_who_tries_to_reconnect_by_keyboard_goes_on_with_the_same_key(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context(viewport={"width": 320, "height": 568})
         page = open_page(context, net.port, "ada")
         page.evaluate(WATCH)
@@ -257,8 +252,7 @@ def test_who_tries_to_reconnect_by_keyboard_goes_on_with_the_same_key(browser: B
 def test_what_was_said_before_is_not_to_be_read_aloud_and_the_first_that_is_said_is(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         page = open_page(context, net.port, "ada")
         log = page.get_by_role("log")
@@ -275,8 +269,7 @@ def test_what_was_said_before_is_not_to_be_read_aloud_and_the_first_that_is_said
 def test_a_clock_that_is_set_back_does_not_make_the_next_try_look_an_hour_away(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         context.clock.install()
         page = open_page(context, net.port, "ada")
@@ -296,8 +289,7 @@ def test_a_clock_that_is_set_back_does_not_make_the_next_try_look_an_hour_away(
     "what", ["indexedDB.open = ", "IDBObjectStore.prototype.put = ", "LockManager.prototype.request = async "]
 )
 def test_where_nothing_can_be_kept_the_page_says_so(browser: Browser, tmp_path: Path, what: str) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         context.add_init_script(f"{what}() => {{ throw new DOMException('no', 'QuotaExceededError'); }};")
         page = open_page(context, net.port, "ada")
@@ -320,8 +312,7 @@ LOCKS_ARE_LATE = """
 
 
 def test_where_storage_is_late_the_page_goes_on_without_it_and_says_so(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         context.clock.install()
         context.add_init_script(LOCKS_ARE_LATE)
@@ -342,8 +333,7 @@ def test_where_storage_is_late_the_page_goes_on_without_it_and_says_so(browser: 
 def test_what_is_written_after_a_reload_is_not_taken_for_what_was_written_before(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         page = open_page(browser.new_context(), net.port, "ada")
         say(page, "one")
         await_head(page, 1)
@@ -360,8 +350,7 @@ def test_what_is_written_after_a_reload_is_not_taken_for_what_was_written_before
 
 
 def test_the_queue_of_a_tab_that_crashed_is_sent_by_the_next_one_that_opens(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         crashing, living = open_page(context, net.port, "ada"), open_page(context, net.port, "bob")
         cut_off(crashing, net)
@@ -411,8 +400,7 @@ def test_an_open_page_does_not_keep_its_queue_from_being_deleted(browser: Browse
 def test_two_tabs_are_two_producers_and_one_that_is_reloaded_is_not_there_twice(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with server_process(tmp_path, "--presence-grace-s", "3600") as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path, "--presence-grace-s", "3600") as server, network(server.web_port) as net:
         context = browser.new_context()
         tabs = [open_page(context, net.port, name) for name in ("ada", "bob")]
         for tab in tabs:
@@ -432,8 +420,7 @@ def test_two_tabs_are_two_producers_and_one_that_is_reloaded_is_not_there_twice(
 
 
 def test_who_has_two_names_in_two_tabs_keeps_both_over_a_reload(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         ada, bob = (open_page(context, net.port, name) for name in ("ada", "bob"))
         cut_off(ada, net)
@@ -452,8 +439,7 @@ def test_who_has_two_names_in_two_tabs_keeps_both_over_a_reload(browser: Browser
 
 
 def test_what_a_guest_wrote_is_theirs_when_another_page_sends_it(browser: Browser, tmp_path: Path) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         page = context.new_page()
         page.goto(f"http://127.0.0.1:{net.port}/")
@@ -474,8 +460,7 @@ def test_what_a_guest_wrote_is_theirs_when_another_page_sends_it(browser: Browse
 def test_a_guest_in_one_tab_does_not_replace_the_name_that_was_chosen_in_another(
     browser: Browser, tmp_path: Path
 ) -> None:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         context = browser.new_context()
         guest = context.new_page()
         guest.goto(f"http://127.0.0.1:{net.port}/")
@@ -493,7 +478,6 @@ def test_a_guest_in_one_tab_does_not_replace_the_name_that_was_chosen_in_another
 def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head: int, trimmed: int) -> Page:
     """A page that is back from a sleep behind its first message, in which the others up to `head` came, and the first
     so many went."""
-    net.server_port = server.web_port
     page = open_page(browser.new_context(), net.port, "ada")
     say(page, "good night")
     await_head(page, 1)
@@ -512,7 +496,7 @@ def sleep_through(browser: Browser, server: ServerProcess, net: Network, *, head
 
 def test_a_page_that_slept_longer_than_the_retention_says_what_is_gone(browser: Browser, tmp_path: Path) -> None:
     options = ("--retention", "lobby messages=5", "--retention-tick-s", "0.02")
-    with server_process(tmp_path, *options) as server, network() as net:
+    with server_process(tmp_path, *options) as server, network(server.web_port) as net:
         page = sleep_through(browser, server, net, head=21, trimmed=16)
         assert offsets(page) == [1, *range(17, 22)]
         notice = page.locator("#log .notice[data-kind=trimmed]")
@@ -523,7 +507,7 @@ def test_a_page_that_slept_longer_than_the_retention_says_what_is_gone(browser: 
 
 def test_a_page_that_slept_long_says_what_is_gone_above_all_that_it_shows(browser: Browser, tmp_path: Path) -> None:
     options = ("--retention", "lobby messages=600", "--retention-tick-s", "0.02")
-    with server_process(tmp_path, *options) as server, network() as net:
+    with server_process(tmp_path, *options) as server, network(server.web_port) as net:
         page = sleep_through(browser, server, net, head=800, trimmed=200)
         expect(page.locator("#log .row")).to_have_count(500)
         expect(page.locator("#beginning")).to_have_text("Messages 2–200 are no longer kept.")

@@ -26,8 +26,7 @@ class World(NamedTuple):
 
 @pytest.fixture
 def world(browser: Browser, tmp_path: Path) -> Iterator[World]:
-    with server_process(tmp_path) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path) as server, network(server.web_port) as net:
         contexts = [browser.new_context(viewport={"width": 1200, "height": 800}) for _ in range(2)]
         ada = open_page(contexts[0], net.port, "ada")
         bob = open_page(contexts[1], server.web_port, "bob")
@@ -302,8 +301,7 @@ def trimmed(server: ServerProcess) -> int:
 
 def test_nobody_is_said_to_have_written_what_somebody_else_wrote(browser: Browser, tmp_path: Path) -> None:
     options = ("--retention", "lobby messages=5", "--retention-tick-s", "0.02")
-    with server_process(tmp_path, *options) as server, network() as net:
-        net.server_port = server.web_port
+    with server_process(tmp_path, *options) as server, network(server.web_port) as net:
         context = browser.new_context(viewport={"width": 1200, "height": 800})
         world = World(server, net, open_page(context, net.port, "ada"), context.new_page())
         grace, eve = Netcat(server.tcp_port, "grace"), Netcat(server.tcp_port, "eve")
