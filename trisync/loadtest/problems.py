@@ -2,6 +2,8 @@
 
 from msgspec import Struct
 
+from trisync.wire.console import visible
+
 EXAMPLES_MAX = 4
 """Of a million lost messages the first few tell the story."""
 
@@ -47,7 +49,7 @@ class Problems:
         problem.count += count
         if len(problem.examples) < EXAMPLES_MAX:
             # Some of it are the server's own words, and escapes would be obeyed by the terminal that shows them.
-            problem.examples.append("".join(c if c.isprintable() or c == "\n" else ascii(c)[1:-1] for c in example))
+            problem.examples.append("\n".join(map(visible, example.split("\n"))))
 
     def merge(self, others: list[Problem]) -> None:
         """Add what somebody else has collected."""
