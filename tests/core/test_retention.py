@@ -19,9 +19,10 @@ from tests.sqlite_logs import Clock, a_log, damage, opened, put
 from tests.sqlite_logs import publish as stored
 from trisync.core import channels
 from trisync.core.broker import Broker
-from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, PASSED_OVER_SAID_MAX, ROWS_PER_STEP, Retention
+from trisync.core.retention import CHANNELS_PER_STEP, CHANNELS_PER_TICK, ROWS_PER_STEP, Retention
 from trisync.retention_rules import Rules
 from trisync.settings import Settings
+from trisync.storage.damage import SAID_MAX
 from trisync.storage.log import ChannelInfo, Extent, Log, LogDamaged, LogUnavailable, OldMessage, Submission
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.framing import FRAMES
@@ -333,13 +334,13 @@ async def test_channels_that_damage_keeps_from_being_cut_are_named_once_and_not_
             raise LogDamaged(f"the damage of {channel}")
 
         world.log.oldest = fail  # type: ignore[method-assign]
-        names = [f"c{number:03}" for number in range(PASSED_OVER_SAID_MAX + count_unsaid)]
+        names = [f"c{number:03}" for number in range(SAID_MAX + count_unsaid)]
         for channel in names:
             await publish(world, 1, channel)
         world.log.time_ms += 61_000
         await ticks(5)
     assert sorted(caplog.messages) == [
-        f"retention passes over {name}, which is damaged: the damage of {name}" for name in names[:PASSED_OVER_SAID_MAX]
+        f"retention passes over {name}, which is damaged: the damage of {name}" for name in names[:SAID_MAX]
     ]
 
 

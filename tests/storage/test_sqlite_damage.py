@@ -23,8 +23,9 @@ from tests.sqlite_logs import (
     put_seqs,
 )
 from trisync.storage import sqlite_reading
+from trisync.storage.damage import SAID_MAX
 from trisync.storage.log import ChannelInfo, Duplicate, Extent, LogDamaged, LogUnavailable, Once, Submission
-from trisync.storage.sqlite_log import DAMAGE_SAID_MAX, FORGET_EVERY_S
+from trisync.storage.sqlite_log import FORGET_EVERY_S
 from trisync.storage.sqlite_opening import FILE_NAME
 from trisync.wire.protocol import Publish
 
@@ -251,12 +252,12 @@ async def test_what_is_said_of_damage_has_an_end_whatever_clients_ask_for(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     async with opened(tmp_path) as log:
-        await put(log, *(publish(channel=f"c{n}") for n in range(2 * DAMAGE_SAID_MAX)))
+        await put(log, *(publish(channel=f"c{n}") for n in range(2 * SAID_MAX)))
         log._connection.execute("DELETE FROM recent_heads")
-        for n in range(2 * DAMAGE_SAID_MAX):
+        for n in range(2 * SAID_MAX):
             with pytest.raises(LogDamaged):
                 await log.extent(f"c{n}")
-    assert len(caplog.messages) == DAMAGE_SAID_MAX
+    assert len(caplog.messages) == SAID_MAX
 
 
 async def test_a_fault_of_ours_is_not_taken_for_damage(tmp_path: Path) -> None:

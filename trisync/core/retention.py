@@ -13,6 +13,7 @@ import trio
 from trisync.core.broker import Broker
 from trisync.core.troubles import Troubles
 from trisync.retention_rules import LIMIT_MAX, Rules
+from trisync.storage.damage import SaidOnce
 from trisync.storage.log import ChannelInfo, Log, LogDamaged, LogUnavailable, Run
 
 logger = logging.getLogger(__name__)
@@ -28,9 +29,6 @@ go: 1000 channels that are over their bytes lose 10,000 messages a second so, an
 CHANNELS_PER_TICK = 1000
 """Channels read about in one step: ~10 ms of a reader's thread."""
 
-PASSED_OVER_SAID_MAX = 20
-"""Damaged channels that are named: damage to what all of them need would name each there is."""
-
 
 class Retention:
     """Keeps a log's channels within their rules. run() must be running, and note() be told what is stored."""
@@ -41,7 +39,7 @@ class Retention:
         self._rules = rules
         self._tick_s = tick_s
         self._troubles = Troubles(logger)
-        self._passed_over: set[str] = set()
+        self._passed_over = SaidOnce()
         self._due: dict[str, None] = {}
         self._is_behind = False  # a tick was too short for all that there was to cut
         self._round_at: str | None = ""
@@ -115,7 +113,8 @@ class Retention:
             extents = await self._broker.trim(cuts, rows)
         except LogDamaged as problem:
             if len(over) == 1:
-                self._pass_over(over[0].name, problem)
+                if self._passed_over.is_news(over[0].name):
+                    logger.warning("retention passes over %s, which is damaged: %s", over[0].name, problem)
                 return []
             half = len(over) // 2
             return await self._cut(over[:half], rows // 2) + await self._cut(over[half:], rows // 2)
@@ -125,12 +124,6 @@ class Retention:
             if info.name in extents
             and (cuts[info.name] == info.extent.trimmed + share or extents[info.name].trimmed < cuts[info.name])
         ]
-
-    def _pass_over(self, channel: str, problem: LogDamaged) -> None:
-        """Say, once, that a damaged channel is not cut."""
-        if channel not in self._passed_over and len(self._passed_over) < PASSED_OVER_SAID_MAX:
-            self._passed_over.add(channel)
-            logger.warning("retention passes over %s, which is damaged: %s", channel, problem)
 
     def _is_over(self, info: ChannelInfo) -> bool:
         return self._count_over(info) > 0 or self._begins_past(info)

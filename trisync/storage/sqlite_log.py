@@ -19,6 +19,7 @@ import trio
 
 from trisync.settings import Settings
 from trisync.storage import sqlite_reading as reading
+from trisync.storage.damage import SaidOnce
 from trisync.storage.log import (
     ChannelInfo,
     Extent,
@@ -76,8 +77,6 @@ READERS = 2
 """Reading connections: one may be busy with somebody's long history while another serves the rest."""
 ROWS_DELETED_PER_STEP = 500
 """Rows deleted between two batches: a few milliseconds."""
-DAMAGE_SAID_MAX = 20
-"""What is said of damage, at most: clients may ask for as many channels as they like."""
 FORGET_EVERY_S = 60.0
 """How often idle producers and old Idempotency-Keys are looked for."""
 
@@ -114,7 +113,7 @@ class SqliteLog(Log):
         self._timer = timer
         self._now_ms = now_ms
         self._broken = False
-        self._said: set[str] = set()
+        self._damage = SaidOnce()
         self._unpurged: list[int] = []
         self._wal_bytes_kept = 0
         """The WAL's size at the last checkpoint: it is written from its beginning again, and grows behind that."""
@@ -327,8 +326,7 @@ class SqliteLog(Log):
 
     def _say_damage(self, problem: str) -> None:
         """Say, once, what will not be better until a backup is restored."""
-        if problem not in self._said and len(self._said) < DAMAGE_SAID_MAX:
-            self._said.add(problem)
+        if self._damage.is_news(problem):
             logger.error("%s; `trisync restore` puts a backup in the log's place", problem)
 
     def _unreadable(self, what: str, error: Exception) -> LogUnavailable:
